@@ -1,0 +1,45 @@
+"""The errors a user can cause and mend, as one tree.
+
+Every message says what was found, what was needed and what to do. The command line prints one line and exits with 2;
+any other exception is a bug and keeps its traceback.
+"""
+
+
+class LLM2BIDSError(Exception):
+    """Anything a user can mend; catch this one to catch them all."""
+
+
+class SpaceError(LLM2BIDSError, ValueError):
+    """An image, mask or table does not fit the unit space it was paired with."""
+
+
+class LabelError(LLM2BIDSError, ValueError):
+    """A BIDS label holds something other than letters and digits."""
+
+
+class TaskError(LLM2BIDSError, ValueError):
+    """A task is unknown, its file is malformed, or it cannot be laid out as asked."""
+
+
+class ModelError(LLM2BIDSError, LookupError):
+    """A model or its tokenizer cannot be loaded, or cannot be used in the mode asked for."""
+
+
+class SiteError(LLM2BIDSError, LookupError):
+    """A recording site or hookpoint does not exist in this architecture."""
+
+
+class PromptError(LLM2BIDSError, ValueError):
+    """A prompt is empty for this tokenizer or longer than the model's context."""
+
+
+class NonFiniteError(LLM2BIDSError, ValueError):
+    """A model produced NaN or infinity where a number was to be recorded."""
+
+
+class DatasetError(LLM2BIDSError, ValueError):
+    """A folder is no BIDS dataset, already holds the output, or cannot be written."""
+
+
+class RecordError(LLM2BIDSError, ValueError):
+    """The settings of a recording contradict each other or an earlier recording."""
