@@ -1,0 +1,310 @@
+"""How a dataset grows: shared files are merged, runs appear whole, several processes may write at once.
+
+While a run is recorded its files lie in ``.llm2bids/<run>`` inside the dataset, which every BIDS tool ignores. When all
+are complete the folder is marked ready and its files are moved to their places. A process that is killed leaves the
+dataset as it was, but for a folder that the next recording of that run removes, or moves on if it was ready.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from llm2bids.bids.tables import read_json, read_tsv, write_bytes, write_json, write_tsv
+from llm2bids.bids.templates import template_json, template_text
+from llm2bids.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+STAGING = ".llm2bids"
+"""Folder for unfinished runs."""
+_READY = "READY"
+_LOCK = "lock"
+_WAIT = 600
+"""Seconds to wait while another process merges shared files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A raw BIDS dataset on disk.
+
+    Parameters
+    ----------
+    root : Path
+        Its folder, which may not exist yet.
+
+    Raises
+    ------
+    DatasetError
+        If the folder holds something other than a raw BIDS dataset, or cannot be written.
+    """
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        """Refuse folders that are something else, before any work is done."""
+        if self.root.exists() and not self.root.is_dir():
+            raise DatasetError(f"{self.root} is a file; give a folder, new or with a BIDS dataset")
+        self._check_writable()
+        if not self.root.exists():
+            return
+        description = self.root / "dataset_description.json"
+        if description.exists():
+            if read_json(description).get("DatasetType", "raw") != "raw":
+                raise DatasetError(f"{self.root} is a derivative; recordings go into a raw dataset: give its folder")
+        elif any(path.name != STAGING for path in self.root.iterdir()):
+            raise DatasetError(
+                f"{self.root} holds files but no dataset_description.json, so it is no BIDS dataset; "
+                "give an empty or new folder, or a BIDS dataset"
+            )
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from merging shared files meanwhile.
+
+        Yields
+        ------
+        None
+            While the lock is held.
+
+        Raises
+        ------
+        DatasetError
+            If another process holds it for ten minutes.
+        """
+        folder = self.root / STAGING
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(folder / _LOCK, timeout=_WAIT):
+                yield
+        except Timeout as error:
+            raise DatasetError(f"{self.root} is locked by another process; wait for it, or end it") from error
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Path]:
+        """Give a run a folder of its own until it is complete.
+
+        Parameters
+        ----------
+        name : str
+            Name of the run.
+
+        Yields
+        ------
+        Path
+            An empty folder; removed on leaving.
+
+        Raises
+        ------
+        DatasetError
+            If another process is recording the same run.
+        """
+        folder = self.root / STAGING / name
+        with self._claimed(folder):
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def recover(self, name: str) -> None:
+        """Finish moving a run that was complete when its process was killed, and forget one that was not.
+
+        Parameters
+        ----------
+        name : str
+            Name of the run.
+        """
+        folder = self.root / STAGING / name
+        if not folder.exists():
+            return
+        ready = (folder / _READY).exists()
+        with self.lock():
+            if ready:
+                self._move(folder)
+            else:
+                with self._claimed(folder):
+                    pass
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, folder: Path, replaced: Sequence[Path] = ()) -> list[Path]:
+        """Move a complete run to its place; call with the lock held.
+
+        Parameters
+        ----------
+        folder : Path
+            What `stage` gave, its files in the folders of the dataset.
+        replaced : sequence of Path
+            Files of an older recording that go.
+
+        Returns
+        -------
+        list of Path
+            The files in their places.
+        """
+        (folder / _READY).touch()
+        for path in replaced:
+            path.unlink(missing_ok=True)
+        return self._move(folder)
+
+    def merge_description(self, sources: Sequence[Mapping[str, str]], authors: Sequence[str], version: str) -> None:
+        """Write or complete ``dataset_description.json``, README and ``.bidsignore``; call with the lock held.
+
+        Parameters
+        ----------
+        sources : sequence of mapping
+            Entries of ``SourceDatasets``, added if new.
+        authors : sequence of str
+            Authors of a new dataset; those of an existing one stay.
+        version : str
+            Version of llm2bids.
+        """
+        path = self.root / "dataset_description.json"
+        new = template_json("dataset_description.json", version=version) | {"Authors": list(authors)}
+        fields = read_json(path) if path.exists() else new
+        listed = list(fields.get("SourceDatasets", []))
+        fields["SourceDatasets"] = listed + [dict(source) for source in sources if source not in listed]
+        if not any(entry.get("Name") == "llm2bids" for entry in fields.get("GeneratedBy", [])):
+            fields["GeneratedBy"] = [*fields.get("GeneratedBy", []), *new["GeneratedBy"]]
+        fields.setdefault("DatasetType", "raw")
+        self._write_if_new(path, fields)
+        if not any(self.root.glob("README*")):
+            self.add_missing("README.md", "README.md")
+        self.add_missing(".bidsignore", "bidsignore")
+
+    def merge_participant(self, label: str, fields: Mapping[str, Any]) -> None:
+        """Add or complete the row of a subject; call with the lock held.
+
+        Parameters
+        ----------
+        label : str
+            Subject, without ``sub-``.
+        fields : mapping
+            Columns to set; other columns and rows stay.
+        """
+        path = self.root / "participants.tsv"
+        table = read_tsv(path) if path.exists() else pd.DataFrame(columns=["participant_id"], dtype=str)
+        table = table.set_index("participant_id")
+        for column, value in fields.items():
+            table.loc[f"sub-{label}", column] = str(value)
+        write_tsv(path, table.fillna("n/a").sort_index().reset_index())
+        described = self.root / "participants.json"
+        own = read_json(described) if described.exists() else {}
+        self._write_if_new(described, template_json("participants.json") | own)
+
+    def participant(self, label: str) -> dict[str, str]:
+        """Read the row of a subject.
+
+        Parameters
+        ----------
+        label : str
+            Subject, without ``sub-``.
+
+        Returns
+        -------
+        dict
+            Its columns; empty where there is no such row.
+        """
+        path = self.root / "participants.tsv"
+        if not path.exists():
+            return {}
+        rows = read_tsv(path).query("participant_id == @name", local_dict={"name": f"sub-{label}"})
+        return {str(key): str(value) for key, value in rows.iloc[0].items()} if len(rows) else {}
+
+    def merge_shared(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Write a sidecar that several runs share, or complete it; call with the lock held.
+
+        Parameters
+        ----------
+        name : str
+            File name in the root of the dataset.
+        fields : mapping
+            What it must say. Nested objects are merged; keys that are there and not in `fields` stay.
+
+        Raises
+        ------
+        DatasetError
+            If it says something else already.
+        """
+        path = self.root / name
+        old = read_json(path) if path.exists() else {}
+        self._write_if_new(path, _merged(old, fields, name))
+
+    def add_missing(self, name: str, content: Mapping[str, Any] | str) -> None:
+        """Write a file unless it is there; call with the lock held.
+
+        Parameters
+        ----------
+        name : str
+            Path relative to the dataset.
+        content : mapping or str
+            Fields of a JSON file, or the name of a text template.
+        """
+        path = self.root / name
+        if path.exists():
+            return
+        if isinstance(content, str):
+            write_bytes(path, template_text(content).encode())
+        else:
+            write_json(path, content)
+
+    def _write_if_new(self, path: Path, fields: Mapping[str, Any]) -> None:
+        """Write a sidecar unless it says the same already."""
+        if not path.exists() or read_json(path) != fields:
+            write_json(path, fields)
+
+    def _move(self, folder: Path) -> list[Path]:
+        """Move all files of a stage to their places, sidecars first."""
+        paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.parent != folder)
+        moved = []
+        for path in sorted(paths, key=lambda path: ".nii" in path.suffixes):
+            target = self.root / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+            moved.append(target)
+        return moved
+
+    @contextmanager
+    def _claimed(self, folder: Path) -> Iterator[None]:
+        """Hold the folder of a run, emptied; refuse if another process holds it."""
+        busy = f"run {folder.name} is being recorded by another process; wait for it, or record other runs"
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(folder / _LOCK, timeout=0):
+                for path in folder.iterdir():
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    elif path.name != _LOCK:
+                        path.unlink()
+                yield
+        except Timeout as error:
+            raise DatasetError(busy) from error
+
+    def _check_writable(self) -> None:
+        """Refuse folders in which nothing can be written."""
+        place = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            raise DatasetError(f"{self.root} cannot be written ({place} does not allow it); choose another folder")
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Both objects in one; they must not contradict each other."""
+    merged = dict(old)
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            merged[key] = _merged(old[key], value, name)
+        elif key in old and old[key] != value:
+            raise DatasetError(
+                f"{name} says {key} is {old[key]!r}, this recording {value!r}; give the task another name, or record "
+                "into another dataset"
+            )
+        else:
+            merged[key] = value
+    return merged

@@ -1,0 +1,119 @@
+"""File names of BIDS: entities in their order, labels that every tool accepts."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from llm2bids.errors import LabelError
+
+ENTITIES: Final = ("sub", "ses", "task", "acq", "run", "space", "atlas", "contrast", "stat", "label", "desc")
+"""Entities we write, in the order of the specification (BIDS 1.11, appendix Entities; contrast and stat: BEP041)."""
+
+
+def check_label(label: str, what: str) -> str:
+    """Refuse a label that some tool would not read.
+
+    Parameters
+    ----------
+    label : str
+        Value of an entity, without its key.
+    what : str
+        What it names, for the message, e.g. ``"subject"``.
+
+    Returns
+    -------
+    str
+        The label.
+
+    Raises
+    ------
+    LabelError
+        If it holds anything but ASCII letters and digits. (BIDS allows ``+`` too; nilearn does not.)
+
+    Examples
+    --------
+    >>> check_label("gpt2", "subject")
+    'gpt2'
+    """
+    if not re.fullmatch(r"[0-9a-zA-Z]+", label):
+        suggestion = to_label(label)
+        hint = f", e.g. {suggestion!r}" if suggestion else ""
+        raise LabelError(f"{what} label {label!r} found; BIDS labels are letters and digits only{hint}")
+    return label
+
+
+def to_label(text: str) -> str:
+    """Make a label of any text by leaving out what labels may not hold.
+
+    Parameters
+    ----------
+    text : str
+        E.g. the last part of a hub id.
+
+    Returns
+    -------
+    str
+        Letters and digits; a dot between digits becomes ``x``. Empty where nothing is left.
+
+    Examples
+    --------
+    >>> to_label("gpt2-small"), to_label("Llama-3.1-8B")
+    ('gpt2small', 'Llama3x18B')
+    """
+    return re.sub(r"[^0-9a-zA-Z]", "", re.sub(r"(?<=\d)\.(?=\d)", "x", text))
+
+
+def format_name(suffix: str, **entities: str | int | None) -> str:
+    """Compose a file name.
+
+    Parameters
+    ----------
+    suffix : str
+        Suffix with extension, e.g. ``"bold.nii.gz"``.
+    **entities : str, int or None
+        Labels by entity; numbers are zero-padded to two digits, None is left out.
+
+    Returns
+    -------
+    str
+        E.g. ``"sub-gpt2_task-rest_run-01_bold.nii.gz"``.
+
+    Raises
+    ------
+    LabelError
+        If a label holds anything but letters and digits.
+
+    Examples
+    --------
+    >>> format_name("bold.nii.gz", run=1, task="rest", sub="gpt2", ses=None)
+    'sub-gpt2_task-rest_run-01_bold.nii.gz'
+    """
+    labels = {key: f"{value:02d}" if isinstance(value, int) else value for key, value in entities.items()}
+    parts = [f"{key}-{check_label(str(labels[key]), key)}" for key in ENTITIES if labels.get(key) is not None]
+    return "_".join([*parts, suffix])
+
+
+def parse_name(name: str) -> tuple[str, dict[str, str]]:
+    """Take a file name apart: the inverse of `format_name`.
+
+    Parameters
+    ----------
+    name : str
+        File name without folders.
+
+    Returns
+    -------
+    suffix : str
+        Suffix with extension.
+    entities : dict
+        Labels by entity, as text.
+
+    Examples
+    --------
+    >>> parse_name("sub-gpt2_task-rest_run-01_bold.nii.gz")
+    ('bold.nii.gz', {'sub': 'gpt2', 'task': 'rest', 'run': '01'})
+    """
+    *parts, suffix = name.split("_")
+    pairs = (part.partition("-") for part in parts)
+    return suffix, {key: value for key, _, value in pairs}

@@ -1,0 +1,263 @@
+"""Writing volumes as they come: NIfTI-1 whose length is known only at the end, in flat memory.
+
+A compressed file is one gzip member without name or time. Its first deflate block is *stored* and holds the 352 bytes
+of header, so the number of scans can be patched in place at the end; the checksum of the whole is combined from that
+of the header and that of the scans. Several gzip members in one file would be simpler, but the BIDS validator reads
+only the first.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Queue
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
+
+import nibabel as nib
+import numpy as np
+from isal import isal_zlib
+from nibabel.affines import voxel_sizes
+
+from llm2bids.bids.tables import write_bytes
+from llm2bids.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+HEADER_SIZE: Final = 352
+"""Bytes of a NIfTI-1 header with its (absent) extension flag; where the scans begin."""
+MAX_SCANS: Final = 32767
+"""NIfTI-1 counts scans in 16 bits; FSL, AFNI and the older BIDS validator do not read NIfTI-2."""
+_GZIP_START: Final = b"\x1f\x8b\x08" + bytes(6) + b"\xff"
+_STORED_BLOCK: Final = b"\x00" + struct.pack("<HH", HEADER_SIZE, HEADER_SIZE ^ 0xFFFF)
+_CHUNK: Final = 1 << 20
+_LEVEL: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The voxels of every scan of a file.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Voxels along x, y and z.
+    affine : ndarray, shape (4, 4)
+        Voxel indices to millimetres.
+    t_r : float
+        Repetition time in seconds.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64] = field(compare=False)
+    t_r: float = 1.0
+
+    def header(self, n_scans: int) -> bytes:
+        """Compose the header of a float32 file.
+
+        Parameters
+        ----------
+        n_scans : int
+            Number of scans.
+
+        Returns
+        -------
+        bytes
+            The first 352 bytes of the file.
+        """
+        header = nib.Nifti1Header(endianness="<")
+        header.set_data_dtype(np.float32)
+        header.set_data_shape((*self.shape, n_scans))
+        header.set_zooms((*voxel_sizes(self.affine), self.t_r))
+        header.set_sform(self.affine, code=1)
+        header.set_qform(self.affine, code=1)
+        header.set_xyzt_units("mm", "sec")
+        header["vox_offset"] = HEADER_SIZE
+        header["magic"] = b"n+1"
+        block: bytes = header.binaryblock
+        return block + bytes(4)
+
+
+def write_image(path: Path, image: nib.Nifti1Image) -> Path:
+    """Write one small image whole, compressed without name or time.
+
+    Parameters
+    ----------
+    path : Path
+        File to write, ending in ``.nii.gz``; missing folders are made.
+    image : Nifti1Image
+        What to write.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    return write_bytes(path, isal_zlib.compress(image.to_bytes(), _LEVEL, 16 + zlib.MAX_WBITS))
+
+
+class NiftiWriter:
+    """Append scans to a float32 NIfTI-1 file that appears under its name only when complete.
+
+    A thread of its own compresses and writes, so that the caller goes on meanwhile. Use as a context manager: leaving
+    it normally finishes the file, leaving it by an exception removes it.
+
+    Parameters
+    ----------
+    path : path-like
+        File to make; ``.nii.gz`` is compressed, ``.nii`` is not and can be memory-mapped from byte 352 on.
+    grid : Grid
+        Voxels of every scan.
+
+    Raises
+    ------
+    DatasetError
+        If the name ends otherwise.
+    OSError
+        If the disk is full or the folder cannot be written; also raised by the next `append` after it happened.
+    """
+
+    def __init__(self, path: str | Path, grid: Grid) -> None:
+        self.path = Path(path)
+        if not self.path.name.endswith((".nii", ".nii.gz")):
+            raise DatasetError(f"file name {self.path.name} found; end it with .nii.gz or .nii")
+        self.grid = grid
+        self.n_scans = 0
+        self._partial = self.path.with_name(f".{self.path.name}.part")
+        self._buffer = bytearray()
+        self._chunks: Queue[bytes | None] = Queue(maxsize=8)
+        self._failure: OSError | None = None
+        self._file = self._partial.open("wb")
+        target = self._write_compressed if self.path.suffix == ".gz" else self._write_plain
+        self._thread = threading.Thread(target=self._guard, args=(target,), name=f"write {self.path.name}", daemon=True)
+        self._thread.start()
+
+    def append(self, volumes: NDArray[Any]) -> None:
+        """Add scans.
+
+        Parameters
+        ----------
+        volumes : ndarray, shape (n_scans, z, y, x)
+            Scans in C order; stored as float32.
+
+        Raises
+        ------
+        DatasetError
+            If the grid differs, or the file would hold more than 32767 scans.
+        OSError
+            If an earlier scan could not be written.
+        """
+        if volumes.ndim != len(self.grid.shape) + 1 or volumes.shape[1:] != self.grid.shape[::-1]:
+            raise DatasetError(f"scans of shape {volumes.shape[1:]} (z, y, x) found, {self.grid.shape[::-1]} needed")
+        if self.n_scans + len(volumes) > MAX_SCANS:
+            raise DatasetError(
+                f"a run of more than {MAX_SCANS} scans found, the most a NIfTI-1 file holds; record shorter runs"
+            )
+        self.n_scans += len(volumes)
+        for chunk in self._full_chunks(np.ascontiguousarray(volumes, "<f4").data.cast("B")):
+            self._put(chunk)
+
+    def close(self) -> Path:
+        """Finish the file and give it its name.
+
+        Returns
+        -------
+        Path
+            The complete file.
+
+        Raises
+        ------
+        OSError
+            If it could not be written.
+        """
+        self._put(bytes(self._buffer))
+        self._stop()
+        if self._failure:
+            self._discard()
+            raise self._failure
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._partial.replace(self.path)
+        return self.path
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish, or after an exception leave nothing behind."""
+        if kind is None:
+            self.close()
+            return
+        self._stop()
+        self._discard()
+
+    def _full_chunks(self, payload: memoryview) -> Iterator[bytes]:
+        """Cut bytes into chunks of one size, so that the file does not depend on how scans were batched."""
+        while len(self._buffer) + len(payload) >= _CHUNK:
+            taken = _CHUNK - len(self._buffer)
+            self._buffer += payload[:taken]
+            payload = payload[taken:]
+            yield bytes(self._buffer)
+            self._buffer.clear()
+        self._buffer += payload
+
+    def _put(self, chunk: bytes) -> None:
+        """Hand a chunk to the thread; the queue's length bounds the memory."""
+        if self._failure:
+            raise self._failure
+        self._chunks.put(chunk)
+
+    def _stop(self) -> None:
+        """Let the thread write what it has, and wait."""
+        self._chunks.put(None)
+        self._thread.join()
+
+    def _discard(self) -> None:
+        """Remove the unfinished file."""
+        with suppress(OSError):  # closing flushes, which fails again on a full disk
+            self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+    def _guard(self, target: Any) -> None:
+        """Run in the thread; after a failure swallow the rest, so that nobody waits for ever."""
+        try:
+            target(self._file)
+        except OSError as error:
+            self._failure = error
+            for _ in iter(self._chunks.get, None):
+                pass
+
+    def _write_plain(self, file: BinaryIO) -> None:
+        """Thread: header, scans, header again with the right length."""
+        file.write(self.grid.header(1))
+        file.writelines(iter(self._chunks.get, None))
+        file.seek(0)
+        file.write(self.grid.header(self.n_scans))
+
+    def _write_compressed(self, file: BinaryIO) -> None:
+        """Thread: the same as one gzip member."""
+        file.write(_GZIP_START + _STORED_BLOCK + self.grid.header(1))
+        deflate = isal_zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+        checksum = size = 0
+        for chunk in iter(self._chunks.get, None):
+            checksum = isal_zlib.crc32(chunk, checksum)
+            size += len(chunk)
+            file.write(deflate.compress(chunk))
+        file.write(deflate.flush())
+        header = self.grid.header(self.n_scans)
+        whole = isal_zlib.crc32_combine(isal_zlib.crc32(header), checksum, size)
+        file.write(struct.pack("<II", whole, (HEADER_SIZE + size) % 2**32))
+        file.seek(len(_GZIP_START) + len(_STORED_BLOCK))
+        file.write(header)

@@ -1,0 +1,162 @@
+"""Tables and sidecars as BIDS wants them, written whole or not at all."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from llm2bids.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a file that appears under its name only when complete.
+
+    Parameters
+    ----------
+    path : Path
+        File to write; an existing one is replaced, missing folders are made.
+    content : bytes
+        What to write.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(partial).chmod(0o666 & ~_umask())
+        Path(partial).replace(path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_json(path: Path, fields: Mapping[str, Any]) -> Path:
+    """Write a sidecar.
+
+    Parameters
+    ----------
+    path : Path
+        File to write.
+    fields : mapping
+        JSON values.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    return write_bytes(path, (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a sidecar.
+
+    Parameters
+    ----------
+    path : Path
+        File to read.
+
+    Returns
+    -------
+    dict
+        Its fields.
+
+    Raises
+    ------
+    DatasetError
+        If it is not there or holds no JSON object.
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DatasetError(f"{path} cannot be read ({error}); restore it or record again") from error
+    if not isinstance(fields, dict):
+        raise DatasetError(f"{path} holds a {type(fields).__name__}, an object is needed; restore it or record again")
+    return fields
+
+
+def write_tsv(path: Path, table: pd.DataFrame) -> Path:
+    """Write a table with a header; missing values become ``n/a``.
+
+    Parameters
+    ----------
+    path : Path
+        File to write.
+    table : DataFrame
+        What to write; the index is left out.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    return write_bytes(path, _tsv(table, header=True).encode())
+
+
+def read_tsv(path: Path) -> pd.DataFrame:
+    """Read a table as text, nothing taken for a missing value.
+
+    Parameters
+    ----------
+    path : Path
+        File to read.
+
+    Returns
+    -------
+    DataFrame
+        All columns as text.
+    """
+    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+
+
+def write_stim(path: Path, table: pd.DataFrame) -> Path:
+    """Write a ``_stim.tsv.gz``: no header (BIDS 1.11, physiological and other continuous recordings).
+
+    Parameters
+    ----------
+    path : Path
+        File to write.
+    table : DataFrame
+        One row per scan; its columns belong into the sidecar.
+
+    Returns
+    -------
+    Path
+        The file; no name or time in its gzip header.
+    """
+    packed = io.BytesIO()
+    with gzip.GzipFile("", "wb", 6, packed, mtime=0) as file:
+        file.write(_tsv(table, header=False).encode())
+    return write_bytes(path, packed.getvalue())
+
+
+def _tsv(table: pd.DataFrame, *, header: bool) -> str:
+    """A table as text; six digits are more than float32 activations justify."""
+    return str(
+        table.to_csv(None, sep="\t", index=False, header=header, na_rep="n/a", float_format="%.6g", lineterminator="\n")
+    )
+
+
+def _umask() -> int:
+    """The permissions new files should not get."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
