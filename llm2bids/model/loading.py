@@ -1,0 +1,377 @@
+"""Loading a model and saying exactly which one it is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from safetensors.torch import save
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    GenerationConfig,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import cached_file
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+from llm2bids.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which model it is, so that a map can be traced back to its weights.
+
+    Parameters
+    ----------
+    name : str
+        Hub id, folder name, or ``"phantom"``.
+    revision : str
+        Commit of the hub, or ``"local"``.
+    weights_sha256 : str
+        SHA-256 over the safetensors files, in order of name.
+    """
+
+    name: str
+    revision: str
+    weights_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Parameters
+    ----------
+    temperature : float
+        0 takes the likeliest token; above, tokens are drawn.
+    top_p : float
+        Draw among the likeliest tokens that together have this probability.
+    seed : int
+        Start of the random numbers; each text has its own, so that batching changes nothing.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """A model ready for the scanner.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        In evaluation mode, on its device.
+    tokenizer : PreTrainedTokenizerBase
+        Its tokenizer.
+    identity : Identity
+        Which model it is.
+    causal : bool
+        Whether it predicts the next token, so that it can generate and surprisal means something.
+    sampling : Sampling
+        How its makers say the next token is to be chosen.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    identity: Identity
+    causal: bool = True
+    sampling: Sampling = Sampling()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first layer, and so the input, lives."""
+        weight = self.model.get_input_embeddings().weight
+        if not isinstance(weight, torch.Tensor):
+            raise ModelError(f"{type(self.model).__name__} has no input embeddings; a text model is needed")
+        return weight.device
+
+    @property
+    def context(self) -> int | None:
+        """Longest sequence in tokens, or None where there is no limit."""
+        return context_length(self.model.config)
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of padding, start, end and other special tokens, which are never scans."""
+        return frozenset(self.tokenizer.all_special_ids)
+
+    def describe(self) -> dict[str, Any]:
+        """Describe the model for sidecars.
+
+        Returns
+        -------
+        dict
+            Name, revision, hash of the weights, class, type, sizes, dtype and tokenizer.
+        """
+        config = self.model.config.get_text_config()
+        return {
+            "Model": self.identity.name,
+            "Revision": self.identity.revision,
+            "WeightsSHA256": self.identity.weights_sha256,
+            "Architecture": type(self.model).__name__,
+            "ModelType": config.model_type,
+            "NumberOfBlocks": config.num_hidden_layers,
+            "NumberOfParameters": self.model.num_parameters(),
+            "Dtype": str(self.model.dtype).removeprefix("torch."),
+            "Tokenizer": type(self.tokenizer).__name__,
+        }
+
+
+def load_subject(
+    name: str,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    device_map: str | None = None,
+    trust_remote_code: bool = False,
+) -> Subject:
+    """Load a model and its tokenizer from a folder or the hub.
+
+    Parameters
+    ----------
+    name : str
+        A folder made by ``save_pretrained``, or a hub id.
+    revision : str, optional
+        Branch, tag or commit of the hub.
+    device : str
+        ``"auto"`` (the first accelerator, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    dtype : {"auto", "float32", "bfloat16", "float16"}
+        Precision of the weights; auto is float32 on a CPU and the model's own elsewhere.
+    device_map : str, optional
+        ``"auto"`` spreads the model over several GPUs (needs the package accelerate).
+    trust_remote_code : bool
+        Whether code that comes with the model may run.
+
+    Returns
+    -------
+    Subject
+        Model, tokenizer and identity.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be found or loaded, has pickled weights only, or is an encoder-decoder.
+    """
+    folder = Path(name)
+    if folder.exists():
+        _check_folder(folder)
+    options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"model {name!r} is no folder with a model, and could not be loaded from the hub ({_first_line(error)}); "
+            "check the spelling, the network, and whether it needs --trust-remote-code"
+        ) from error
+    causal = _is_causal(config, name)
+    place = _pick_device(device)
+    placed = {"device_map": device_map} if device_map else {}
+    model = _load_model(_auto_class(config, causal=causal), name, _pick_dtype(dtype, place), options | placed)
+    if not device_map:
+        model = model.to(place)
+    identity = Identity(
+        name=name if not folder.exists() else folder.resolve().name,
+        revision="local" if folder.exists() else getattr(config, "_commit_hash", None) or options["revision"],
+        weights_sha256=_hash_files(_weight_files(name, revision)),
+    )
+    return make_subject(model, tokenizer, identity, causal=causal)
+
+
+def make_subject(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, identity: Identity | None = None, *, causal: bool = True
+) -> Subject:
+    """Make a subject of a model in memory.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The model; put into evaluation mode, its generation defaults replaced by plain ones.
+    tokenizer : PreTrainedTokenizerBase
+        Its tokenizer.
+    identity : Identity, optional
+        Which model it is; by default its class name and a hash of its weights.
+    causal : bool
+        Whether it predicts the next token.
+
+    Returns
+    -------
+    Subject
+        Ready to record.
+    """
+    identity = identity or Identity(type(model).__name__, "local", hash_weights(model))
+    sampling = Sampling()
+    if model.can_generate():
+        advised = model.generation_config
+        if advised.do_sample:
+            sampling = Sampling(_or(advised.temperature, 1.0), _or(advised.top_p, 1.0))
+        model.generation_config = GenerationConfig(
+            eos_token_id=_or(advised.eos_token_id, tokenizer.eos_token_id),
+            pad_token_id=pad_id(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            do_sample=False,
+        )
+    return Subject(model.eval(), tokenizer, identity, causal, sampling)
+
+
+def context_length(config: PretrainedConfig) -> int | None:
+    """Say how many tokens fit into a model's context.
+
+    Parameters
+    ----------
+    config : PretrainedConfig
+        Its configuration.
+
+    Returns
+    -------
+    int or None
+        Tokens, or None where the architecture has no limit (alibi, state-space models).
+    """
+    length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(length) if length else None
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Pick a token to pad with; what it is does not matter, since it is masked.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        Any tokenizer, also one without a padding token.
+
+    Returns
+    -------
+    int
+        Its padding token, else its end token, else 0.
+    """
+    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(int(token) for token in candidates if token is not None)
+
+
+def hash_weights(model: PreTrainedModel) -> str:
+    """Hash a model in memory as if it had been saved.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Any model.
+
+    Returns
+    -------
+    str
+        SHA-256 of its state as safetensors, in hexadecimal.
+    """
+    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    return hashlib.sha256(save(state)).hexdigest()
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse folders that hold no model, or only pickled weights, before anything is loaded."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} holds no config.json; give a folder made by save_pretrained, or a hub id")
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = [path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt"}]
+    found = f"only pickled weights ({pickled[0]})" if pickled else "no weights"
+    raise ModelError(f"{folder} holds {found}; safetensors needed: load and save it again with save_pretrained")
+
+
+def _is_causal(config: PretrainedConfig, name: str) -> bool:
+    """Whether the model predicts the next token; refuses encoder-decoders."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{name} is an encoder-decoder; one stack is needed: use a causal language model or an encoder"
+        )
+    kind = config.model_type
+    encoder = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not encoder
+
+
+def _auto_class(config: PretrainedConfig, *, causal: bool) -> Any:
+    """The Auto class whose model has the head we can use."""
+    if causal or getattr(config, "auto_map", None):
+        return AutoModelForCausalLM
+    return AutoModelForMaskedLM if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES else AutoModel
+
+
+def _load_model(auto: Any, name: str, dtype: torch.dtype | str, options: dict[str, Any]) -> PreTrainedModel:
+    """Load weights, from safetensors only."""
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        model: PreTrainedModel = auto.from_pretrained(name, dtype=dtype, use_safetensors=True, **options)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ModelError(f"the weights of {name!r} could not be loaded: {_first_line(error)}") from error
+    finally:
+        if shown:
+            enable_progress_bar()
+    return model
+
+
+def _pick_device(wanted: str) -> torch.device:
+    """The device to use."""
+    if wanted == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {wanted!r} cannot be used ({_first_line(error)}); try --device cpu") from error
+    return device
+
+
+def _pick_dtype(wanted: str, device: torch.device) -> torch.dtype | str:
+    """The precision to load in."""
+    if wanted != "auto":
+        if wanted not in DTYPES:
+            raise ModelError(f"dtype {wanted!r} found; use auto, {', '.join(DTYPES)}")
+        return DTYPES[wanted]
+    return torch.float32 if device.type == "cpu" else "auto"
+
+
+def _weight_files(name: str, revision: str | None) -> list[Path]:
+    """The safetensors files of a model, in order of name."""
+    folder = Path(name)
+    if not folder.exists():
+        folder = Path(str(cached_file(name, "config.json", revision=revision or "main"))).parent
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _hash_files(paths: Iterable[Path]) -> str:
+    """SHA-256 over files, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _or(value: Any, default: Any) -> Any:
+    """A setting, or what it is when it was not set."""
+    return default if value is None else value
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of an error's text, without a trailing full stop."""
+    lines = str(error).strip().split(os.linesep)
+    return lines[0].rstrip(".") or type(error).__name__

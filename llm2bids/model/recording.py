@@ -1,0 +1,362 @@
+"""Showing texts to a model and keeping what its units do, token by token.
+
+Texts go through the model in batches and come out one by one, in the order given. Reading pads on the right,
+generating on the left; neither padding nor special tokens become scans.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from llm2bids.errors import ModelError, PromptError
+from llm2bids.model.loading import Sampling, pad_id
+from llm2bids.model.sites import tapped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from llm2bids.model.loading import Subject
+    from llm2bids.model.sites import HookPoint
+
+_BITS = 1 / float(np.log(2))
+_ROWS = 16
+"""Rows of logits whose entropy is computed at a time, so that they stay in the cache."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scans:
+    """The scans of one text.
+
+    Parameters
+    ----------
+    signals : ndarray of float32, shape (n_scans, n_units)
+        Activations, hookpoint after hookpoint.
+    token_id : ndarray of int, shape (n_scans,)
+        The token read or emitted.
+    position : ndarray of int, shape (n_scans,)
+        Where the recorded state stands in the sequence the model saw, from 0, padding not counted.
+    surprisal, entropy : ndarray of float, shape (n_scans,)
+        In bits: of that token, and of the prediction it is held against. NaN where the model predicts none.
+    n_special : int
+        Tokens left out because they are special.
+    """
+
+    signals: NDArray[np.float32]
+    token_id: NDArray[np.int64]
+    position: NDArray[np.int64]
+    surprisal: NDArray[np.float64]
+    entropy: NDArray[np.float64]
+    n_special: int
+
+    @property
+    def n_scans(self) -> int:
+        """Number of scans."""
+        return len(self.token_id)
+
+
+def tokenize(subject: Subject, texts: Sequence[str], n_new: int = 0) -> list[list[int]]:
+    """Turn texts into tokens and refuse what cannot be shown.
+
+    Parameters
+    ----------
+    subject : Subject
+        The model.
+    texts : sequence of str
+        What to show.
+    n_new : int
+        Tokens to be generated after each.
+
+    Returns
+    -------
+    list of list of int
+        Token ids, with the special tokens the tokenizer adds to an open text: an end token is left off when the
+        model is to go on.
+
+    Raises
+    ------
+    PromptError
+        If a text holds no token but special ones, or does not fit into the context.
+    """
+    special = subject.special_ids
+    tokens = []
+    for text in texts:
+        ids = list(subject.tokenizer(text, verbose=False)["input_ids"])
+        while n_new and ids and ids[-1] in special and not _only(ids, special):
+            ids.pop()
+        if _only(ids, special):
+            raise PromptError(f"the prompt {text[:40]!r} is empty for this tokenizer; give it at least one word")
+        if subject.context and len(ids) + n_new > subject.context:
+            raise PromptError(
+                f"the prompt {text[:40]!r} has {len(ids)} tokens{f' and {n_new} are to follow' if n_new else ''}, the "
+                f"context holds {subject.context}; shorten it{' or lower --tokens' if n_new else ''}"
+            )
+        tokens.append(ids)
+    return tokens
+
+
+@torch.inference_mode()
+def read(
+    subject: Subject, hookpoints: Sequence[HookPoint], tokens: Sequence[Sequence[int]], batch_size: int = 8
+) -> Iterator[Scans]:
+    """Show texts; every token read is a scan.
+
+    Parameters
+    ----------
+    subject : Subject
+        The model.
+    hookpoints : sequence of HookPoint
+        What to record.
+    tokens : sequence of sequence of int
+        Texts as `tokenize` gives them.
+    batch_size : int
+        Texts in the model at a time.
+
+    Yields
+    ------
+    Scans
+        One per text, in order.
+    """
+    for start in range(0, len(tokens), batch_size):
+        ids, mask = _padded(subject, tokens[start : start + batch_size], left=False)
+        kept = mask & ~torch.isin(ids, _special(subject, ids))
+        rows, columns = torch.nonzero(kept, as_tuple=True)
+        with tapped(subject.model, hookpoints, partial(_pick, rows=rows, columns=columns)) as taps:
+            output = subject.model(input_ids=ids, attention_mask=mask.long())
+            signals = _joined(taps)
+        surprisal, entropy = _predictions_while_reading(subject, output, ids)
+        n_special = (mask & ~kept).sum(1).tolist()
+        for text, at in enumerate(_numpy(kept)):
+            yield Scans(
+                signals=signals[_numpy(rows) == text],
+                token_id=_numpy(ids[text])[at],
+                position=np.flatnonzero(at),
+                surprisal=surprisal[text, at],
+                entropy=entropy[text, at],
+                n_special=n_special[text],
+            )
+
+
+@torch.inference_mode()
+def generate(
+    subject: Subject,
+    hookpoints: Sequence[HookPoint],
+    tokens: Sequence[Sequence[int]],
+    n_tokens: int,
+    batch_size: int = 8,
+    sampling: Sampling | None = None,
+) -> Iterator[Scans]:
+    """Let the model continue texts; every token it emits is a scan.
+
+    Parameters
+    ----------
+    subject : Subject
+        A causal model.
+    hookpoints : sequence of HookPoint
+        What to record.
+    tokens : sequence of sequence of int
+        Texts as `tokenize` gives them.
+    n_tokens : int
+        Tokens to generate per text; fewer where the model ends the text, never none.
+    batch_size : int
+        Texts in the model at a time.
+    sampling : Sampling, optional
+        How the next token is chosen; the likeliest by default.
+
+    Yields
+    ------
+    Scans
+        One per text, in order. Scan t is the state that emitted token t: the one at the position before it.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot generate.
+    """
+    if not subject.causal:
+        raise ModelError(f"{subject.identity.name} does not predict the next token; record it with --mode read")
+    sampling = sampling or Sampling()
+    for start in range(0, len(tokens), batch_size):
+        group = tokens[start : start + batch_size]
+        ids, mask = _padded(subject, group, left=True)
+        with tapped(subject.model, hookpoints, lambda values: values[:, -1].clone()) as taps:
+            watcher = _Watcher(subject, taps)
+            chooser = _Chooser(sampling, range(start, start + len(group)), ids.shape[1], _special(subject, ids))
+            subject.model.generate(
+                input_ids=ids,
+                attention_mask=mask.long(),
+                max_new_tokens=n_tokens,
+                logits_processor=LogitsProcessorList([watcher.before, chooser]),
+                stopping_criteria=StoppingCriteriaList([watcher]),
+            )
+        yield from watcher.scans(mask.sum(1), _ends(subject))
+
+
+class _Before(LogitsProcessor):
+    """Sees the model's own prediction before it is tampered with."""
+
+    def __init__(self) -> None:
+        self.logits = torch.empty(0)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 - the signature of transformers
+        """Keep the logits, shape (n_texts, n_vocabulary)."""
+        self.logits = scores
+        return scores
+
+
+class _Chooser(LogitsProcessor):
+    """Makes the likeliest token the one to be drawn: Gumbel noise of each text's own seed.
+
+    So greedy decoding draws from the distribution, and the draw does not depend on who else is in the batch.
+    At the first step special tokens are ruled out, so that every text has a scan.
+    """
+
+    def __init__(self, sampling: Sampling, texts: range, n_prompt: int, special: Tensor) -> None:
+        self.sampling = sampling
+        self.n_prompt = n_prompt
+        self.special = special
+        seeds = [
+            int(np.random.SeedSequence([sampling.seed, text]).generate_state(1, np.uint64)[0] >> 1) for text in texts
+        ]
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores whose maximum is the token drawn, shape (n_texts, n_vocabulary)."""
+        if input_ids.shape[1] == self.n_prompt:
+            scores = scores.index_fill(1, self.special, -torch.inf)
+        if self.sampling.temperature == 0:
+            return scores
+        scaled = torch.log_softmax(scores / self.sampling.temperature, dim=-1)
+        if self.sampling.top_p < 1:
+            ordered, order = scaled.sort(dim=-1, descending=True)
+            beyond = ordered.exp().cumsum(-1) - ordered.exp() >= self.sampling.top_p
+            scaled = scaled.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), -torch.inf)
+        uniform = torch.stack([torch.rand(scores.shape[1], generator=one) for one in self.generators])
+        noise = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
+        return scaled + noise.to(scaled)
+
+
+class _Watcher(StoppingCriteria):
+    """Collects states, tokens and predictions at every step of one batch; never stops it."""
+
+    def __init__(self, subject: Subject, taps: list[Tensor | None]) -> None:
+        self.before = _Before()
+        self.special = subject.special_ids
+        self.taps = taps
+        self.states: list[Tensor] = []
+        self.chosen: list[Tensor] = []
+        self.predictions: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_kwargs: Any) -> Tensor:  # noqa: ARG002 - see _Before
+        """Keep one step."""
+        self.states.append(torch.cat([_present(value).to(input_ids.device) for value in self.taps], dim=-1))
+        self.chosen.append(input_ids[:, -1].clone())
+        self.predictions.append(_surprisal_and_entropy(self.before.logits, input_ids[:, -1]))
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    def scans(self, n_prompt: Tensor, ends: frozenset[int]) -> Iterator[Scans]:
+        """Scans of each text: up to its end token, without special ones."""
+        states = _numpy(torch.stack(self.states, dim=1).float())
+        chosen = _numpy(torch.stack(self.chosen, dim=1))
+        surprisal, entropy = (_numpy(torch.stack(values, dim=1)) for values in zip(*self.predictions, strict=True))
+        ended = np.cumsum(np.isin(chosen, list(ends)), axis=1) > 0
+        special = np.isin(chosen, list(self.special)) & ~ended
+        for text, start in enumerate(n_prompt.tolist()):
+            at = np.flatnonzero(~ended[text] & ~special[text])
+            yield Scans(
+                signals=states[text, at],
+                token_id=chosen[text, at],
+                position=at + start - 1,
+                surprisal=surprisal[text, at],
+                entropy=entropy[text, at],
+                n_special=int(special[text].sum()),
+            )
+
+
+def _padded(subject: Subject, group: Sequence[Sequence[int]], *, left: bool) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of a batch, both of shape (n_texts, n_tokens)."""
+    width = max(map(len, group))
+    ids = torch.full((len(group), width), pad_id(subject.tokenizer))
+    mask = torch.zeros((len(group), width), dtype=torch.bool)
+    for row, tokens in enumerate(group):
+        place = slice(width - len(tokens), width) if left else slice(0, len(tokens))
+        ids[row, place] = torch.tensor(tokens)
+        mask[row, place] = True
+    return ids.to(subject.device), mask.to(subject.device)
+
+
+def _predictions_while_reading(
+    subject: Subject, output: Any, ids: Tensor
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Surprisal and entropy of each token given those before it, shape (n_texts, n_tokens); NaN for the first."""
+    surprisal, entropy = (np.full(ids.shape, np.nan) for _ in range(2))
+    if subject.causal and ids.shape[1] > 1:
+        logits = output.logits[:, :-1]
+        pairs = [_surprisal_and_entropy(row, token) for row, token in zip(logits, ids[:, 1:], strict=True)]
+        surprisal[:, 1:], entropy[:, 1:] = (_numpy(torch.stack(values)) for values in zip(*pairs, strict=True))
+    return surprisal, entropy
+
+
+def _surprisal_and_entropy(logits: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in bits, shape (n,), of logits of shape (n, n_vocabulary) and tokens of shape (n,)."""
+    surprisal, entropy = [], []
+    for rows, chosen in zip(logits.split(_ROWS), token.to(logits.device).split(_ROWS), strict=True):
+        scores = rows.float()
+        shifted = scores - scores.amax(-1, keepdim=True)
+        weights = shifted.exp()
+        total = weights.sum(-1)
+        log_total = total.log()
+        surprisal.append(log_total - shifted.gather(1, chosen[:, None])[:, 0])
+        expected = torch.linalg.vecdot(weights, shifted.clamp_min(torch.finfo(torch.float32).min))
+        entropy.append(log_total - expected / total)
+    return torch.cat(surprisal).double() * _BITS, torch.cat(entropy).double() * _BITS
+
+
+def _pick(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """A copy of the values at some places, shape (n_scans, n_channels)."""
+    return values[rows.to(values.device), columns.to(values.device)]
+
+
+def _joined(taps: Sequence[Tensor | None]) -> NDArray[np.float32]:
+    """Values of all hookpoints side by side, shape (n_scans, n_units)."""
+    first = _present(taps[0])
+    joined = torch.cat([_present(value).to(first.device) for value in taps], dim=-1)
+    values: NDArray[np.float32] = _numpy(joined.float())
+    return values
+
+
+def _present(value: Tensor | None) -> Tensor:
+    """What a hookpoint gave in this forward pass."""
+    if value is None:
+        raise ModelError("a hookpoint was not reached in a forward pass; record places that every token passes")
+    return value
+
+
+def _special(subject: Subject, like: Tensor) -> Tensor:
+    """Ids of the special tokens on the device of another tensor."""
+    return torch.tensor(sorted(subject.special_ids), dtype=torch.long, device=like.device)
+
+
+def _ends(subject: Subject) -> frozenset[int]:
+    """Ids of the tokens that end a text."""
+    end = getattr(subject.model.generation_config, "eos_token_id", None)
+    return frozenset([end] if isinstance(end, int) else end or [])
+
+
+def _only(ids: Sequence[int], special: frozenset[int]) -> bool:
+    """Whether there is nothing but special tokens."""
+    return all(token in special for token in ids)
+
+
+def _numpy(tensor: Tensor) -> NDArray[Any]:
+    """A tensor in main memory as an array."""
+    array: NDArray[Any] = tensor.cpu().numpy()
+    return array

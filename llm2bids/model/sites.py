@@ -1,0 +1,293 @@
+"""Where in a transformer numbers are read, found by structure: no tables of names or sizes per architecture.
+
+The blocks are the one ``ModuleList`` as long as the configuration says the stack is. Inside a block every attention
+and every MLP ends in a projection back to the width of the stream: its output is what the part adds to the stream
+(``attn``, ``mlp``), its input are the concatenated heads (``head``) or the neurons (``neuron``).
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from llm2bids.errors import SiteError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from transformers import PreTrainedModel
+
+SITES: Final = ("block", "attn", "mlp", "neuron", "head")
+"""Sites every run can record: the stream after each block, what attention and MLP add, neurons, heads."""
+_ATTENTION: Final = ("attn", "attention")
+_NO_ATTENTION: Final = ("norm", "cross", "layernorm", "rotary", "dropout")
+
+
+@dataclass(frozen=True, slots=True)
+class HookPoint:
+    """A module and the side of it that is read.
+
+    Parameters
+    ----------
+    path : str
+        Module path as in ``model.named_modules()``.
+    side : {"in", "out"}
+        Whether its input or its output is read.
+
+    Examples
+    --------
+    >>> str(HookPoint("transformer.h.0", "out"))
+    'transformer.h.0:out'
+    """
+
+    path: str
+    side: Literal["in", "out"] = "out"
+
+    def __str__(self) -> str:
+        """Name of the hookpoint in files."""
+        return f"{self.path}:{self.side}"
+
+
+def find_blocks(model: PreTrainedModel) -> list[str]:
+    """Find the blocks of a transformer.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Any transformers model with one stack.
+
+    Returns
+    -------
+    list of str
+        Module path of each block, first to last.
+
+    Raises
+    ------
+    SiteError
+        If no module list is as long as the configuration says, or several equally shallow ones are.
+    """
+    depth = model.config.get_text_config().num_hidden_layers
+    found = [
+        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]
+    shallowest = min((name.count(".") for name in found), default=0)
+    stacks = [name for name in found if name.count(".") == shallowest]
+    if len(stacks) != 1:
+        listed = f"{len(stacks)} ({', '.join(stacks)})" if stacks else "none"
+        raise SiteError(
+            f"{listed} found of module lists with {depth} blocks in {type(model).__name__}, one needed; "
+            "name the places to record with --hookpoints"
+        )
+    return [f"{stacks[0]}.{number}" for number in range(depth)]
+
+
+def find_site(model: PreTrainedModel, site: str) -> tuple[HookPoint, ...]:
+    """Find one site in every block.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Any transformers model with one stack.
+    site : {"block", "attn", "mlp", "neuron", "head"}
+        What to read.
+
+    Returns
+    -------
+    tuple of HookPoint
+        One per block, in depth order.
+
+    Raises
+    ------
+    SiteError
+        If the site is unknown, or a block has no such part.
+    """
+    if site not in SITES:
+        raise SiteError(f"site {site!r} found; use {', '.join(SITES)}, or name places with --hookpoints")
+    blocks = find_blocks(model)
+    if site == "block":
+        return tuple(HookPoint(path) for path in blocks)
+    points = [_part(model, path, site) for path in blocks]
+    missing = [path for path, point in zip(blocks, points, strict=True) if point is None]
+    if missing:
+        raise SiteError(
+            f"{type(model).__name__} has no site {site!r} in {missing[0]} ({len(missing)} of {len(blocks)} blocks lack "
+            "it); record 'block', or name places with --hookpoints"
+        )
+    return tuple(point for point in points if point is not None)
+
+
+def match_hookpoints(model: PreTrainedModel, pattern: str) -> tuple[HookPoint, ...]:
+    """Find modules by a pattern.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Any model.
+    pattern : str
+        Module paths with ``*`` and ``?``, optionally followed by ``:in`` or ``:out`` (the default), e.g.
+        ``"model.layers.*.mlp.act_fn:out"``.
+
+    Returns
+    -------
+    tuple of HookPoint
+        In the order of ``named_modules``, which is depth order.
+
+    Raises
+    ------
+    SiteError
+        If nothing matches or the side is unknown.
+    """
+    glob, _, side = pattern.partition(":")
+    if side not in {"", "in", "out"}:
+        raise SiteError(f"side {side!r} found in {pattern!r}; use :in or :out")
+    paths = [name for name, _ in model.named_modules() if name and fnmatchcase(name, glob)]
+    if not paths:
+        example = find_blocks(model)[0]
+        raise SiteError(f"no module matches {glob!r} in {type(model).__name__}; its first block is {example}, for one")
+    return tuple(HookPoint(path, "in" if side == "in" else "out") for path in paths)
+
+
+@contextmanager
+def tapped(
+    model: nn.Module, hookpoints: Sequence[HookPoint], keep: Callable[[Tensor], Tensor]
+) -> Iterator[list[Tensor | None]]:
+    """Read hookpoints during every forward pass inside the ``with``.
+
+    Parameters
+    ----------
+    model : Module
+        A transformers model; its inputs must come as ``input_ids``, shape (n_texts, n_tokens).
+    hookpoints : sequence of HookPoint
+        What to read.
+    keep : callable
+        Takes the values of one hookpoint, shape (n_texts, n_tokens, n_channels), and returns the copy to keep.
+
+    Yields
+    ------
+    list of Tensor or None
+        What was kept of the latest forward pass, one entry per hookpoint; None where it was not reached.
+
+    Notes
+    -----
+    On leaving, also by an exception, no hook is left on the model.
+    """
+    kept: list[Tensor | None] = [None] * len(hookpoints)
+    grid: list[tuple[int, int]] = [(0, 0)]
+
+    def see_batch(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+        grid[0] = (ids.shape[0], ids.shape[1])
+        kept[:] = [None] * len(kept)
+
+    def reader(number: int) -> Callable[[Any], None]:
+        def read(value: Any) -> None:
+            tensor = _tensor_in(value)
+            kept[number] = keep(tensor.reshape(*grid[0], tensor.shape[-1]))
+
+        return read
+
+    with ExitStack() as stack:
+        stack.callback(model.register_forward_pre_hook(see_batch, with_kwargs=True).remove)
+        for number, point in enumerate(hookpoints):
+            stack.callback(_register(model.get_submodule(point.path), point.side, reader(number)))
+        yield kept
+
+
+@torch.inference_mode()
+def measure_widths(model: PreTrainedModel, hookpoints: Sequence[HookPoint]) -> tuple[int, ...]:
+    """Count the channels of hookpoints by showing the model two tokens.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Any model.
+    hookpoints : sequence of HookPoint
+        What to measure.
+
+    Returns
+    -------
+    tuple of int
+        Channels of each.
+
+    Raises
+    ------
+    SiteError
+        If a forward pass does not reach a hookpoint, or it gives no value per token.
+    """
+    ids = torch.zeros((1, 2), dtype=torch.long, device=model.get_input_embeddings().weight.device)
+    try:
+        with tapped(model, hookpoints, lambda values: values) as kept:
+            model(input_ids=ids, attention_mask=torch.ones_like(ids))
+            found = [None if value is None else value.shape[-1] for value in kept]
+    except (RuntimeError, TypeError) as error:
+        raise SiteError(
+            f"a hookpoint gives no vector per token ({error}); choose modules that map tokens to vectors"
+        ) from error
+    for point, width in zip(hookpoints, found, strict=True):
+        if width is None:
+            raise SiteError(
+                f"a forward pass of {type(model).__name__} does not reach {point}; choose another hookpoint"
+            )
+    return tuple(width for width in found if width is not None)
+
+
+def _part(model: nn.Module, block: str, site: str) -> HookPoint | None:
+    """The hookpoint of one site in one block, or None where the block has no such part."""
+    module = model.get_submodule(block)
+    projection = _last_projection(module, attention=site in {"attn", "head"})
+    if projection is not None:
+        return HookPoint(f"{block}.{projection}", "in" if site in {"neuron", "head"} else "out")
+    mixture = _mixture(module)
+    return HookPoint(f"{block}.{mixture}") if site == "mlp" and mixture else None
+
+
+def _last_projection(block: nn.Module, *, attention: bool) -> str | None:
+    """Path of the linear map with which attention, or else the MLP, of a block returns to the stream."""
+    if not any(_is_attention(name) for name, _ in block.named_modules()):
+        return None  # a block without attention (a state-space mixer) has no MLP of its own either
+    if not attention and _mixture(block):
+        return None
+    linear = [
+        name
+        for name, module in block.named_modules()
+        if _is_linear(module) and _is_attention(name) == attention and "cross" not in name
+    ]
+    return linear[-1] if linear else None
+
+
+def _is_attention(path: str) -> bool:
+    """Whether a module inside a block is, or belongs to, self-attention."""
+    parts = path.lower().split(".")
+    return any(word in part and not any(no in part for no in _NO_ATTENTION) for part in parts for word in _ATTENTION)
+
+
+def _mixture(block: nn.Module) -> str | None:
+    """Path of the child of a block that is a mixture of experts; it has no single down projection."""
+    owners = (name.split(".")[0] for name, _ in block.named_modules() if name.split(".")[-1] == "experts")
+    return next(owners, None)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear map, in whichever class it comes (quantized ones are told by their sizes)."""
+    return isinstance(module, nn.Linear | Conv1D) or {"in_features", "out_features"} <= set(vars(module))
+
+
+def _register(module: nn.Module, side: str, read: Callable[[Any], None]) -> Callable[[], None]:
+    """Hook one side of a module; returns how to undo it."""
+    if side == "in":
+        return module.register_forward_pre_hook(lambda _module, args: read(args)).remove
+    return module.register_forward_hook(lambda _module, _args, output: read(output)).remove
+
+
+def _tensor_in(value: Any) -> Tensor:
+    """The hidden states in what a module takes or returns: a tensor, or the first of a tuple."""
+    first = value if isinstance(value, Tensor) else value[0]
+    if not isinstance(first, Tensor):
+        raise TypeError(f"a {type(first).__name__} found where hidden states were expected")
+    return first
