@@ -1,0 +1,268 @@
+"""What is to be recorded, under which names, and what must not be lost or mixed: all that can be said before work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+
+from llm2bids.bids.names import check_label, format_name, parse_name, to_label
+from llm2bids.bids.tables import read_json
+from llm2bids.errors import DatasetError, LabelError, RecordError, SiteError
+from llm2bids.model.loading import Sampling
+from llm2bids.model.sites import SITES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llm2bids.bids.dataset import Dataset
+    from llm2bids.model.loading import Subject
+    from llm2bids.model.sites import HookPoint
+    from llm2bids.space import UnitSpace
+    from llm2bids.task import Task
+
+MODES: Final = ("generate", "read")
+"""Whether scans are tokens the model generates, or tokens it reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How a task is shown and what is done with the numbers; everything the result depends on but task and model.
+
+    Parameters
+    ----------
+    mode : {"generate", "read"}
+        Whether scans are tokens the model generates after each prompt, or the tokens of the prompt.
+    n_tokens : int
+        Tokens to generate per prompt.
+    temperature, top_p : float or None
+        How tokens are drawn; None for what the model's makers advise.
+    seed : int
+        Order of prompts and draw of tokens.
+    batch_size : int
+        Prompts in the model at a time.
+    nonfinite : {"error", "zero"}
+        Whether NaN and infinity stop the recording or become 0.
+    compress : bool
+        Whether volumes are gzipped.
+
+    Raises
+    ------
+    RecordError
+        If a setting is out of range.
+    """
+
+    mode: Literal["generate", "read"] = "generate"
+    n_tokens: int = 24
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int = 0
+    batch_size: int = 8
+    nonfinite: Literal["error", "zero"] = "error"
+    compress: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        if self.mode not in MODES:
+            raise RecordError(f"mode {self.mode!r} found; use generate or read")
+        if self.n_tokens < 1:
+            raise RecordError(f"{self.n_tokens} tokens per prompt asked for; 1 or more needed")
+        if self.batch_size < 1:
+            raise RecordError(f"a batch size of {self.batch_size} found; 1 or more needed")
+        if self.temperature is not None and not 0 <= self.temperature < np.inf:
+            raise RecordError(f"a temperature of {self.temperature} found; 0 (likeliest token) or more needed")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise RecordError(f"a top-p of {self.top_p} found; a number above 0 up to 1 needed")
+        if self.nonfinite not in {"error", "zero"}:
+            raise RecordError(f"nonfinite {self.nonfinite!r} found; use error or zero")
+        if self.seed < 0:
+            raise RecordError(f"seed {self.seed} found; 0 or more needed")
+
+    def sampling(self, subject: Subject, *parts: object) -> Sampling:
+        """Say how tokens are drawn for one run.
+
+        Parameters
+        ----------
+        subject : Subject
+            Whose advice holds where nothing is set.
+        *parts : object
+            What the random numbers are for.
+
+        Returns
+        -------
+        Sampling
+            Temperature, top-p, and a seed that depends on `seed` and `parts` alone.
+        """
+        text = "/".join(map(str, (self.seed, *parts)))
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+        advised = subject.sampling
+        temperature = advised.temperature if self.temperature is None else self.temperature
+        top_p = advised.top_p if self.top_p is None else self.top_p
+        return Sampling(temperature, top_p, seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One task, session and run of a subject, and its files."""
+
+    label: str
+    task: Task
+    session: str | None
+
+    @property
+    def name(self) -> str:
+        """Name of the run in messages and of its stage."""
+        return self._name("").rstrip("_")
+
+    @property
+    def folder(self) -> Path:
+        """Folder of its files, relative to the dataset."""
+        return self._home / "func"
+
+    @property
+    def stimuli(self) -> Path:
+        """Where its texts go, relative to the dataset."""
+        return "stimuli" / self._home / self._name("stimuli.json")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what is shown, in order."""
+        shown = [(trial.text, trial.trial_type, trial.block) for trial in self.task.trials]
+        return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
+
+    def path(self, site: str, suffix: str) -> Path:
+        """One of its files, relative to the dataset."""
+        return self.folder / self._name(suffix, site)
+
+    def bolds(self, site: str) -> tuple[Path, Path]:
+        """Where its volumes may be, compressed or not, relative to the dataset."""
+        return self.path(site, "bold.nii.gz"), self.path(site, "bold.nii")
+
+    @property
+    def _home(self) -> Path:
+        """Folder of subject and session."""
+        return Path(f"sub-{self.label}", *([f"ses-{self.session}"] if self.session else []))
+
+    def _name(self, suffix: str, site: str | None = None) -> str:
+        """One of its file names."""
+        return format_name(suffix, sub=self.label, ses=self.session, task=self.task.name, acq=site, run=self.task.run)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A subject in the scanner: what is recorded of it, how, and into which dataset."""
+
+    dataset: Dataset
+    subject: Subject
+    sites: tuple[tuple[UnitSpace, tuple[HookPoint, ...]], ...]
+    protocol: Protocol
+    authors: tuple[str, ...]
+
+    @property
+    def spaces(self) -> list[UnitSpace]:
+        """The spaces recorded, one per site."""
+        return [space for space, _ in self.sites]
+
+    @property
+    def hookpoints(self) -> list[HookPoint]:
+        """All places recorded, site after site."""
+        return [point for _, points in self.sites for point in points]
+
+
+def subject_label(label: str | None, model: str | Subject) -> str:
+    """The subject's label: as asked for, or made from the name of the model."""
+    if label is not None:
+        return check_label(label, "subject")
+    name = Path(model).resolve().name if isinstance(model, str) else model.identity.name
+    made = to_label(name.split("/")[-1])
+    if not made:
+        raise LabelError(f"no letters or digits found in the name of model {name!r}; give --subject")
+    return made
+
+
+def wanted_places(sites: Sequence[str], patterns: Sequence[str]) -> dict[str, str | None]:
+    """Pattern of module paths by site; None for the built-in sites."""
+    wanted: dict[str, str | None] = {}
+    for site in sites:
+        if site not in SITES:
+            raise SiteError(f"site {site!r} found; use {', '.join(SITES)}, or name places with --hookpoints")
+        wanted[site] = None
+    for pattern in patterns:
+        label, equals, glob = pattern.rpartition("=")
+        label = check_label(label if equals else "custom", "hookpoints")
+        if label in wanted:
+            raise SiteError(f"site {label!r} named twice; give each --hookpoints a label of its own, as LABEL=GLOB")
+        wanted[label] = glob
+    if not wanted:
+        raise SiteError("no site and no hookpoints asked for; name at least one")
+    return wanted
+
+
+def run_settings(protocol: Protocol, run: Run) -> dict[str, Any]:
+    """What the numbers of a run depend on besides the model; runs made with other settings must not mix."""
+    fields = {
+        "Mode": protocol.mode,
+        "TokensPerPrompt": protocol.n_tokens if protocol.mode == "generate" else None,
+        "Temperature": protocol.temperature,
+        "TopP": protocol.top_p,
+        "Seed": protocol.seed,
+        "Nonfinite": protocol.nonfinite,
+        "StimuliSHA256": run.fingerprint,
+    }
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def still_to_do(
+    dataset: Dataset,
+    planned: Sequence[Run],
+    sites: Sequence[str],
+    protocol: Protocol,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> list[Run]:
+    """The runs that are to be recorded; refuses before any work what would be lost or mixed."""
+    todo = []
+    for run in planned:
+        dataset.recover(run.name)
+        there = {site: path for site in sites for path in run.bolds(site) if (dataset.root / path).exists()}
+        if there and not resume and not overwrite:
+            raise DatasetError(
+                f"{next(iter(there.values()))} exists already; go on with --resume, replace it with --overwrite, or "
+                "name another --subject"
+            )
+        if not resume or len(there) < len(sites):
+            todo.append(run)
+            continue
+        for site in there:
+            _check_same_settings(dataset.root / run.path(site, "bold.json"), run_settings(protocol, run))
+    if overwrite:
+        _check_none_left(dataset, planned, sites)
+    return todo
+
+
+def _check_same_settings(sidecar: Path, settings: dict[str, Any]) -> None:
+    """Refuse to go on with a recording that was made otherwise."""
+    before = read_json(sidecar).get("Llm2bids", {}).get("Settings", {})
+    for key in settings | before:
+        if before.get(key) != settings.get(key):
+            raise RecordError(
+                f"{sidecar.name} was recorded with {key} {before.get(key)}, now {settings.get(key)} is asked for; use "
+                "the same settings, or --overwrite"
+            )
+
+
+def _check_none_left(dataset: Dataset, planned: Sequence[Run], sites: Sequence[str]) -> None:
+    """Refuse to overwrite some runs of a task and leave older ones beside them."""
+    known = {path for run in planned for site in sites for path in run.bolds(site)}
+    for folder, label, task in {(run.folder, run.label, run.task.name) for run in planned}:
+        for path in sorted((dataset.root / folder).glob(f"sub-{label}_*task-{task}_*bold.nii*")):
+            if path.relative_to(dataset.root) not in known and parse_name(path.name)[1].get("acq") in sites:
+                raise RecordError(
+                    f"{path.name} of an earlier recording would stay beside the new runs; record as many runs as "
+                    "before, or remove it"
+                )

@@ -1,0 +1,190 @@
+"""What the files of a run say besides its volumes, and what runs and subjects share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from llm2bids import __version__
+from llm2bids.bids.names import format_name
+from llm2bids.bids.nifti import write_image
+from llm2bids.bids.tables import write_json, write_stim, write_tsv
+from llm2bids.bids.templates import template_json
+from llm2bids.model.sites import SITES
+from llm2bids.phantom import phantom_truth
+from llm2bids.record.plan import run_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llm2bids.model.loading import Subject
+    from llm2bids.model.recording import Scans
+    from llm2bids.record.plan import Run, Session
+    from llm2bids.space import UnitSpace
+    from llm2bids.task import Task
+
+T_R: Final = 1.0
+"""Repetition time in seconds; one token by convention."""
+
+
+@dataclass(slots=True)
+class Told:
+    """What a run told besides its volumes."""
+
+    scans: list[Scans] = field(default_factory=list)
+    n_zeroed: int = 0
+
+    @property
+    def n_scans(self) -> int:
+        """Scans of the run."""
+        return sum(scans.n_scans for scans in self.scans)
+
+
+def write_run(session: Session, run: Run, told: Told, stage: Path) -> None:
+    """Write everything of a run but its volumes."""
+    responses = session.protocol.mode == "generate"
+    events = run.task.events([scans.n_scans for scans in told.scans], T_R, responses=responses)
+    columns = ("token_id", "position", "surprisal", "entropy")
+    stim = pd.DataFrame({name: np.concatenate([getattr(s, name) for s in told.scans]) for name in columns})
+    for space in session.spaces:
+        write_tsv(stage / run.path(space.site, "events.tsv"), events)
+        write_stim(stage / run.path(space.site, "stim.tsv.gz"), stim)
+        write_json(stage / run.path(space.site, "bold.json"), _bold_sidecar(session, run, space, told))
+    write_json(stage / run.stimuli, _stimuli(session, run, told))
+
+
+def merge_shared(session: Session, run: Run) -> None:
+    """Write or complete what runs and subjects share."""
+    dataset, identity = session.dataset, session.subject.identity
+    hub = {"URL": f"https://huggingface.co/{identity.name}", "Version": identity.revision}
+    dataset.merge_description([hub] if "/" in identity.name else [], session.authors, __version__)
+    dataset.merge_participant(run.label, _participant(session.subject))
+    task = run.task
+    texts = {
+        "task": task.name,
+        "description": task.description or f"Task {task.name}.",
+        "instructions": task.instructions or "Continue the text.",
+    }
+    dataset.merge_shared(f"task-{task.name}_bold.json", template_json("task_bold.json", **texts))
+    events = template_json("task_events.json")
+    if session.protocol.mode == "generate":
+        events |= template_json("events_responses.json")
+    if levels := _levels(task):
+        events["trial_type"]["Levels"] = levels
+    dataset.merge_shared(f"task-{task.name}_events.json", events)
+    dataset.merge_shared(f"task-{task.name}_stim.json", template_json("task_stim.json", **texts))
+    dataset.add_missing("code/bids-validator-config.json", template_json("validator_config.json"))
+    if levels:
+        dataset.add_missing(f"code/models/model-{task.name}_smdl.json", _stats_model(run, list(levels), texts))
+    if identity.name == "phantom":
+        _write_truth(session, run)
+
+
+def _bold_sidecar(session: Session, run: Run, space: UnitSpace, told: Told) -> dict[str, Any]:
+    """What a bold.json says."""
+    subject, protocol = session.subject, session.protocol
+    versions = {name: version(name) for name in ("torch", "transformers", "tokenizers")} | {"llm2bids": __version__}
+    fields = template_json(
+        "bold.json",
+        model=subject.identity.name,
+        weights=subject.identity.weights_sha256,
+        versions="; ".join(f"{name} {number}" for name, number in versions.items()),
+    )
+    own = subject.describe() | {
+        "Site": space.site,
+        "Mode": protocol.mode,
+        "BatchSize": protocol.batch_size,
+        "Settings": run_settings(protocol, run),
+        "Stimuli": run.stimuli.as_posix(),
+        "NumberOfScans": told.n_scans,
+        "SpecialTokensLeftOut": sum(scans.n_special for scans in told.scans),
+        "NonfiniteSetToZero": told.n_zeroed,
+        "UnitSpace": space.to_json(),
+    }
+    if protocol.mode == "generate":
+        sampling = protocol.sampling(subject, run.task.name, run.task.session, run.task.run)
+        own["Generation"] = {"Temperature": sampling.temperature, "TopP": sampling.top_p, "RunSeed": sampling.seed}
+    return fields | {"Llm2bids": own}
+
+
+def _stimuli(session: Session, run: Run, told: Told) -> dict[str, Any]:
+    """What was shown, what was answered, and the text of every scan's token."""
+    decode = session.subject.tokenizer.decode
+    prompts = [
+        {
+            "prompt": number,
+            "trial_type": trial.trial_type,
+            "block": trial.block,
+            "text": trial.text,
+            **({"response": decode(scans.token_id)} if session.protocol.mode == "generate" else {}),
+            "tokens": [decode([token]) for token in scans.token_id],
+        }
+        for number, (trial, scans) in enumerate(zip(run.task.trials, told.scans, strict=True), 1)
+    ]
+    return {"TaskName": run.task.name, "Mode": session.protocol.mode, "Prompts": prompts}
+
+
+def _participant(subject: Subject) -> dict[str, Any]:
+    """The subject's row of participants.tsv."""
+    described = subject.describe()
+    columns = {
+        "model": "Model",
+        "revision": "Revision",
+        "model_type": "ModelType",
+        "n_blocks": "NumberOfBlocks",
+        "n_parameters": "NumberOfParameters",
+        "weights_sha256": "WeightsSHA256",
+    }
+    return {column: described[key] for column, key in columns.items()}
+
+
+def _levels(task: Task) -> dict[str, str]:
+    """What each condition means, in order of appearance where the task does not say."""
+    found = dict.fromkeys(trial.trial_type for trial in task.trials if trial.trial_type)
+    return dict(task.trial_types) | {name: f"Condition {name}." for name in found if name not in task.trial_types}
+
+
+def _stats_model(run: Run, conditions: list[str], texts: dict[str, str]) -> dict[str, Any]:
+    """A BIDS Stats Model: one regressor per condition, each condition against the mean of the others."""
+    model = template_json("stats_model.json", **texts)
+    node = model["Nodes"][0]
+    node["GroupBy"] = ["run", *(["session"] if run.session else []), "subject"]
+    columns = [f"trial_type.{name}" for name in conditions]
+    node["Model"]["X"] = [*columns, 1]
+    n_others = len(conditions) - 1
+    for name in conditions[: 1 if n_others <= 1 else None]:
+        others = [column for column in columns if column != f"trial_type.{name}"]
+        versus = f"Vs{conditions[1][0].upper()}{conditions[1][1:]}" if n_others == 1 else "VsOthers" * (n_others > 1)
+        node["Contrasts"].append(
+            {
+                "Name": f"{name}{versus}",
+                "ConditionList": [f"trial_type.{name}", *others],
+                "Weights": [1, *[f"-1/{n_others}" if n_others > 1 else -1] * n_others],
+                "Test": "t",
+            }
+        )
+    return model
+
+
+def _write_truth(session: Session, run: Run) -> None:
+    """Write the phantom's planted networks beside the recording, as a derivative."""
+    folder = session.dataset.root / "derivatives" / "phantom"
+    description = template_json("phantom_description.json", version=__version__)
+    session.dataset.add_missing("derivatives/phantom/dataset_description.json", description)
+    session.dataset.add_missing("derivatives/phantom/README.md", "phantom_README.md")
+    for space in session.spaces:
+        if space.site not in SITES or run.task.name not in (truth := phantom_truth(space)):
+            continue
+        entities = {"sub": run.label, "task": run.task.name, "acq": space.site, "space": space.label, "desc": "truth"}
+        stem = folder / f"sub-{run.label}" / "func" / format_name("mask", **entities)
+        bold = run.path(space.site, "bold.nii.gz" if session.protocol.compress else "bold.nii").as_posix()
+        own = {"Llm2bids": {**truth[run.task.name].provenance, "UnitSpace": space.to_json()}}
+        if not stem.with_suffix(".json").exists():
+            write_image(stem.with_suffix(".nii.gz"), truth[run.task.name].to_image())
+            write_json(
+                stem.with_suffix(".json"), template_json("phantom_mask.json", task=run.task.name, bold=bold) | own
+            )
