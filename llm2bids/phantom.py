@@ -8,6 +8,7 @@ words. How it works, in the order of the forward pass:
 * Attention averages the topic channels over the text so far (*evidence*). In every block a pair of neurons per topic
   turns evidence into a value between 0 and 1, which the MLP writes into channels of that topic: more of them the later
   the block. Some heads, channels and neurons answer to two topics; medical imaging and pathology share most.
+* Neurons of a topic that is not shown are silent: exactly 0, as in any network with ReLU.
 * The output layer reads those channels, so that words of the topic become likely: a lesion of the network makes them
   unlikely again.
 * All other heads and neurons move noise about, linearly and over windows of several widths, which makes it
@@ -33,8 +34,8 @@ from tokenizers.models import WordPiece
 from torch import nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from llm2bids.errors import SiteError
-from llm2bids.model.loading import Identity, Subject, hash_weights, make_subject
+from llm2bids.errors import ModelError, SiteError
+from llm2bids.model.loading import Identity, Subject, hash_weights, make_subject, pick_device
 from llm2bids.space import UnitMask
 from llm2bids.task import builtin_prompts, on_topics
 
@@ -62,8 +63,8 @@ _UNIFORM_HEADS: Final = 2
 _LINEAR_EPS: Final = 1e8
 
 # Units added per block: alone, shared by the first pair, shared by the second pair.
-_EVIDENCE: Final = ((1, 0, 1, 0, 1, 1), (0, 0, 0, 1, 1, 1), (0, 0, 0, 0, 0, 1))
-_WRITTEN: Final = ((0, 1, 1, 1, 1, 1), (0, 0, 1, 1, 2, 2), (0, 0, 0, 0, 1, 1))
+_EVIDENCE: Final = ((1, 0, 0, 1, 1, 1), (0, 0, 0, 1, 1, 1), (0, 0, 0, 0, 0, 1))
+_WRITTEN: Final = ((0, 0, 1, 1, 1, 2), (0, 0, 1, 1, 2, 2), (0, 0, 0, 0, 1, 1))
 _PAIRS: Final = ((1, 1, 2, 2, 3, 3), (0, 1, 1, 1, 2, 2), (0, 0, 0, 0, 1, 1))
 _VALUES: Final = ((1, 1, 2, 2, 3, 3), (0, 0, 1, 1, 2, 2), (0, 0, 0, 0, 1, 1))
 
@@ -76,6 +77,8 @@ _WRITE: Final = 2.0
 _MASSIVE: Final = 200.0
 _CONFIDENCE: Final = 12.0
 """Log odds by which a silent network makes the words of its topic less likely."""
+_SHARED_SAY: Final = 0.1
+"""Part of the output layer's evidence for a topic that comes from channels it shares."""
 _SHARE: Final = 0.5
 """Share of a topic's own words in the text the phantom writes on it."""
 
@@ -225,19 +228,42 @@ class _Plan:
         return tables[site][block]
 
 
-def build_phantom(seed: int = 0) -> Subject:
+def build_phantom(
+    seed: int = 0,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    device_map: str | None = None,
+    revision: str | None = None,
+) -> Subject:
     """Build the phantom.
 
     Parameters
     ----------
     seed : int
         Its noise; the networks are the same for every seed.
+    device : str
+        As for `load_subject`.
+    dtype : {"auto", "float32"}
+        Its weights are set for single precision.
+    device_map, revision : None
+        It has neither; refused, so that nobody thinks otherwise.
 
     Returns
     -------
     Subject
         A model of 6 blocks x 128 channels with its tokenizer. It draws its words at temperature 1.
+
+    Raises
+    ------
+    ModelError
+        If the device cannot be used, or something is asked for that it does not have.
     """
+    if dtype not in {"auto", "float32"}:
+        raise ModelError(f"dtype {dtype!r} found; the phantom's weights are set for float32: leave --dtype out")
+    if device_map or revision:
+        raise ModelError("a device map or revision found; the phantom has neither: leave the option out")
+    place = pick_device(device)
     lexicon = _lexicon()
     plan = _Plan(lexicon.topics)
     config = LlamaConfig(
@@ -265,7 +291,7 @@ def build_phantom(seed: int = 0) -> Subject:
     _restore_rotary(model, config)
     model.generation_config = GenerationConfig(do_sample=True, temperature=1.0, eos_token_id=2)
     identity = Identity("phantom", f"seed{seed}", hash_weights(model))
-    return make_subject(model.eval(), lexicon.tokenizer, identity)
+    return make_subject(model.to(place), lexicon.tokenizer, identity)
 
 
 def phantom_truth(space: UnitSpace) -> dict[str, UnitMask]:
@@ -399,6 +425,7 @@ def _attention(plan: _Plan, block: int, rng: np.random.Generator) -> dict[str, N
     value = np.zeros((N_CHANNELS, N_CHANNELS))
     output = np.zeros((N_CHANNELS, N_CHANNELS))
     value[:, list(plan.raw)] = rng.standard_normal((N_CHANNELS, len(plan.raw))) / np.sqrt(len(plan.raw))
+    value[:, list(plan.raw)] -= value[:, list(plan.raw)].mean(1, keepdims=True)  # blind to what _spread writes there
     for number, places in plan.values[block].items():
         value[places] = 0
         for topic in plan.features[number]:
@@ -406,7 +433,7 @@ def _attention(plan: _Plan, block: int, rng: np.random.Generator) -> dict[str, N
         for channel in plan.evidence[block][number]:
             output[channel, places] = 1 / len(places)
     noisy = [place for place in range(N_CHANNELS) if place not in {p for v in plan.values[block].values() for p in v}]
-    output[np.ix_(list(plan.mixed), noisy)] = rng.standard_normal((len(plan.mixed), len(noisy))) / np.sqrt(len(noisy))
+    output[:, noisy] += _spread(plan, len(noisy), rng)
     return {
         "self_attn.q_proj.bias": query.reshape(-1),
         "self_attn.k_proj.bias": query.reshape(-1),
@@ -423,7 +450,7 @@ def _mlp(plan: _Plan, block: int, rng: np.random.Generator) -> dict[str, NDArray
     down = np.zeros((N_CHANNELS, N_NEURONS))
     sources = [*plan.raw, *plan.mixed]
     up[:, sources] = rng.standard_normal((N_NEURONS, len(sources))) / np.sqrt(len(sources))
-    down[list(plan.mixed)] = rng.standard_normal((len(plan.mixed), N_NEURONS)) / (2 * np.sqrt(N_NEURONS))
+    down += _spread(plan, N_NEURONS, rng) / 2
     for number, neurons in plan.neurons[block].items():
         gate[neurons] = 0
         for topic in plan.features[number]:
@@ -444,6 +471,20 @@ def _mlp(plan: _Plan, block: int, rng: np.random.Generator) -> dict[str, NDArray
     }
 
 
+def _spread(plan: _Plan, n_sources: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Weights that carry noise from sources into every channel, shape (n_channels, n_sources).
+
+    All raw channels get the same: attention reads only their differences, and so never noise of noise.
+    """
+    weights = rng.standard_normal((N_CHANNELS, n_sources)) / np.sqrt(n_sources)
+    strength = np.full(N_CHANNELS, 0.2)
+    strength[list(plan.mixed)] = 1.0
+    strength[[channel for places in plan.evidence[0].values() for channel in places]] = 0.02
+    weights[list(plan.raw)] = weights[plan.raw[0]]
+    spread: NDArray[np.float64] = weights * strength[:, None]
+    return spread
+
+
 def _output(lexicon: _Lexicon, plan: _Plan) -> NDArray[np.float64]:
     """Rows of the output layer: how likely a word is, and what its topic's network adds, (n_vocabulary, n_channels)."""
     n_topics = len(lexicon.topics)
@@ -457,9 +498,9 @@ def _output(lexicon: _Lexicon, plan: _Plan) -> NDArray[np.float64]:
     for topic in range(n_topics):
         pairs = [n for n, feature in enumerate(plan.features) if len(feature) > 1 and topic in feature]
         readout = np.zeros(N_CHANNELS)
-        readout[written[topic]] = (0.75 if pairs else 1.0) / len(written[topic]) / _WRITE
+        readout[written[topic]] = (1 - _SHARED_SAY if pairs else 1.0) / len(written[topic]) / _WRITE
         for number in pairs:
-            readout[written[number]] = 0.25 / len(pairs) / len(written[number]) / _WRITE
+            readout[written[number]] = _SHARED_SAY / len(pairs) / len(written[number]) / _WRITE
         output[lexicon.belongs == topic] += _CONFIDENCE * readout
         prior[lexicon.belongs == topic] += np.log(_SHARE / (1 - _SHARE)) - _CONFIDENCE
     output[:, plan.massive[0]] = prior / _MASSIVE

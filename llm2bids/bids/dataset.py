@@ -7,8 +7,8 @@ dataset as it was, but for a folder that the next recording of that run removes,
 
 from __future__ import annotations
 
-import os
 import shutil
+import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +51,13 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """Refuse folders that are something else, before any work is done."""
-        if self.root.exists() and not self.root.is_dir():
-            raise DatasetError(f"{self.root} is a file; give a folder, new or with a BIDS dataset")
-        self._check_writable()
-        if not self.root.exists():
+        try:
+            exists = self._check_writable()
+        except OSError as error:
+            raise DatasetError(
+                f"{self.root} cannot be written ({error.strerror or error}); choose another folder"
+            ) from error
+        if not exists:
             return
         description = self.root / "dataset_description.json"
         if description.exists():
@@ -134,15 +137,14 @@ class Dataset:
                     pass
             shutil.rmtree(folder, ignore_errors=True)
 
-    def publish(self, folder: Path, replaced: Sequence[Path] = ()) -> list[Path]:
+    def publish(self, folder: Path) -> list[Path]:
         """Move a complete run to its place; call with the lock held.
 
         Parameters
         ----------
         folder : Path
-            What `stage` gave, its files in the folders of the dataset.
-        replaced : sequence of Path
-            Files of an older recording that go.
+            What `stage` gave, its files in the folders of the dataset. Volumes replace those of the same name,
+            compressed or not.
 
         Returns
         -------
@@ -150,8 +152,6 @@ class Dataset:
             The files in their places.
         """
         (folder / _READY).touch()
-        for path in replaced:
-            path.unlink(missing_ok=True)
         return self._move(folder)
 
     def merge_description(self, sources: Sequence[Mapping[str, str]], authors: Sequence[str], version: str) -> None:
@@ -190,8 +190,9 @@ class Dataset:
             Columns to set; other columns and rows stay.
         """
         path = self.root / "participants.tsv"
-        table = read_tsv(path) if path.exists() else pd.DataFrame(columns=["participant_id"], dtype=str)
-        table = table.set_index("participant_id")
+        table = self._participants().set_index("participant_id")
+        if f"sub-{label}" not in table.index:
+            table.loc[f"sub-{label}"] = "n/a"
         for column, value in fields.items():
             table.loc[f"sub-{label}", column] = str(value)
         write_tsv(path, table.fillna("n/a").sort_index().reset_index())
@@ -212,11 +213,27 @@ class Dataset:
         dict
             Its columns; empty where there is no such row.
         """
-        path = self.root / "participants.tsv"
-        if not path.exists():
-            return {}
-        rows = read_tsv(path).query("participant_id == @name", local_dict={"name": f"sub-{label}"})
+        rows = self._participants().query("participant_id == @name", local_dict={"name": f"sub-{label}"})
         return {str(key): str(value) for key, value in rows.iloc[0].items()} if len(rows) else {}
+
+    def check_shared(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Refuse what `merge_shared` would refuse, and write nothing.
+
+        Parameters
+        ----------
+        name : str
+            File name in the root of the dataset.
+        fields : mapping
+            What it must say.
+
+        Raises
+        ------
+        DatasetError
+            If it says something else already.
+        """
+        path = self.root / name
+        if path.exists():
+            _merged(read_json(path), fields, name)
 
     def merge_shared(self, name: str, fields: Mapping[str, Any]) -> None:
         """Write a sidecar that several runs share, or complete it; call with the lock held.
@@ -255,6 +272,25 @@ class Dataset:
         else:
             write_json(path, content)
 
+    def forget_if_empty(self) -> None:
+        """Remove the folder where nothing was recorded, as if it had never been made."""
+        staging = self.root / STAGING
+        if staging.exists() and {path.name for path in staging.iterdir()} <= {_LOCK}:
+            others = [path for path in self.root.iterdir() if path != staging]
+            if not others:
+                shutil.rmtree(staging)
+                self.root.rmdir()
+
+    def _participants(self) -> pd.DataFrame:
+        """The table of subjects; empty where there is none."""
+        path = self.root / "participants.tsv"
+        if not path.exists():
+            return pd.DataFrame(columns=["participant_id"], dtype=str)
+        table = read_tsv(path)
+        if "participant_id" not in table.columns:
+            raise DatasetError(f"{path} has no column participant_id; add it, or remove the file")
+        return table
+
     def _write_if_new(self, path: Path, fields: Mapping[str, Any]) -> None:
         """Write a sidecar unless it says the same already."""
         if not path.exists() or read_json(path) != fields:
@@ -268,6 +304,9 @@ class Dataset:
             target = self.root / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
+            if ".nii" in target.suffixes:
+                twin = f"{target.name}.gz" if target.suffix == ".nii" else target.stem
+                target.with_name(twin).unlink(missing_ok=True)
             moved.append(target)
         return moved
 
@@ -287,11 +326,14 @@ class Dataset:
         except Timeout as error:
             raise DatasetError(busy) from error
 
-    def _check_writable(self) -> None:
-        """Refuse folders in which nothing can be written."""
+    def _check_writable(self) -> bool:
+        """Whether the folder exists; fails where nothing can be written."""
+        exists = self.root.exists()
+        if exists and not self.root.is_dir():
+            raise DatasetError(f"{self.root} is a file; give a folder, new or with a BIDS dataset")
         place = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
-        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-            raise DatasetError(f"{self.root} cannot be written ({place} does not allow it); choose another folder")
+        with tempfile.TemporaryDirectory(dir=place, prefix=".llm2bids-"):
+            return exists
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> dict[str, Any]:

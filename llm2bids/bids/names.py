@@ -82,13 +82,15 @@ def format_name(suffix: str, **entities: str | int | None) -> str:
     Raises
     ------
     LabelError
-        If a label holds anything but letters and digits.
+        If an entity is unknown or a label holds anything but letters and digits.
 
     Examples
     --------
     >>> format_name("bold.nii.gz", run=1, task="rest", sub="gpt2", ses=None)
     'sub-gpt2_task-rest_run-01_bold.nii.gz'
     """
+    if unknown := set(entities) - set(ENTITIES):
+        raise LabelError(f"entity {min(unknown)!r} found; use {', '.join(ENTITIES)}")
     labels = {key: f"{value:02d}" if isinstance(value, int) else value for key, value in entities.items()}
     parts = [f"{key}-{check_label(str(labels[key]), key)}" for key in ENTITIES if labels.get(key) is not None]
     return "_".join([*parts, suffix])

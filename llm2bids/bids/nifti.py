@@ -100,7 +100,14 @@ def write_image(path: Path, image: nib.Nifti1Image) -> Path:
     -------
     Path
         The file.
+
+    Raises
+    ------
+    DatasetError
+        If the name ends otherwise.
     """
+    if not path.name.endswith(".nii.gz"):
+        raise DatasetError(f"file name {path.name} found; end it with .nii.gz")
     return write_bytes(path, isal_zlib.compress(image.to_bytes(), _LEVEL, 16 + zlib.MAX_WBITS))
 
 
@@ -134,10 +141,10 @@ class NiftiWriter:
         self._partial = self.path.with_name(f".{self.path.name}.part")
         self._buffer = bytearray()
         self._chunks: Queue[bytes | None] = Queue(maxsize=8)
-        self._failure: OSError | None = None
+        self._failure: BaseException | None = None
+        self._closed = False
         self._file = self._partial.open("wb")
-        target = self._write_compressed if self.path.suffix == ".gz" else self._write_plain
-        self._thread = threading.Thread(target=self._guard, args=(target,), name=f"write {self.path.name}", daemon=True)
+        self._thread = threading.Thread(target=self._write, name=f"write {self.path.name}", daemon=True)
         self._thread.start()
 
     def append(self, volumes: NDArray[Any]) -> None:
@@ -161,6 +168,10 @@ class NiftiWriter:
             raise DatasetError(
                 f"a run of more than {MAX_SCANS} scans found, the most a NIfTI-1 file holds; record shorter runs"
             )
+        if self._closed:
+            raise ValueError(f"{self.path.name} is closed")
+        if not len(volumes):
+            return
         self.n_scans += len(volumes)
         for chunk in self._full_chunks(np.ascontiguousarray(volumes, "<f4").data.cast("B")):
             self._put(chunk)
@@ -178,15 +189,19 @@ class NiftiWriter:
         OSError
             If it could not be written.
         """
-        self._put(bytes(self._buffer))
-        self._stop()
-        if self._failure:
+        if self._closed:
+            return self.path
+        try:
+            self._put(bytes(self._buffer))
+            self._stop()
+            self._raise_failure()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._partial.replace(self.path)
+        except BaseException:
             self._discard()
-            raise self._failure
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._partial.replace(self.path)
+            raise
         return self.path
 
     def __enter__(self) -> Self:
@@ -199,9 +214,8 @@ class NiftiWriter:
         """Finish, or after an exception leave nothing behind."""
         if kind is None:
             self.close()
-            return
-        self._stop()
-        self._discard()
+        elif not self._closed:
+            self._discard()
 
     def _full_chunks(self, payload: memoryview) -> Iterator[bytes]:
         """Cut bytes into chunks of one size, so that the file does not depend on how scans were batched."""
@@ -215,43 +229,54 @@ class NiftiWriter:
 
     def _put(self, chunk: bytes) -> None:
         """Hand a chunk to the thread; the queue's length bounds the memory."""
+        self._raise_failure()
+        self._chunks.put(chunk)
+
+    def _raise_failure(self) -> None:
+        """Raise what went wrong in the thread."""
         if self._failure:
             raise self._failure
-        self._chunks.put(chunk)
 
     def _stop(self) -> None:
         """Let the thread write what it has, and wait."""
-        self._chunks.put(None)
-        self._thread.join()
+        if not self._closed:
+            self._closed = True
+            self._chunks.put(None)
+            self._thread.join()
 
     def _discard(self) -> None:
-        """Remove the unfinished file."""
+        """Stop, and remove the unfinished file."""
+        self._stop()
         with suppress(OSError):  # closing flushes, which fails again on a full disk
             self._file.close()
         self._partial.unlink(missing_ok=True)
 
-    def _guard(self, target: Any) -> None:
-        """Run in the thread; after a failure swallow the rest, so that nobody waits for ever."""
+    def _write(self) -> None:
+        """Run in the thread: write all chunks; after a failure swallow the rest, so that nobody waits for ever."""
+        chunks = iter(self._chunks.get, None)
         try:
-            target(self._file)
-        except OSError as error:
+            if self.path.suffix == ".gz":
+                self._write_compressed(self._file, chunks)
+            else:
+                self._write_plain(self._file, chunks)
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread of the caller
             self._failure = error
-            for _ in iter(self._chunks.get, None):
+            for _ in chunks:
                 pass
 
-    def _write_plain(self, file: BinaryIO) -> None:
-        """Thread: header, scans, header again with the right length."""
+    def _write_plain(self, file: BinaryIO, chunks: Iterator[bytes]) -> None:
+        """Header, scans, header again with the right length."""
         file.write(self.grid.header(1))
-        file.writelines(iter(self._chunks.get, None))
+        file.writelines(chunks)
         file.seek(0)
         file.write(self.grid.header(self.n_scans))
 
-    def _write_compressed(self, file: BinaryIO) -> None:
-        """Thread: the same as one gzip member."""
+    def _write_compressed(self, file: BinaryIO, chunks: Iterator[bytes]) -> None:
+        """The same as one gzip member."""
         file.write(_GZIP_START + _STORED_BLOCK + self.grid.header(1))
         deflate = isal_zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
         checksum = size = 0
-        for chunk in iter(self._chunks.get, None):
+        for chunk in chunks:
             checksum = isal_zlib.crc32(chunk, checksum)
             size += len(chunk)
             file.write(deflate.compress(chunk))

@@ -63,7 +63,7 @@ def write_json(path: Path, fields: Mapping[str, Any]) -> Path:
     Path
         The file.
     """
-    return write_bytes(path, (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode())
+    return write_bytes(path, (json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -123,8 +123,16 @@ def read_tsv(path: Path) -> pd.DataFrame:
     -------
     DataFrame
         All columns as text.
+
+    Raises
+    ------
+    DatasetError
+        If it is not there or holds no table.
     """
-    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    try:
+        return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, lineterminator="\n")
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DatasetError(f"{path} cannot be read ({error}); restore it or record again") from error
 
 
 def write_stim(path: Path, table: pd.DataFrame) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save
 from transformers import (
     AutoConfig,
@@ -109,8 +110,14 @@ class Subject:
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """Ids of padding, start, end and other special tokens, which are never scans."""
-        return frozenset(self.tokenizer.all_special_ids)
+        """Ids of padding, start, end and other special tokens, which are never scans.
+
+        The token for unknown words is none, unless it has another role too: it stands for something shown.
+        """
+        tokenizer = self.tokenizer
+        roles = (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
+        unknown = {tokenizer.unk_token_id} - set(roles)
+        return frozenset(tokenizer.all_special_ids) - unknown
 
     def describe(self) -> dict[str, Any]:
         """Describe the model for sidecars.
@@ -171,27 +178,32 @@ def load_subject(
         If it cannot be found or loaded, has pickled weights only, or is an encoder-decoder.
     """
     folder = Path(name)
-    if folder.exists():
+    local = _is_folder(name)
+    if local:
         _check_folder(folder)
     options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(name, **options)
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        tried = "could not be read" if local else "is no folder here and could not be had from the hub"
         raise ModelError(
-            f"model {name!r} is no folder with a model, and could not be loaded from the hub ({_first_line(error)}); "
-            "check the spelling, the network, and whether it needs --trust-remote-code"
+            f"model {name!r} {tried} ({_first_line(error)}); check "
+            f"{'its config.json and tokenizer files' if local else 'the spelling and the network'}, and whether it "
+            "needs --trust-remote-code"
         ) from error
+    if not len(tokenizer):
+        raise ModelError(f"{name} has no tokenizer files; save its tokenizer beside it with save_pretrained")
     causal = _is_causal(config, name)
-    place = _pick_device(device)
+    place = pick_device(device)
     placed = {"device_map": device_map} if device_map else {}
     model = _load_model(_auto_class(config, causal=causal), name, _pick_dtype(dtype, place), options | placed)
     if not device_map:
         model = model.to(place)
     identity = Identity(
-        name=name if not folder.exists() else folder.resolve().name,
-        revision="local" if folder.exists() else getattr(config, "_commit_hash", None) or options["revision"],
-        weights_sha256=_hash_files(_weight_files(name, revision)),
+        name=folder.resolve().name if local else name,
+        revision="local" if local else getattr(config, "_commit_hash", None) or options["revision"],
+        weights_sha256=_hash_files(_weight_files(folder if local else _cached(name, revision))),
     )
     return make_subject(model, tokenizer, identity, causal=causal)
 
@@ -318,16 +330,35 @@ def _load_model(auto: Any, name: str, dtype: torch.dtype | str, options: dict[st
     disable_progress_bar()
     try:
         model: PreTrainedModel = auto.from_pretrained(name, dtype=dtype, use_safetensors=True, **options)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise ModelError(f"the weights of {name!r} could not be loaded: {_first_line(error)}") from error
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ModelError(
+            f"the weights of {name!r} could not be loaded ({_first_line(error)}); make sure that they are whole and "
+            "fit config.json"
+        ) from error
     finally:
         if shown:
             enable_progress_bar()
     return model
 
 
-def _pick_device(wanted: str) -> torch.device:
-    """The device to use."""
+def pick_device(wanted: str) -> torch.device:
+    """Find the device to use.
+
+    Parameters
+    ----------
+    wanted : str
+        ``"auto"`` for the first accelerator, else the CPU, or a name of torch.
+
+    Returns
+    -------
+    device
+        It can be used.
+
+    Raises
+    ------
+    ModelError
+        If it cannot.
+    """
     if wanted == "auto":
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return found or torch.device("cpu")
@@ -348,11 +379,26 @@ def _pick_dtype(wanted: str, device: torch.device) -> torch.dtype | str:
     return torch.float32 if device.type == "cpu" else "auto"
 
 
-def _weight_files(name: str, revision: str | None) -> list[Path]:
+def _is_folder(name: str) -> bool:
+    """Whether a model's name is a folder; refuses paths that are none."""
+    try:
+        found = Path(name).exists()
+    except OSError as error:
+        raise ModelError(
+            f"model {name[:60]!r}… cannot be looked up ({error.strerror}); give a folder or hub id"
+        ) from error
+    if not found and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
+        raise ModelError(f"model {name!r} does not exist; give a folder made by save_pretrained, or a hub id")
+    return found
+
+
+def _cached(name: str, revision: str | None) -> Path:
+    """The folder in which the hub's files of a model lie."""
+    return Path(str(cached_file(name, "config.json", revision=revision or "main"))).parent
+
+
+def _weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model, in order of name."""
-    folder = Path(name)
-    if not folder.exists():
-        folder = Path(str(cached_file(name, "config.json", revision=revision or "main"))).parent
     return sorted(folder.glob("*.safetensors"))
 
 

@@ -103,6 +103,23 @@ def tokenize(subject: Subject, texts: Sequence[str], n_new: int = 0) -> list[lis
     return tokens
 
 
+def check_causal(subject: Subject) -> None:
+    """Refuse a model that cannot generate.
+
+    Parameters
+    ----------
+    subject : Subject
+        The model.
+
+    Raises
+    ------
+    ModelError
+        If it does not predict the next token.
+    """
+    if not subject.causal:
+        raise ModelError(f"{subject.identity.name} does not predict the next token; record it with --mode read")
+
+
 @torch.inference_mode()
 def read(
     subject: Subject, hookpoints: Sequence[HookPoint], tokens: Sequence[Sequence[int]], batch_size: int = 8
@@ -181,8 +198,7 @@ def generate(
     ModelError
         If the model cannot generate.
     """
-    if not subject.causal:
-        raise ModelError(f"{subject.identity.name} does not predict the next token; record it with --mode read")
+    check_causal(subject)
     sampling = sampling or Sampling()
     for start in range(0, len(tokens), batch_size):
         group = tokens[start : start + batch_size]

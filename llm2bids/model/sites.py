@@ -201,7 +201,7 @@ def tapped(
 
 @torch.inference_mode()
 def measure_widths(model: PreTrainedModel, hookpoints: Sequence[HookPoint]) -> tuple[int, ...]:
-    """Count the channels of hookpoints by showing the model two tokens.
+    """Count the channels of hookpoints by showing the model two texts of three tokens.
 
     Parameters
     ----------
@@ -220,7 +220,7 @@ def measure_widths(model: PreTrainedModel, hookpoints: Sequence[HookPoint]) -> t
     SiteError
         If a forward pass does not reach a hookpoint, or it gives no value per token.
     """
-    ids = torch.zeros((1, 2), dtype=torch.long, device=model.get_input_embeddings().weight.device)
+    ids = torch.zeros((2, 3), dtype=torch.long, device=model.get_input_embeddings().weight.device)
     try:
         with tapped(model, hookpoints, lambda values: values) as kept:
             model(input_ids=ids, attention_mask=torch.ones_like(ids))

@@ -15,7 +15,7 @@ from llm2bids.bids.nifti import MAX_SCANS, Grid, NiftiWriter
 from llm2bids.bids.tables import read_json
 from llm2bids.errors import DatasetError, NonFiniteError, RecordError
 from llm2bids.model.loading import load_subject
-from llm2bids.model.recording import generate, read, tokenize
+from llm2bids.model.recording import check_causal, generate, read, tokenize
 from llm2bids.model.sites import find_site, match_hookpoints, measure_widths
 from llm2bids.phantom import build_phantom
 from llm2bids.record.plan import Protocol, Run, Session, still_to_do, subject_label, wanted_places
@@ -170,28 +170,35 @@ def record(  # noqa: PLR0913 - the arguments of the command
     wanted = wanted_places(sites, hookpoints)
     dataset = Dataset(Path(bids_dir))
     todo = still_to_do(dataset, planned, list(wanted), protocol, resume=resume, overwrite=overwrite)
-    if isinstance(model, str):
-        options: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype, "device_map": device_map}
-        model = (
-            build_phantom()
-            if model == "phantom"
-            else load_subject(model, trust_remote_code=trust_remote_code, **options)
-        )
+    options: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype, "device_map": device_map}
+    if model == "phantom":
+        model = build_phantom(**options)
+    elif isinstance(model, str):
+        model = load_subject(model, trust_remote_code=trust_remote_code, **options)
     session = Session(dataset, model, _find_places(model, wanted), protocol, _signed(authors))
-    done = [_existing(session, run, space) for run in planned if run not in todo for space in session.spaces]
+    if mode == "generate":
+        check_causal(model)
     _check_same_model(session, label)
+    there = [(run, space) for run in planned for space in session.spaces if space.site not in todo.get(run, ())]
+    done = [_existing(session, run, space) for run, space in there]
     shown = {run: _tokens(session, run) for run in todo}
-    return done + list(_record_all(session, shown, progress=progress))
+    try:
+        return done + list(_record_all(session, todo, shown, progress=progress))
+    finally:
+        dataset.forget_if_empty()
 
 
-def _record_all(session: Session, shown: dict[Run, list[list[int]]], *, progress: bool | None) -> Iterator[Recording]:
-    """Record run after run under one progress bar."""
+def _record_all(
+    session: Session, todo: dict[Run, tuple[str, ...]], shown: dict[Run, list[list[int]]], *, progress: bool | None
+) -> Iterator[Recording]:
+    """Record run after run, what is missing of each, under one progress bar."""
     expected = {run: _expected_scans(session, tokens) for run, tokens in shown.items()}
     hide = None if progress is None else not progress
     with tqdm(total=sum(expected.values()), unit=" tokens", disable=hide, dynamic_ncols=True) as bar:
         for run, tokens in shown.items():
             bar.set_description(run.name)
-            recordings = _record_run(session, run, tokens, bar)
+            missing = tuple(place for place in session.sites if place[0].site in todo[run])
+            recordings = _record_run(replace(session, sites=missing), run, tokens, bar)
             bar.update(expected[run] - recordings[0].n_scans)  # where the model ended its text early
             yield from recordings
 
@@ -208,8 +215,7 @@ def _record_run(session: Session, run: Run, tokens: list[list[int]], bar: tqdm[A
             write_run(session, run, told, stage)
             with session.dataset.lock():
                 merge_shared(session, run)
-                older = [root / path for space in session.spaces for path in run.bolds(space.site)]
-                session.dataset.publish(stage, older)
+                session.dataset.publish(stage)
     except OSError as error:
         raise DatasetError(
             f"{run.name} could not be written ({error.strerror or error}); complete runs are safe: mend that and go on "

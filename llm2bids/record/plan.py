@@ -12,6 +12,7 @@ import numpy as np
 
 from llm2bids.bids.names import check_label, format_name, parse_name, to_label
 from llm2bids.bids.tables import read_json
+from llm2bids.bids.templates import template_json
 from llm2bids.errors import DatasetError, LabelError, RecordError, SiteError
 from llm2bids.model.loading import Sampling
 from llm2bids.model.sites import SITES
@@ -142,6 +143,10 @@ class Run:
         """Where its volumes may be, compressed or not, relative to the dataset."""
         return self.path(site, "bold.nii.gz"), self.path(site, "bold.nii")
 
+    def sidecars(self, root: Path) -> list[Path]:
+        """The sidecars of its volumes that are there, of all sites."""
+        return sorted((root / self.folder).glob(self._name("bold.json", "SITE").replace("acq-SITE", "acq-*")))
+
     @property
     def _home(self) -> Path:
         """Folder of subject and session."""
@@ -217,16 +222,14 @@ def run_settings(protocol: Protocol, run: Run) -> dict[str, Any]:
 
 
 def still_to_do(
-    dataset: Dataset,
-    planned: Sequence[Run],
-    sites: Sequence[str],
-    protocol: Protocol,
-    *,
-    resume: bool,
-    overwrite: bool,
-) -> list[Run]:
-    """The runs that are to be recorded; refuses before any work what would be lost or mixed."""
-    todo = []
+    dataset: Dataset, planned: Sequence[Run], sites: Sequence[str], protocol: Protocol, *, resume: bool, overwrite: bool
+) -> dict[Run, tuple[str, ...]]:
+    """The sites of each run that are to be recorded; refuses before any work what would be lost or mixed."""
+    names = [run.name for run in planned]
+    for run in planned:
+        if names.count(run.name) > 1:
+            raise RecordError(f"{run.name} asked for twice; give each task a name of its own")
+    todo = {}
     for run in planned:
         dataset.recover(run.name)
         there = {site: path for site in sites for path in run.bolds(site) if (dataset.root / path).exists()}
@@ -235,14 +238,41 @@ def still_to_do(
                 f"{next(iter(there.values()))} exists already; go on with --resume, replace it with --overwrite, or "
                 "name another --subject"
             )
-        if not resume or len(there) < len(sites):
-            todo.append(run)
-            continue
-        for site in there:
-            _check_same_settings(dataset.root / run.path(site, "bold.json"), run_settings(protocol, run))
+        for sidecar in run.sidecars(dataset.root):
+            if not overwrite or parse_name(sidecar.name)[1].get("acq") not in sites:
+                _check_same_settings(sidecar, run_settings(protocol, run))
+        if missing := tuple(site for site in sites if overwrite or site not in there):
+            todo[run] = missing
+        for name, fields in shared_sidecars(run.task, protocol).items():
+            dataset.check_shared(name, fields)
     if overwrite:
         _check_none_left(dataset, planned, sites)
     return todo
+
+
+def shared_sidecars(task: Task, protocol: Protocol) -> dict[str, dict[str, Any]]:
+    """What all runs of a task share, by file name in the root of the dataset."""
+    texts = {
+        "task": task.name,
+        "description": task.description or f"Task {task.name}.",
+        "instructions": task.instructions or "Continue the text.",
+    }
+    events = template_json("task_events.json")
+    if protocol.mode == "generate":
+        events |= template_json("events_responses.json")
+    if levels := condition_levels(task):
+        events["trial_type"]["Levels"] = levels
+    return {
+        f"task-{task.name}_bold.json": template_json("task_bold.json", **texts),
+        f"task-{task.name}_events.json": events,
+        f"task-{task.name}_stim.json": template_json("task_stim.json", **texts),
+    }
+
+
+def condition_levels(task: Task) -> dict[str, str]:
+    """What each condition means, in order of appearance where the task does not say."""
+    found = dict.fromkeys(trial.trial_type for trial in task.trials if trial.trial_type)
+    return dict(task.trial_types) | {name: f"Condition {name}." for name in found if name not in task.trial_types}
 
 
 def _check_same_settings(sidecar: Path, settings: dict[str, Any]) -> None:
@@ -252,7 +282,7 @@ def _check_same_settings(sidecar: Path, settings: dict[str, Any]) -> None:
         if before.get(key) != settings.get(key):
             raise RecordError(
                 f"{sidecar.name} was recorded with {key} {before.get(key)}, now {settings.get(key)} is asked for; use "
-                "the same settings, or --overwrite"
+                "the same settings or another --subject, or replace all its sites with --overwrite"
             )
 
 

@@ -16,7 +16,7 @@ from llm2bids.bids.tables import write_json, write_stim, write_tsv
 from llm2bids.bids.templates import template_json
 from llm2bids.model.sites import SITES
 from llm2bids.phantom import phantom_truth
-from llm2bids.record.plan import run_settings
+from llm2bids.record.plan import condition_levels, run_settings, shared_sidecars
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from llm2bids.model.recording import Scans
     from llm2bids.record.plan import Run, Session
     from llm2bids.space import UnitSpace
-    from llm2bids.task import Task
 
 T_R: Final = 1.0
 """Repetition time in seconds; one token by convention."""
@@ -63,24 +62,13 @@ def merge_shared(session: Session, run: Run) -> None:
     hub = {"URL": f"https://huggingface.co/{identity.name}", "Version": identity.revision}
     dataset.merge_description([hub] if "/" in identity.name else [], session.authors, __version__)
     dataset.merge_participant(run.label, _participant(session.subject))
-    task = run.task
-    texts = {
-        "task": task.name,
-        "description": task.description or f"Task {task.name}.",
-        "instructions": task.instructions or "Continue the text.",
-    }
-    dataset.merge_shared(f"task-{task.name}_bold.json", template_json("task_bold.json", **texts))
-    events = template_json("task_events.json")
-    if session.protocol.mode == "generate":
-        events |= template_json("events_responses.json")
-    if levels := _levels(task):
-        events["trial_type"]["Levels"] = levels
-    dataset.merge_shared(f"task-{task.name}_events.json", events)
-    dataset.merge_shared(f"task-{task.name}_stim.json", template_json("task_stim.json", **texts))
+    for name, fields in shared_sidecars(run.task, session.protocol).items():
+        dataset.merge_shared(name, fields)
     dataset.add_missing("code/bids-validator-config.json", template_json("validator_config.json"))
-    if levels:
-        dataset.add_missing(f"code/models/model-{task.name}_smdl.json", _stats_model(run, list(levels), texts))
-    if identity.name == "phantom":
+    if conditions := list(condition_levels(run.task)):
+        model = _stats_model(run, conditions)
+        dataset.add_missing(f"code/models/model-{run.task.name}_smdl.json", model)
+    if identity.name == "phantom" and (run.task.session, run.task.run) == (1, 1):
         _write_truth(session, run)
 
 
@@ -142,19 +130,16 @@ def _participant(subject: Subject) -> dict[str, Any]:
     return {column: described[key] for column, key in columns.items()}
 
 
-def _levels(task: Task) -> dict[str, str]:
-    """What each condition means, in order of appearance where the task does not say."""
-    found = dict.fromkeys(trial.trial_type for trial in task.trials if trial.trial_type)
-    return dict(task.trial_types) | {name: f"Condition {name}." for name in found if name not in task.trial_types}
+def _stats_model(run: Run, conditions: list[str]) -> dict[str, Any]:
+    """A BIDS Stats Model: each condition against the mean of the others.
 
-
-def _stats_model(run: Run, conditions: list[str], texts: dict[str, str]) -> dict[str, Any]:
-    """A BIDS Stats Model: one regressor per condition, each condition against the mean of the others."""
-    model = template_json("stats_model.json", **texts)
+    There is no intercept: every scan belongs to a condition, so one would make the design collinear.
+    """
+    model = template_json("stats_model.json", task=run.task.name, description=run.task.description)
     node = model["Nodes"][0]
     node["GroupBy"] = ["run", *(["session"] if run.session else []), "subject"]
     columns = [f"trial_type.{name}" for name in conditions]
-    node["Model"]["X"] = [*columns, 1]
+    node["Model"]["X"] = columns
     n_others = len(conditions) - 1
     for name in conditions[: 1 if n_others <= 1 else None]:
         others = [column for column in columns if column != f"trial_type.{name}"]
@@ -183,8 +168,5 @@ def _write_truth(session: Session, run: Run) -> None:
         stem = folder / f"sub-{run.label}" / "func" / format_name("mask", **entities)
         bold = run.path(space.site, "bold.nii.gz" if session.protocol.compress else "bold.nii").as_posix()
         own = {"Llm2bids": {**truth[run.task.name].provenance, "UnitSpace": space.to_json()}}
-        if not stem.with_suffix(".json").exists():
-            write_image(stem.with_suffix(".nii.gz"), truth[run.task.name].to_image())
-            write_json(
-                stem.with_suffix(".json"), template_json("phantom_mask.json", task=run.task.name, bold=bold) | own
-            )
+        write_image(stem.with_suffix(".nii.gz"), truth[run.task.name].to_image())
+        write_json(stem.with_suffix(".json"), template_json("phantom_mask.json", task=run.task.name, bold=bold) | own)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llm2bids.errors import SpaceError
-from llm2bids.space.units import UnitSpace
+from llm2bids.space.units import UnitSpace, whole_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +94,7 @@ class UnitMask:
         SpaceError
             If a number is outside the space.
         """
-        wanted = np.asarray(units, np.int64)
+        wanted = whole_numbers(units, "unit numbers")
         space.locate(wanted)
         selected = np.zeros(space.n_units, bool)
         selected[wanted] = True
@@ -202,6 +202,8 @@ class UnitMask:
         missing = {"hookpoint", "channel"} - set(table.columns)
         if missing:
             raise SpaceError(f"a table without column {', '.join(sorted(missing))} found; hookpoint and channel needed")
+        if table["hookpoint"].isna().any():
+            raise SpaceError(f"{table['hookpoint'].isna().sum()} rows without a hookpoint found; fill them in")
         channels = table.groupby("hookpoint", sort=False)["channel"]
         return cls._from_channels(space, {str(name): group.to_numpy() for name, group in channels}, provenance)
 
@@ -259,8 +261,12 @@ class UnitMask:
         ends = np.cumsum(self.space.n_channels)[:-1]
         parts = dict(zip(self.space.hookpoints, np.split(self.selected, ends), strict=True))
         metadata = {"space": json.dumps(self.space.to_json()), "provenance": json.dumps(dict(self.provenance))}
-        save_file({name: part.copy() for name, part in parts.items()}, path, metadata)
-        return Path(path)
+        partial = Path(path).with_name(f".{Path(path).name}.part")
+        try:
+            save_file({name: part.copy() for name, part in parts.items()}, partial, metadata)
+            return partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def from_safetensors(cls, path: str | Path) -> UnitMask:
@@ -287,10 +293,13 @@ class UnitMask:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 space = UnitSpace.from_json(json.loads(metadata["space"]))
-                selected = np.concatenate([file.get_tensor(name) for name in space.hookpoints])
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+                parts = [file.get_tensor(name) for name in space.hookpoints]
+            provenance = json.loads(metadata.get("provenance", "{}"))
+        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise SpaceError(f"{path} is no mask ({error}); save one with UnitMask.to_safetensors") from error
-        return cls(space, selected, json.loads(metadata.get("provenance", "{}")))
+        if tuple(map(len, parts)) != space.n_channels:
+            raise SpaceError(f"{path} is no mask (its tensors do not fit its space); save it again")
+        return cls(space, np.concatenate(parts), provenance)
 
     def __or__(self, other: UnitMask) -> UnitMask:
         """Units in either."""
@@ -329,8 +338,8 @@ class UnitMask:
         selected = np.zeros(space.n_units, bool)
         places = zip(space.hookpoints, space.n_channels, space.starts(), strict=True)
         for name, width, start in places:
-            wanted = np.asarray(channels.get(name, []), np.int64)
-            if wanted.size and (wanted.min() < 0 or wanted.max() >= width):
-                raise SpaceError(f"channel {wanted.max()} of {name} found, 0 to {width - 1} exist; check the table")
+            wanted = whole_numbers(channels.get(name, []), f"channels of {name}")
+            if outside := wanted[(wanted < 0) | (wanted >= width)].tolist():
+                raise SpaceError(f"channel {outside[0]} of {name} found, 0 to {width - 1} exist; check the table")
             selected[start + wanted] = True
         return cls(space, selected, provenance or {})

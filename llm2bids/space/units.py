@@ -20,6 +20,7 @@ the file is the C-ordered ``(hookpoint, channel)`` array between zeros: writing 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import reduce
 from math import ceil, isqrt
@@ -108,8 +109,10 @@ class UnitSpace:
 
     def __post_init__(self) -> None:
         """Refuse what is no grid."""
-        if not self.site.isalnum() or not self.site.isascii():
-            raise SpaceError(f"site {self.site!r} must be letters and digits only; rename it, e.g. 'mlp'")
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", self.site):
+            raise SpaceError(
+                f"site {self.site!r} found; letters and digits needed, a letter first: rename it, e.g. 'mlp'"
+            )
         if not self.hookpoints or len(self.hookpoints) != len(self.n_channels):
             raise SpaceError(
                 f"{len(self.hookpoints)} hookpoints and {len(self.n_channels)} widths found; "
@@ -204,7 +207,7 @@ class UnitSpace:
         SpaceError
             If a number is outside the space.
         """
-        wanted = np.asarray(units, dtype=np.int64)
+        wanted = whole_numbers(units, "unit numbers")
         if wanted.size and (wanted.min() < 0 or wanted.max() >= self.n_units):
             raise SpaceError(f"unit numbers must be 0 to {self.n_units - 1} in {self.label}; leave out the others")
         starts = self.starts()
@@ -310,7 +313,7 @@ class UnitSpace:
         values = np.asarray(volumes)
         if values.shape[-3:] != self.shape[::-1]:
             raise SpaceError(f"volumes of grid {values.shape[-3:][::-1]} found, {self.shape} needed for {self.label}")
-        rows = values.reshape(*values.shape[:-2], -1)
+        rows = values.reshape(*values.shape[:-2], values.shape[-2] * values.shape[-1])
         slices = enumerate(self.n_channels, self.n_empty)
         return np.concatenate([rows[..., number, :width] for number, width in slices], axis=-1)
 
@@ -333,12 +336,15 @@ class UnitSpace:
         Raises
         ------
         SpaceError
-            If the shape does not fit.
+            If the shape does not fit, or whole numbers need more than 32 bits.
         """
         values = np.asarray(signals)
         if values.ndim not in (1, 2):
             raise SpaceError(f"signals with {values.ndim} axes found; pass (n_units,) or (n_scans, n_units)")
-        volumes = self.to_volumes(values.astype(_storable(values.dtype), copy=False))
+        stored = values.astype(_storable(values.dtype), copy=False)
+        if stored.dtype == np.int32 and not np.array_equal(stored, values):
+            raise SpaceError("whole numbers beyond 32 bits found, which NIfTI tools do not read; pass floats")
+        volumes = self.to_volumes(stored)
         image = nib.Nifti1Image(volumes.T, self.affine)
         image.set_sform(self.affine, code=1)
         image.set_qform(self.affine, code=1)
@@ -462,6 +468,38 @@ class UnitSpace:
             Unit numbers.
         """
         return np.concatenate([[0], np.cumsum(self.n_channels[:-1], dtype=np.int64)])
+
+
+def whole_numbers(values: ArrayLike, what: str) -> NDArray[np.int64]:
+    """Read numbers of units or channels, and refuse what is no whole number.
+
+    Parameters
+    ----------
+    values : array_like
+        Whole numbers, also as floats or text.
+    what : str
+        What they are, for the message.
+
+    Returns
+    -------
+    ndarray of int
+        The numbers, same shape.
+
+    Raises
+    ------
+    SpaceError
+        If one is no whole number.
+    """
+    found = np.asarray(values)
+    try:
+        numbers = found.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise SpaceError(f"{what} must be whole numbers ({error}); mend the table") from error
+    if found.dtype == np.bool_ or not np.array_equal(numbers, np.round(numbers)):
+        raise SpaceError(
+            f"{what} must be whole numbers, {found.dtype} with fractions or booleans found; mend the table"
+        )
+    return numbers.astype(np.int64)
 
 
 def _storable(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -1,0 +1,51 @@
+"""What the model is shown and when: trials, their order, and the table of events."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llm2bids.errors import TaskError
+from llm2bids.task.builtin import Prompt, builtin_prompts, builtin_tasks, expand_tasks, lay_out_builtin, on_topics
+from llm2bids.task.file import lay_out_file
+from llm2bids.task.trials import Design, Task, Trial
+
+__all__ = [
+    "Design",
+    "Prompt",
+    "Task",
+    "Trial",
+    "builtin_prompts",
+    "builtin_tasks",
+    "expand_tasks",
+    "lay_out",
+    "on_topics",
+]
+
+
+def lay_out(name: str, design: Design | None = None) -> tuple[Task, ...]:
+    """Lay out every run of a task.
+
+    Parameters
+    ----------
+    name : str
+        A built-in task (see `builtin_tasks`), or a YAML or TSV file.
+    design : Design, optional
+        How many prompts in which order.
+
+    Returns
+    -------
+    tuple of Task
+        One per session and run.
+
+    Raises
+    ------
+    TaskError
+        If the task is unknown, has too few prompts, or its file is malformed; names line and column.
+    """
+    design = design or Design()
+    if Path(name).suffix in {".tsv", ".yaml", ".yml"}:
+        return lay_out_file(Path(name), design)
+    if name not in builtin_tasks() or expand_tasks([name]) != (name,):
+        known = ", ".join(builtin_tasks())
+        raise TaskError(f"task {name!r} is unknown; use one of {known}, or a .yaml or .tsv file")
+    return tuple(lay_out_builtin(name, design))
