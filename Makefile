@@ -1,0 +1,42 @@
+# make demo   set up from nothing and run the main job on the built-in phantom
+# make test   set up from nothing and pass every check
+# Both need Python 3.11 or newer with pip, and nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint check-tests bench clean
+.DEFAULT_GOAL := demo
+
+demo: $(READY)
+	$(BIN)/llm2bids demo llm2bids-demo --overwrite
+
+test: lint check-tests
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
+	$(BIN)/python -m numpydoc.hooks.validate_docstrings $$(find llm2bids -name '*.py')
+
+# One thread per process: two processes of two threads each would fight over two cores.
+check-tests: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --durations 10
+
+bench: $(READY)
+	$(BIN)/python benchmarks/recording.py
+
+# torch comes first and alone: pip would otherwise take the newest, with gigabytes of CUDA where none is needed.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "llm2bids needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) llm2bids-demo dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
