@@ -1,0 +1,31 @@
+"""What several tests share: tiny models with random weights, and one recorded phantom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from llm2bids.record import record
+
+if TYPE_CHECKING:
+    from llm2bids.record import Recording
+
+SHARED_MODEL = Path(__file__).parents[2] / "shared" / "models" / "minilm-causal"
+
+
+@pytest.fixture(scope="session")
+def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Recording]]:
+    """Two tasks of the phantom, two runs each, small; do not write into it."""
+    root = tmp_path_factory.mktemp("small") / "ds"
+    tasks = ["medicalimaging", "pathology"]
+    return root, record(root, task=tasks, runs=2, blocks=2, prompts_per_block=2, tokens=5, progress=False)
+
+
+@pytest.fixture(scope="session")
+def shared_model() -> str:
+    """A small trained model, where it is present."""
+    if not SHARED_MODEL.is_dir():
+        pytest.skip(f"the trained model for realistic checks is not at {SHARED_MODEL}")
+    return str(SHARED_MODEL)

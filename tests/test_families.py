@@ -1,0 +1,262 @@
+"""Recording equals what Hugging Face itself returns, for every family, in both modes, in any batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from llm2bids.errors import ModelError, PromptError, SiteError
+from llm2bids.model.recording import Sampling, Scans, generate, read, tokenize
+from llm2bids.model.sites import SITES, HookPoint, find_site, match_hookpoints, measure_widths, tapped
+
+from .families import CAUSAL, FAMILIES, HIDDEN, LACKING, N_BLOCKS, texts, tiny_subject
+
+if TYPE_CHECKING:
+    from llm2bids.model.loading import Subject
+
+CLOSE = {"rtol": 1e-4, "atol": 2e-5}
+"""Rounding of float32 sums whose order depends on the shape of a batch."""
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def subject(request: pytest.FixtureRequest) -> Subject:
+    return tiny_subject(request.param)
+
+
+@pytest.fixture(scope="module", params=CAUSAL)
+def causal(request: pytest.FixtureRequest) -> Subject:
+    return tiny_subject(request.param)
+
+
+def blocks_of(scans: Scans) -> np.ndarray:
+    return scans.signals.reshape(scans.n_scans, N_BLOCKS, HIDDEN)
+
+
+def hidden_states(subject: Subject, ids: list[int]) -> list[np.ndarray]:
+    """The stream after each block but the last, then the last after the final norm."""
+    with torch.inference_mode():
+        output = subject.model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+    states = [state[0].numpy() for state in output.hidden_states]
+    return states[: N_BLOCKS - 1] + states[-1:] if subject.model.config.model_type == "mamba" else states[1:]
+
+
+def lacking(subject: Subject) -> set[str]:
+    return LACKING.get(subject.model.config.model_type, set())
+
+
+def test_blocks_equal_hidden_states(subject: Subject) -> None:
+    tokens = tokenize(subject, texts(1))
+    (scans,) = read(subject, find_site(subject.model, "block"), tokens)
+    states = hidden_states(subject, tokens[0])
+    for block in range(N_BLOCKS - 1):
+        np.testing.assert_array_equal(blocks_of(scans)[:, block], states[block][1:])
+
+
+def test_last_block_equals_the_last_hidden_state_before_the_final_norm(subject: Subject) -> None:
+    tokens = tokenize(subject, texts(1))
+    (scans,) = read(subject, find_site(subject.model, "block"), tokens)
+    norms = [m for name, m in subject.model.base_model.named_children() if "norm" in name or name == "ln_f"]
+    norms += [m for name, m in subject.model.base_model.named_modules() if name == "decoder.final_layer_norm"]
+    last = torch.from_numpy(blocks_of(scans)[:, -1])
+    with torch.inference_mode():
+        normed = norms[-1](last) if norms else last  # bert ends without a norm of its own
+    np.testing.assert_allclose(normed.numpy(), hidden_states(subject, tokens[0])[-1][1:], rtol=1e-5, atol=1e-6)
+
+
+def test_scans_are_the_tokens_without_special_ones(subject: Subject) -> None:
+    tokens = tokenize(subject, texts())
+    for ids, scans in zip(tokens, read(subject, find_site(subject.model, "block"), tokens), strict=True):
+        assert scans.token_id.tolist() == ids[1:]
+        assert scans.position.tolist() == list(range(1, len(ids)))
+        assert scans.n_special == 1
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_batch_of_8_equals_batches_of_1(subject: Subject, site: str) -> None:
+    if site in lacking(subject):
+        pytest.skip(f"the architecture has no {site}")
+    points, tokens = find_site(subject.model, site), tokenize(subject, texts())
+    for one, eight in zip(read(subject, points, tokens, 1), read(subject, points, tokens, 8), strict=True):
+        np.testing.assert_allclose(one.signals, eight.signals, **CLOSE)
+        np.testing.assert_allclose(one.surprisal, eight.surprisal, **CLOSE)
+        np.testing.assert_allclose(one.entropy, eight.entropy, **CLOSE)
+
+
+def test_a_site_the_architecture_lacks_is_named(subject: Subject) -> None:
+    for site in lacking(subject):
+        with pytest.raises(SiteError, match=f"no site '{site}'"):
+            find_site(subject.model, site)
+
+
+def projected(module: torch.nn.Module, inputs: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return module(torch.from_numpy(inputs)).numpy()
+
+
+@pytest.mark.parametrize(("inner", "outer"), [("neuron", "mlp"), ("head", "attn")])
+def test_projecting_what_goes_in_gives_what_comes_out(subject: Subject, inner: str, outer: str) -> None:
+    if inner in lacking(subject):
+        pytest.skip(f"the architecture has no {inner}")
+    tokens = tokenize(subject, texts(2))
+    before, after = (find_site(subject.model, site) for site in (inner, outer))
+    width = measure_widths(subject.model, before)[0]
+    for went_in, came_out in zip(read(subject, before, tokens), read(subject, after, tokens), strict=True):
+        for block in range(N_BLOCKS):
+            module = subject.model.get_submodule(before[block].path)
+            assert isinstance(module, torch.nn.Linear | Conv1D)
+            found = projected(module, went_in.signals[:, block * width : (block + 1) * width])
+            np.testing.assert_allclose(found, came_out.signals[:, block * HIDDEN : (block + 1) * HIDDEN], **CLOSE)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "llama", "gpt_neox", "qwen3", "bloom", "mixtral"])
+def test_attention_and_mlp_add_up_to_the_block(family: str) -> None:
+    subject = tiny_subject(family)
+    tokens = tokenize(subject, texts(1))
+    stream, attention, mlp = (
+        blocks_of(next(read(subject, find_site(subject.model, site), tokens))) for site in ("block", "attn", "mlp")
+    )
+    np.testing.assert_allclose(stream[:, 0] + attention[:, 1] + mlp[:, 1], stream[:, 1], **CLOSE)
+
+
+def test_several_sites_in_one_pass_equal_each_alone(causal: Subject) -> None:
+    sites = [find_site(causal.model, site) for site in SITES if site not in lacking(causal)]
+    tokens = tokenize(causal, texts(3))
+    together = list(read(causal, [point for points in sites for point in points], tokens))
+    apart = [list(read(causal, points, tokens)) for points in sites]
+    for text, scans in enumerate(together):
+        np.testing.assert_array_equal(scans.signals, np.concatenate([one[text].signals for one in apart], axis=1))
+
+
+def test_generated_tokens_equal_hugging_faces(causal: Subject) -> None:
+    tokens = tokenize(causal, texts(1), n_new=6)
+    (scans,) = generate(causal, find_site(causal.model, "block"), tokens, 6)
+    ids = torch.tensor(tokens)
+    output = causal.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=6)
+    expected = [token for token in output[0, ids.shape[1] :].tolist() if token not in causal.special_ids]
+    assert scans.token_id.tolist()[: len(expected)] == expected[: scans.n_scans]
+
+
+def test_generating_equals_replaying_the_finished_text(causal: Subject) -> None:
+    tokens = tokenize(causal, texts(), n_new=6)
+    points = find_site(causal.model, "block")
+    pairs = zip(tokens, generate(causal, points, tokens, 6), strict=True)
+    whole = [(ids, scans) for ids, scans in pairs if scans.n_scans == 6]
+    assert whole, "no text was continued without a special token; draw other weights"
+    for ids, scans in whole:
+        finished = [*ids, *scans.token_id.tolist()[:-1]]
+        (replay,) = read(causal, points, [finished])
+        at = np.isin(replay.position, scans.position)
+        np.testing.assert_allclose(scans.signals, replay.signals[at], **CLOSE)
+        assert scans.position.tolist() == list(range(len(ids) - 1, len(finished)))
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.8, 0.9, 3)])
+def test_generating_in_a_batch_of_8_equals_batches_of_1(causal: Subject, sampling: Sampling) -> None:
+    tokens = tokenize(causal, texts(), n_new=5)
+    points = find_site(causal.model, "block")
+    one, eight = (list(generate(causal, points, tokens, 5, size, sampling)) for size in (1, 8))
+    for alone, together in zip(one, eight, strict=True):
+        assert alone.token_id.tolist() == together.token_id.tolist()
+        np.testing.assert_allclose(alone.signals, together.signals, **CLOSE)
+        np.testing.assert_allclose(alone.entropy, together.entropy, **CLOSE)
+
+
+def test_surprisal_and_entropy_are_those_of_the_softmax(causal: Subject) -> None:
+    tokens = tokenize(causal, texts(2))
+    for ids, scans in zip(tokens, read(causal, find_site(causal.model, "block"), tokens), strict=True):
+        with torch.inference_mode():
+            log_p = torch.log_softmax(causal.model(input_ids=torch.tensor([ids])).logits[0, :-1].double(), -1)
+        surprisal = -log_p[range(len(ids) - 1), ids[1:]] / np.log(2)
+        entropy = -(log_p.exp() * log_p).sum(-1) / np.log(2)
+        np.testing.assert_allclose(scans.surprisal, surprisal.numpy(), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(scans.entropy, entropy.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_an_encoder_reads_but_neither_predicts_nor_generates() -> None:
+    subject = tiny_subject("bert")
+    points, tokens = find_site(subject.model, "block"), tokenize(subject, texts(1))
+    (scans,) = read(subject, points, tokens)
+    assert np.isnan(scans.surprisal).all()
+    with pytest.raises(ModelError, match="--mode read"):
+        next(generate(subject, points, tokens, 2))
+
+
+def test_hookpoints_by_pattern_take_either_side(causal: Subject) -> None:
+    (block, *_) = find_site(causal.model, "block")
+    pattern = block.path.removesuffix("0") + "*"
+    matched = [
+        point for point in match_hookpoints(causal.model, pattern) if point.path.count(".") == block.path.count(".")
+    ]
+    assert [str(point) for point in matched] == [f"{block.path.removesuffix('0')}{n}:out" for n in range(N_BLOCKS)]
+    assert {point.side for point in match_hookpoints(causal.model, f"{pattern}:in")} == {"in"}
+
+
+@pytest.mark.parametrize(("pattern", "told"), [("nothing.*", "no module matches"), ("*:up", "side 'up'")])
+def test_patterns_without_a_place_are_refused(pattern: str, told: str) -> None:
+    with pytest.raises(SiteError, match=told):
+        match_hookpoints(tiny_subject("gpt2").model, pattern)
+
+
+def test_a_hookpoint_that_gives_no_vector_per_token_is_refused() -> None:
+    subject = tiny_subject("gpt2")
+    with pytest.raises(SiteError, match="vector per token"):
+        measure_widths(subject.model, [HookPoint("transformer.wpe", "out")])
+
+
+def hooks_on(subject: Subject) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in subject.model.modules())  # noqa: SLF001
+
+
+def test_no_hook_is_left_after_an_exception(causal: Subject) -> None:
+    before = hooks_on(causal)
+    points = find_site(causal.model, "block")
+    with pytest.raises(ZeroDivisionError), tapped(causal.model, points, lambda values: values):
+        assert hooks_on(causal) == before + len(points) + 1
+        raise ZeroDivisionError
+    with (
+        pytest.raises(AttributeError),
+        tapped(causal.model, [*points, HookPoint("no.such", "out")], lambda values: values),
+    ):
+        pass
+    assert hooks_on(causal) == before
+
+
+def test_no_hook_is_left_after_recording(causal: Subject) -> None:
+    tokens = tokenize(causal, texts(1), n_new=2)
+    list(generate(causal, find_site(causal.model, "block"), tokens, 2))
+    assert hooks_on(causal) == 0
+
+
+def test_every_text_has_a_scan_even_if_the_model_wants_to_end() -> None:
+    subject = tiny_subject("gpt2")
+    with torch.no_grad():
+        subject.model.lm_head.weight[2] = 50 * subject.model.lm_head.weight[2].sign()
+    tokens = tokenize(subject, texts(), n_new=4)
+    scans = list(generate(subject, find_site(subject.model, "block"), tokens, 4))
+    assert all(one.n_scans >= 1 for one in scans)
+    assert all(not set(one.token_id.tolist()) & subject.special_ids for one in scans)
+    assert any(one.n_scans < 4 for one in scans)
+
+
+@pytest.mark.parametrize(
+    ("text", "n_new", "told"), [("", 0, "empty"), ("a model " * 40, 0, "context holds"), ("a", 60, "--tokens")]
+)
+def test_texts_that_cannot_be_shown_are_refused(text: str, n_new: int, told: str) -> None:
+    subject = tiny_subject("gpt2", n_positions=32)
+    with pytest.raises(PromptError, match=told):
+        tokenize(subject, [text], n_new)
+
+
+def test_half_precision_comes_out_as_float32() -> None:
+    subject = tiny_subject("llama")
+    subject.model.to(torch.bfloat16)
+    tokens = tokenize(subject, texts(1))
+    (scans,) = read(subject, find_site(subject.model, "block"), tokens)
+    assert scans.signals.dtype == np.float32
+    with torch.inference_mode():
+        states = subject.model(input_ids=torch.tensor(tokens), output_hidden_states=True).hidden_states
+    np.testing.assert_array_equal(blocks_of(scans)[:, 0], states[1][0, 1:].float().numpy())

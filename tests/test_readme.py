@@ -1,0 +1,81 @@
+"""Every command of the README runs, and says what the README says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .families import tiny_subject
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+SETUP = ("git clone https://github.com/llm2bids/llm2bids", "cd llm2bids", "make demo", "make test")
+
+
+def commands(kind: str) -> list[str]:
+    return [text for found, text in BLOCKS if found == kind]
+
+
+def test_the_setup_block_is_the_makefiles_and_cis() -> None:
+    assert tuple(commands("bash")[0].splitlines()) == SETUP
+    recipes = {
+        target: subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for target in ("demo", "test")
+    }
+    assert "llm2bids demo" in recipes["demo"]
+    for check in ("ruff check", "ruff format --check", "mypy", "lint-imports", "codespell", "numpydoc", "pytest"):
+        assert check in recipes["test"]
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder in which all other blocks run one after the other, as a reader would run them."""
+    folder = tmp_path_factory.mktemp("reader")
+    subject = tiny_subject("gpt2")
+    subject.model.save_pretrained(folder / "my-model")
+    subject.tokenizer.save_pretrained(folder / "my-model")
+    return folder
+
+
+def test_the_other_blocks_run_in_order(home: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    said = []
+    for kind, text in BLOCKS[1:]:
+        call = ["bash", "-euo", "pipefail", "-c", text] if kind == "bash" else [sys.executable, "-c", text]
+        done = subprocess.run(
+            call, cwd=home, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False, timeout=300
+        )
+        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+        said.append(done.stdout)
+    assert "ds: 0 errors, 0 warnings" in said[0]
+    assert "sub-mymodel_task-medicalimaging_acq-head_run-02_bold.nii.gz" in said[1]
+    assert "L6C128block" in said[2]
+    assert said[3].split() == ["1.0", "0.5", "[33,", "33]"]
+    assert "mine: 0 errors, 0 warnings" in said[4]
+
+
+def test_files_the_readme_points_to_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name in re.findall(r"\]\((?!http)([^)]+)\)", text) + re.findall(r"`([A-Z]+\.(?:cff|md))`", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_options_the_readme_names_exist() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "llm2bids", "record", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for option in set(re.findall(r"--[a-z][a-z-]+", (ROOT / "README.md").read_text())):
+        assert option in shown, option
+
+
+def test_the_example_draws_its_picture(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "01_record.py"
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=True, timeout=120)
+    assert "(16, 8, 8, 792)" in done.stdout
+    assert (tmp_path / "volume.png").stat().st_size > 50_000
