@@ -21,7 +21,6 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
-	$(BIN)/python -m numpydoc.hooks.validate_docstrings $$(find llm2bids -name '*.py')
 
 # One thread per process: two processes of two threads each would fight over two cores.
 check-tests: $(READY)

@@ -185,7 +185,7 @@ def test_tasks_are_listed_for_people_and_for_programs(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("args", "wrong"),
     [
-        (["recordd"], "'recrod'"),
+        (["recordd"], "'recordd'"),
         (["--nope"], "--nope"),
         (["record", "ds", "--nope"], "--nope"),
         (["record"], "BIDS_DIR"),

@@ -28,7 +28,7 @@ def test_the_setup_block_is_the_makefiles_and_cis() -> None:
         for target in ("demo", "test")
     }
     assert "llm2bids demo" in recipes["demo"]
-    for check in ("ruff check", "ruff format --check", "mypy", "lint-imports", "codespell", "numpydoc", "pytest"):
+    for check in ("ruff check", "ruff format --check", "mypy", "lint-imports", "codespell", "pytest"):
         assert check in recipes["test"]
     assert "make test" in (ROOT / ".ci" / "run").read_text()
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -279,7 +278,7 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def hash_weights(model: PreTrainedModel) -> str:
-    """Hash a model in memory as if it had been saved.
+    """Hash a model in memory.
 
     Parameters
     ----------
@@ -289,10 +288,13 @@ def hash_weights(model: PreTrainedModel) -> str:
     Returns
     -------
     str
-        SHA-256 of its state as safetensors, in hexadecimal.
+        SHA-256, in hexadecimal, over name, type, shape and values of every tensor of its state, in order of name.
     """
-    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
-    return hashlib.sha256(save(state)).hexdigest()
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _check_folder(folder: Path) -> None:

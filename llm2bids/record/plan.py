@@ -108,7 +108,17 @@ class Protocol:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One task, session and run of a subject, and its files."""
+    """One task, session and run of a subject, and its files.
+
+    Parameters
+    ----------
+    label : str
+        The subject, without ``sub-``.
+    task : Task
+        What is shown.
+    session : str or None
+        Label of the session, or None where there are none.
+    """
 
     label: str
     task: Task
@@ -136,15 +146,50 @@ class Run:
         return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
 
     def path(self, site: str, suffix: str) -> Path:
-        """One of its files, relative to the dataset."""
+        """Name one of its files.
+
+        Parameters
+        ----------
+        site : str
+            Which site it is about.
+        suffix : str
+            Suffix with extension.
+
+        Returns
+        -------
+        Path
+            Relative to the dataset.
+        """
         return self.folder / self._name(suffix, site)
 
     def bolds(self, site: str) -> tuple[Path, Path]:
-        """Where its volumes may be, compressed or not, relative to the dataset."""
+        """Name the files its volumes may be in.
+
+        Parameters
+        ----------
+        site : str
+            Which site they are of.
+
+        Returns
+        -------
+        tuple of Path
+            Compressed and not, relative to the dataset.
+        """
         return self.path(site, "bold.nii.gz"), self.path(site, "bold.nii")
 
     def sidecars(self, root: Path) -> list[Path]:
-        """The sidecars of its volumes that are there, of all sites."""
+        """Find the sidecars of its volumes that are there.
+
+        Parameters
+        ----------
+        root : Path
+            The dataset.
+
+        Returns
+        -------
+        list of Path
+            Of all sites, absolute or relative as `root` is.
+        """
         return sorted((root / self.folder).glob(self._name("bold.json", "SITE").replace("acq-SITE", "acq-*")))
 
     @property
@@ -159,7 +204,21 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A subject in the scanner: what is recorded of it, how, and into which dataset."""
+    """A subject in the scanner: what is recorded of it, how, and into which dataset.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Where it goes.
+    subject : Subject
+        The model.
+    sites : tuple of (UnitSpace, tuple of HookPoint)
+        What is recorded, site by site.
+    protocol : Protocol
+        How it is shown.
+    authors : tuple of str
+        Authors of a new dataset.
+    """
 
     dataset: Dataset
     subject: Subject
@@ -179,7 +238,25 @@ class Session:
 
 
 def subject_label(label: str | None, model: str | Subject) -> str:
-    """The subject's label: as asked for, or made from the name of the model."""
+    """Choose the subject's label.
+
+    Parameters
+    ----------
+    label : str or None
+        As asked for.
+    model : str or Subject
+        From whose name it is made otherwise.
+
+    Returns
+    -------
+    str
+        Letters and digits.
+
+    Raises
+    ------
+    LabelError
+        If it is no BIDS label or none can be made.
+    """
     if label is not None:
         return check_label(label, "subject")
     name = Path(model).resolve().name if isinstance(model, str) else model.identity.name
@@ -190,7 +267,27 @@ def subject_label(label: str | None, model: str | Subject) -> str:
 
 
 def wanted_places(sites: Sequence[str], patterns: Sequence[str]) -> dict[str, str | None]:
-    """Pattern of module paths by site; None for the built-in sites."""
+    """Read which places are to be recorded.
+
+    Parameters
+    ----------
+    sites : sequence of str
+        Built-in sites.
+    patterns : sequence of str
+        ``LABEL=GLOB[:in|:out]``, or a pattern alone for the label ``custom``.
+
+    Returns
+    -------
+    dict
+        Pattern of module paths by site, None for the built-in ones.
+
+    Raises
+    ------
+    SiteError
+        If a site is unknown, named twice, or nothing is asked for.
+    LabelError
+        If a label is none.
+    """
     wanted: dict[str, str | None] = {}
     for site in sites:
         if site not in SITES:
@@ -208,7 +305,20 @@ def wanted_places(sites: Sequence[str], patterns: Sequence[str]) -> dict[str, st
 
 
 def run_settings(protocol: Protocol, run: Run) -> dict[str, Any]:
-    """What the numbers of a run depend on besides the model; runs made with other settings must not mix."""
+    """Say what the numbers of a run depend on besides the model; runs made with other settings must not mix.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        How the task is shown.
+    run : Run
+        What is shown.
+
+    Returns
+    -------
+    dict
+        JSON values; what is not set is left out.
+    """
     fields = {
         "Mode": protocol.mode,
         "TokensPerPrompt": protocol.n_tokens if protocol.mode == "generate" else None,
@@ -224,7 +334,33 @@ def run_settings(protocol: Protocol, run: Run) -> dict[str, Any]:
 def still_to_do(
     dataset: Dataset, planned: Sequence[Run], sites: Sequence[str], protocol: Protocol, *, resume: bool, overwrite: bool
 ) -> dict[Run, tuple[str, ...]]:
-    """The sites of each run that are to be recorded; refuses before any work what would be lost or mixed."""
+    """Find what is to be recorded; refuse before any work what would be lost or mixed.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Where it goes; runs that were complete when their process was killed are put in place.
+    planned : sequence of Run
+        What is asked for.
+    sites : sequence of str
+        Sites asked for.
+    protocol : Protocol
+        How the tasks are shown.
+    resume, overwrite : bool
+        Whether what is there stays, or goes.
+
+    Returns
+    -------
+    dict
+        Sites to record, by run; runs of which everything is there are left out.
+
+    Raises
+    ------
+    DatasetError
+        If something is there and neither is allowed, or a shared file says otherwise.
+    RecordError
+        If a run is asked for twice, was made with other settings, or older runs would stay beside new ones.
+    """
     names = [run.name for run in planned]
     for run in planned:
         if names.count(run.name) > 1:
@@ -251,7 +387,20 @@ def still_to_do(
 
 
 def shared_sidecars(task: Task, protocol: Protocol) -> dict[str, dict[str, Any]]:
-    """What all runs of a task share, by file name in the root of the dataset."""
+    """Compose what all runs of a task share.
+
+    Parameters
+    ----------
+    task : Task
+        The task.
+    protocol : Protocol
+        How it is shown.
+
+    Returns
+    -------
+    dict
+        Fields by file name in the root of the dataset.
+    """
     texts = {
         "task": task.name,
         "description": task.description or f"Task {task.name}.",
@@ -270,7 +419,18 @@ def shared_sidecars(task: Task, protocol: Protocol) -> dict[str, dict[str, Any]]
 
 
 def condition_levels(task: Task) -> dict[str, str]:
-    """What each condition means, in order of appearance where the task does not say."""
+    """Say what each condition of a task means.
+
+    Parameters
+    ----------
+    task : Task
+        The task.
+
+    Returns
+    -------
+    dict
+        Description by condition: as the task says, then others in order of appearance. Empty without conditions.
+    """
     found = dict.fromkeys(trial.trial_type for trial in task.trials if trial.trial_type)
     return dict(task.trial_types) | {name: f"Condition {name}." for name in found if name not in task.trial_types}
 

@@ -32,7 +32,15 @@ T_R: Final = 1.0
 
 @dataclass(slots=True)
 class Told:
-    """What a run told besides its volumes."""
+    """What a run told besides its volumes.
+
+    Parameters
+    ----------
+    scans : list of Scans
+        One per prompt, without their signals.
+    n_zeroed : int
+        Values that were NaN or infinite and became 0.
+    """
 
     scans: list[Scans] = field(default_factory=list)
     n_zeroed: int = 0
@@ -44,7 +52,19 @@ class Told:
 
 
 def write_run(session: Session, run: Run, told: Told, stage: Path) -> None:
-    """Write everything of a run but its volumes."""
+    """Write everything of a run but its volumes.
+
+    Parameters
+    ----------
+    session : Session
+        What is recorded, and how.
+    run : Run
+        The run.
+    told : Told
+        What it told.
+    stage : Path
+        Folder that stands for the dataset until the run is complete.
+    """
     responses = session.protocol.mode == "generate"
     events = run.task.events([scans.n_scans for scans in told.scans], T_R, responses=responses)
     columns = ("token_id", "position", "surprisal", "entropy")
@@ -57,7 +77,20 @@ def write_run(session: Session, run: Run, told: Told, stage: Path) -> None:
 
 
 def merge_shared(session: Session, run: Run) -> None:
-    """Write or complete what runs and subjects share."""
+    """Write or complete what runs and subjects share; call with the lock held.
+
+    Parameters
+    ----------
+    session : Session
+        What is recorded, and into which dataset.
+    run : Run
+        The run that is being published.
+
+    Raises
+    ------
+    DatasetError
+        If a shared file says something else already.
+    """
     dataset, identity = session.dataset, session.subject.identity
     hub = {"URL": f"https://huggingface.co/{identity.name}", "Version": identity.revision}
     dataset.merge_description([hub] if "/" in identity.name else [], session.authors, __version__)

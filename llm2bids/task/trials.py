@@ -137,5 +137,16 @@ class Design:
                 raise TaskError(f"{count} {what} asked for; 1 or more needed")
 
     def rng(self, *parts: object) -> Random:
-        """Random numbers that depend on the seed and what they are for, the same on every machine."""
+        """Make random numbers that are the same on every machine.
+
+        Parameters
+        ----------
+        *parts : object
+            What they are for.
+
+        Returns
+        -------
+        Random
+            It depends on `seed` and `parts` alone.
+        """
         return Random("/".join(map(str, (self.seed, *parts))))  # noqa: S311 - order of prompts, no secret
