@@ -33,9 +33,11 @@ bench: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "llm2bids needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing PyTorch into $(VENV), the largest part: some minutes the first time ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	@echo "Installing everything else, a minute or two ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
-	touch $@
+	@touch $@
 
 clean:
 	rm -rf $(VENV) llm2bids-demo dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -133,7 +133,14 @@ def _add_record(verbs: argparse._SubParsersAction[_Parser]) -> None:
         help="scans are the tokens generated after each prompt, or the tokens of the prompt (%(default)s)",
     )
     what.add_argument("--tokens", type=int, default=24, metavar="N", help="tokens to generate per prompt (%(default)s)")
-    design = verb.add_argument_group("design")
+    _add_design_options(verb.add_argument_group("design"))
+    _add_model_options(verb.add_argument_group("model"))
+    _add_file_options(verb.add_argument_group("files"))
+    verb.set_defaults(verb=_record)
+
+
+def _add_design_options(design: argparse._ArgumentGroup) -> None:
+    """How many prompts are shown in which order."""
     design.add_argument("--runs", type=int, metavar="N", help="runs per session (4, or what the task file holds)")
     design.add_argument("--sessions", type=int, metavar="N", help="sessions; each orders its prompts anew (none)")
     design.add_argument("--blocks", type=int, default=5, metavar="N", help='"on" blocks per run (%(default)s)')
@@ -142,8 +149,10 @@ def _add_record(verbs: argparse._SubParsersAction[_Parser]) -> None:
     design.add_argument(
         "--seed", type=int, default=0, metavar="N", help="order of prompts, draw of tokens (%(default)s)"
     )
-    _add_model_options(verb.add_argument_group("model"))
-    files = verb.add_argument_group("files")
+
+
+def _add_file_options(files: argparse._ArgumentGroup) -> None:
+    """What is written, and what may happen to what is there."""
     files.add_argument(
         "--no-compress", dest="compress", action="store_false", help="write .nii, which can be memory-mapped"
     )
@@ -157,7 +166,6 @@ def _add_record(verbs: argparse._SubParsersAction[_Parser]) -> None:
     files.add_argument("--resume", action="store_true", help="leave complete runs alone, record the others")
     files.add_argument("--overwrite", action="store_true", help="replace runs that are there")
     files.add_argument("--json", action="store_true", help="print the result for programs")
-    verb.set_defaults(verb=_record)
 
 
 def _add_model_options(model: argparse._ArgumentGroup) -> None:

@@ -333,11 +333,10 @@ def test_a_second_model_under_one_label_is_refused(
     assert run(*args, "--subject", "b") == 0
 
 
-@pytest.mark.parametrize("extra", [["--resume"], ["--overwrite"]])
-def test_a_second_model_takes_no_place_of_the_first(
-    used: Path, models: Path, capsys: pytest.CaptureFixture[str], extra: list[str]
+def test_a_second_model_does_not_finish_what_the_first_began(
+    used: Path, models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = ["record", "ds", *PATHOLOGY, "--runs", "2", "--subject", "a", "--model", str(models / "gpt2"), *extra]
+    args = ["record", "ds", *PATHOLOGY, "--runs", "2", "--subject", "a", "--model", str(models / "gpt2"), "--resume"]
     assert "another --subject" in refused(used, capsys, *args)
 
 

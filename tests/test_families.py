@@ -251,6 +251,17 @@ def test_texts_that_cannot_be_shown_are_refused(text: str, n_new: int, told: str
         tokenize(subject, [text], n_new)
 
 
+def test_too_little_memory_says_what_to_do() -> None:
+    subject = tiny_subject("gpt2")
+
+    def crowded(*_args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    subject.model.transformer.register_forward_hook(crowded)
+    with pytest.raises(ModelError, match="lower --batch-size"):
+        list(read(subject, find_site(subject.model, "block"), tokenize(subject, texts(1)), 4))
+
+
 def test_half_precision_comes_out_as_float32() -> None:
     subject = tiny_subject("llama")
     subject.model.to(torch.bfloat16)

@@ -22,7 +22,7 @@ from bsmschema.models import BIDSStatsModel
 from nilearn.glm.first_level import first_level_from_bids
 
 from llm2bids.bids.nifti import HEADER_SIZE
-from llm2bids.errors import DatasetError, NonFiniteError
+from llm2bids.errors import DatasetError, NonFiniteError, RecordError
 from llm2bids.model.recording import read, tokenize
 from llm2bids.model.sites import SITES, find_site
 from llm2bids.phantom import build_phantom
@@ -191,6 +191,16 @@ def test_overwrite_replaces_and_removes_the_other_format(tmp_path: Path) -> None
     record(tmp_path / "ds", seed=2, compress=False, overwrite=True, **TINY)
     record(tmp_path / "fresh", seed=2, compress=False, **TINY)
     assert contents(tmp_path / "ds") == contents(tmp_path / "fresh")
+
+
+def test_another_model_may_replace_all_of_a_subject_but_not_join_it(tmp_path: Path) -> None:
+    record(tmp_path / "ds", build_phantom(), **TINY)
+    other = build_phantom(seed=1)
+    with pytest.raises(RecordError, match="another model already"):
+        record(tmp_path / "ds", other, **(TINY | {"task": "archeology"}))
+    record(tmp_path / "ds", other, overwrite=True, **TINY)
+    table = pd.read_csv(tmp_path / "ds" / "participants.tsv", sep="\t")
+    assert table["weights_sha256"].tolist() == [other.identity.weights_sha256]
 
 
 RECORD = """

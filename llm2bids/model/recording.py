@@ -6,6 +6,7 @@ generating on the left; neither padding nor special tokens become scans.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -146,7 +147,8 @@ def read(
         ids, mask = _padded(subject, tokens[start : start + batch_size], left=False)
         kept = mask & ~torch.isin(ids, _special(subject, ids))
         rows, columns = torch.nonzero(kept, as_tuple=True)
-        with tapped(subject.model, hookpoints, partial(_pick, rows=rows, columns=columns)) as taps:
+        tap = tapped(subject.model, hookpoints, partial(_pick, rows=rows, columns=columns))
+        with _enough_memory(batch_size), tap as taps:
             output = subject.model(input_ids=ids, attention_mask=mask.long())
             signals = _joined(taps)
         surprisal, entropy = _predictions_while_reading(subject, output, ids)
@@ -203,7 +205,8 @@ def generate(
     for start in range(0, len(tokens), batch_size):
         group = tokens[start : start + batch_size]
         ids, mask = _padded(subject, group, left=True)
-        with tapped(subject.model, hookpoints, lambda values: values[:, -1].clone()) as taps:
+        tap = tapped(subject.model, hookpoints, lambda values: values[:, -1].clone())
+        with _enough_memory(batch_size), tap as taps:
             watcher = _Watcher(subject, taps)
             chooser = _Chooser(sampling, range(start, start + len(group)), ids.shape[1], _special(subject, ids))
             subject.model.generate(
@@ -295,6 +298,18 @@ class _Watcher(StoppingCriteria):
                 entropy=entropy[text, at],
                 n_special=int(special[text].sum()),
             )
+
+
+@contextmanager
+def _enough_memory(batch_size: int) -> Iterator[None]:
+    """Say what to do where a device has too little memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"too little memory on the device for {batch_size} texts at a time; lower --batch-size, or use --dtype "
+            "bfloat16 or --device-map auto"
+        ) from error
 
 
 def _padded(subject: Subject, group: Sequence[Sequence[int]], *, left: bool) -> tuple[Tensor, Tensor]:

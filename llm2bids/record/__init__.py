@@ -18,7 +18,7 @@ from llm2bids.model.loading import load_subject
 from llm2bids.model.recording import check_causal, generate, read, tokenize
 from llm2bids.model.sites import find_site, match_hookpoints, measure_widths
 from llm2bids.phantom import build_phantom
-from llm2bids.record.plan import Protocol, Run, Session, still_to_do, subject_label, wanted_places
+from llm2bids.record.plan import Protocol, Run, Session, other_volumes, still_to_do, subject_label, wanted_places
 from llm2bids.record.sidecars import T_R, Told, merge_shared, write_run
 from llm2bids.space import UnitSpace
 from llm2bids.task import Design, expand_tasks, lay_out
@@ -178,7 +178,8 @@ def record(  # noqa: PLR0913 - the arguments of the command
     session = Session(dataset, model, _find_places(model, wanted), protocol, _signed(authors))
     if mode == "generate":
         check_causal(model)
-    _check_same_model(session, label)
+    if not overwrite or other_volumes(dataset, planned, list(wanted)):
+        _check_same_model(session, label)
     there = [(run, space) for run in planned for space in session.spaces if space.site not in todo.get(run, ())]
     done = [_existing(session, run, space) for run, space in there]
     shown = {run: _tokens(session, run) for run in todo}
@@ -285,7 +286,9 @@ def _existing(session: Session, run: Run, space: UnitSpace) -> Recording:
     now = session.subject.describe()
     for key in ("WeightsSHA256", "Dtype"):
         if own[key] != now[key]:
-            raise RecordError(f"{bold.name} was recorded with {key} {own[key]}, now {now[key]}; name another --subject")
+            raise RecordError(
+                f"{bold.name} was recorded with {key} {own[key]}, now {now[key]}; name another --subject, or replace all with --overwrite"
+            )
     return Recording(bold, space, own["NumberOfScans"], skipped=True)
 
 

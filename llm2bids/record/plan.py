@@ -446,13 +446,36 @@ def _check_same_settings(sidecar: Path, settings: dict[str, Any]) -> None:
             )
 
 
+def other_volumes(dataset: Dataset, planned: Sequence[Run], sites: Sequence[str]) -> list[Path]:
+    """Find volumes of the same subjects that are not planned.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Where to look.
+    planned : sequence of Run
+        What is planned.
+    sites : sequence of str
+        Sites planned.
+
+    Returns
+    -------
+    list of Path
+        In order of name.
+    """
+    known = {dataset.root / path for run in planned for site in sites for path in run.bolds(site)}
+    labels = {run.label for run in planned}
+    found = {path for label in labels for path in dataset.root.glob(f"sub-{label}/**/func/*_bold.nii*")}
+    return sorted(found - known)
+
+
 def _check_none_left(dataset: Dataset, planned: Sequence[Run], sites: Sequence[str]) -> None:
     """Refuse to overwrite some runs of a task and leave older ones beside them."""
-    known = {path for run in planned for site in sites for path in run.bolds(site)}
-    for folder, label, task in {(run.folder, run.label, run.task.name) for run in planned}:
-        for path in sorted((dataset.root / folder).glob(f"sub-{label}_*task-{task}_*bold.nii*")):
-            if path.relative_to(dataset.root) not in known and parse_name(path.name)[1].get("acq") in sites:
-                raise RecordError(
-                    f"{path.name} of an earlier recording would stay beside the new runs; record as many runs as "
-                    "before, or remove it"
-                )
+    tasks = {(run.session, run.task.name) for run in planned}
+    for path in other_volumes(dataset, planned, sites):
+        _, entities = parse_name(path.name)
+        if entities.get("acq") in sites and (entities.get("ses"), entities.get("task")) in tasks:
+            raise RecordError(
+                f"{path.name} of an earlier recording would stay beside the new runs; record as many runs as "
+                "before, or remove it"
+            )
