@@ -1,8 +1,9 @@
-"""Where in a transformer numbers are read, found by structure: no tables of names or sizes per architecture.
+"""Where in a transformer numbers are read, found by structure: no tables of sizes or architectures.
 
-The blocks are the one ``ModuleList`` as long as the configuration says the stack is. Inside a block every attention
-and every MLP ends in a projection back to the width of the stream: its output is what the part adds to the stream
-(``attn``, ``mlp``), its input are the concatenated heads (``head``) or the neurons (``neuron``).
+The blocks are the one ``ModuleList`` as long as the configuration says the stack is. Inside a block attention and MLP
+each end in a linear map back to the width of the stream, the last one that a forward pass calls there: its output is
+what is read as ``attn`` and ``mlp`` (before any norm or scaling that follows), its input are the concatenated heads
+(``head``) or the neurons (``neuron``). A mixture of experts has no single such map; its ``mlp`` is its output.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from llm2bids.errors import SiteError
+from llm2bids.errors import ModelError, SiteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 SITES: Final = ("block", "attn", "mlp", "neuron", "head")
 """Sites every run can record: the stream after each block, what attention and MLP add, neurons, heads."""
 _ATTENTION: Final = ("attn", "attention")
-_NO_ATTENTION: Final = ("norm", "cross", "layernorm", "rotary", "dropout")
+_NO_ATTENTION: Final = ("norm", "cross", "encoder_attn", "rotary", "dropout")
+_MLP: Final = ("mlp", "ffn", "feed_forward", "feedforward", "moe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def find_blocks(model: PreTrainedModel) -> list[str]:
     SiteError
         If no module list is as long as the configuration says, or several equally shallow ones are.
     """
-    depth = model.config.get_text_config().num_hidden_layers
+    depth = getattr(model.config.get_text_config(), "num_hidden_layers", -1)
     found = [
         name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
     ]
@@ -81,8 +83,8 @@ def find_blocks(model: PreTrainedModel) -> list[str]:
     if len(stacks) != 1:
         listed = f"{len(stacks)} ({', '.join(stacks)})" if stacks else "none"
         raise SiteError(
-            f"{listed} found of module lists with {depth} blocks in {type(model).__name__}, one needed; "
-            "name the places to record with --hookpoints"
+            f"{listed} found of module lists with {depth} blocks in {type(model).__name__}, one needed (some models "
+            "share blocks or have several stacks); name the places to record with --hookpoints"
         )
     return [f"{stacks[0]}.{number}" for number in range(depth)]
 
@@ -112,7 +114,8 @@ def find_site(model: PreTrainedModel, site: str) -> tuple[HookPoint, ...]:
     blocks = find_blocks(model)
     if site == "block":
         return tuple(HookPoint(path) for path in blocks)
-    points = [_part(model, path, site) for path in blocks]
+    called = _linear_maps_called(model)
+    points = [_part(model, path, site, called) for path in blocks]
     missing = [path for path, point in zip(blocks, points, strict=True) if point is None]
     if missing:
         raise SiteError(
@@ -187,8 +190,7 @@ def tapped(
 
     def reader(number: int) -> Callable[[Any], None]:
         def read(value: Any) -> None:
-            tensor = _tensor_in(value)
-            kept[number] = keep(tensor.reshape(*grid[0], tensor.shape[-1]))
+            kept[number] = keep(_per_token(_tensor_in(value), *grid[0]))
 
         return read
 
@@ -199,7 +201,6 @@ def tapped(
         yield kept
 
 
-@torch.inference_mode()
 def measure_widths(model: PreTrainedModel, hookpoints: Sequence[HookPoint]) -> tuple[int, ...]:
     """Count the channels of hookpoints by showing the model two texts of three tokens.
 
@@ -220,12 +221,12 @@ def measure_widths(model: PreTrainedModel, hookpoints: Sequence[HookPoint]) -> t
     SiteError
         If a forward pass does not reach a hookpoint, or it gives no value per token.
     """
-    ids = torch.zeros((2, 3), dtype=torch.long, device=model.get_input_embeddings().weight.device)
+    _show_six_tokens(model)
     try:
         with tapped(model, hookpoints, lambda values: values) as kept:
-            model(input_ids=ids, attention_mask=torch.ones_like(ids))
+            _show_six_tokens(model)
             found = [None if value is None else value.shape[-1] for value in kept]
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise SiteError(
             f"a hookpoint gives no vector per token ({error}); choose modules that map tokens to vectors"
         ) from error
@@ -237,28 +238,25 @@ def measure_widths(model: PreTrainedModel, hookpoints: Sequence[HookPoint]) -> t
     return tuple(width for width in found if width is not None)
 
 
-def _part(model: nn.Module, block: str, site: str) -> HookPoint | None:
+def _part(model: nn.Module, block: str, site: str, called: Sequence[str]) -> HookPoint | None:
     """The hookpoint of one site in one block, or None where the block has no such part."""
+    inside = [path.removeprefix(f"{block}.") for path in called if path.startswith(f"{block}.")]
+    side: Literal["in", "out"] = "in" if site in {"neuron", "head"} else "out"
+    attention = [path for path in inside if _is_attention(path)]
+    if site in {"attn", "head"}:
+        return HookPoint(f"{block}.{attention[-1]}", side) if attention else None
     module = model.get_submodule(block)
-    projection = _last_projection(module, attention=site in {"attn", "head"})
-    if projection is not None:
-        return HookPoint(f"{block}.{projection}", "in" if site in {"neuron", "head"} else "out")
-    mixture = _mixture(module)
-    return HookPoint(f"{block}.{mixture}") if site == "mlp" and mixture else None
-
-
-def _last_projection(block: nn.Module, *, attention: bool) -> str | None:
-    """Path of the linear map with which attention, or else the MLP, of a block returns to the stream."""
-    if not any(_is_attention(name) for name, _ in block.named_modules()):
-        return None  # a block without attention (a state-space mixer) has no MLP of its own either
-    if not attention and _mixture(block):
-        return None
-    linear = [
-        name
-        for name, module in block.named_modules()
-        if _is_linear(module) and _is_attention(name) == attention and "cross" not in name
-    ]
-    return linear[-1] if linear else None
+    children = [name for name, child in module.named_children() if not _is_attention(name) and _has_linear_map(child)]
+    parts = [name for name in children if any(word in name.lower() for word in _MLP) and "norm" not in name]
+    mixtures = [name for name in children if _has_experts(module.get_submodule(name))]
+    if len({*parts, *mixtures}) > 1:
+        return None  # two parts add to the stream, and neither is what the block's MLP does
+    if mixtures:
+        return HookPoint(f"{block}.{mixtures[0]}") if site == "mlp" else None
+    maps = [path for path in inside if not _is_attention(path) and (not parts or path.startswith(f"{parts[0]}."))]
+    if maps and (parts or attention):
+        return HookPoint(f"{block}.{maps[-1]}", side)
+    return HookPoint(f"{block}.{parts[0]}") if parts and site == "mlp" else None
 
 
 def _is_attention(path: str) -> bool:
@@ -267,10 +265,14 @@ def _is_attention(path: str) -> bool:
     return any(word in part and not any(no in part for no in _NO_ATTENTION) for part in parts for word in _ATTENTION)
 
 
-def _mixture(block: nn.Module) -> str | None:
-    """Path of the child of a block that is a mixture of experts; it has no single down projection."""
-    owners = (name.split(".")[0] for name, _ in block.named_modules() if name.split(".")[-1] == "experts")
-    return next(owners, None)
+def _has_linear_map(module: nn.Module) -> bool:
+    """Whether a module is or holds a linear map, or experts with weights of their own."""
+    return any(_is_linear(part) for part in module.modules()) or _has_experts(module)
+
+
+def _has_experts(module: nn.Module) -> bool:
+    """Whether a module is a mixture of experts."""
+    return any(name.split(".")[-1] == "experts" for name, _ in module.named_modules())
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -278,11 +280,57 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D) or {"in_features", "out_features"} <= set(vars(module))
 
 
+def _linear_maps_called(model: PreTrainedModel) -> list[str]:
+    """Paths of the linear maps to the width of the stream that a forward pass calls, in that order.
+
+    Cross-attention is left out. The order in which modules are defined would mislead: some attentions define the map
+    that comes last first.
+    """
+    width = model.config.get_text_config().hidden_size
+    called: list[str] = []
+
+    def logger(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def log(_module: nn.Module, _args: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.shape[-1] == width and output.numel() == 6 * width:
+                called.append(path)
+
+        return log
+
+    with ExitStack() as stack:
+        for path, module in model.named_modules():
+            if _is_linear(module) and not any(word in path for word in ("cross", "encoder_attn")):
+                stack.callback(module.register_forward_hook(logger(path)).remove)
+        _show_six_tokens(model)
+    return called
+
+
+@torch.inference_mode()
+def _show_six_tokens(model: PreTrainedModel) -> None:
+    """Two texts of three tokens through the model, unequal lengths so that nothing is taken for the other."""
+    ids = torch.zeros((2, 3), dtype=torch.long, device=model.get_input_embeddings().weight.device)
+    try:
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
+        raise ModelError(f"{type(model).__name__} cannot be shown a text ({error}); check its configuration") from error
+
+
 def _register(module: nn.Module, side: str, read: Callable[[Any], None]) -> Callable[[], None]:
     """Hook one side of a module; returns how to undo it."""
     if side == "in":
         return module.register_forward_pre_hook(lambda _module, args: read(args)).remove
     return module.register_forward_hook(lambda _module, _args, output: read(output)).remove
+
+
+def _per_token(values: Tensor, n_texts: int, n_tokens: int) -> Tensor:
+    """Values in the shape (n_texts, n_tokens, n_channels); some modules give texts and tokens in one axis."""
+    if values.ndim == 3 and tuple(values.shape[:2]) == (n_texts, n_tokens):  # noqa: PLR2004
+        return values
+    if values.ndim == 2 and values.shape[0] == n_texts * n_tokens:  # noqa: PLR2004
+        return values.view(n_texts, n_tokens, values.shape[1])
+    raise SiteError(
+        f"values of shape {tuple(values.shape)} found for {n_texts} texts of {n_tokens} tokens, one vector per token "
+        "needed; choose modules that map tokens to vectors"
+    )
 
 
 def _tensor_in(value: Any) -> Tensor:

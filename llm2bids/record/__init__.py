@@ -287,7 +287,8 @@ def _existing(session: Session, run: Run, space: UnitSpace) -> Recording:
     for key in ("WeightsSHA256", "Dtype"):
         if own[key] != now[key]:
             raise RecordError(
-                f"{bold.name} was recorded with {key} {own[key]}, now {now[key]}; name another --subject, or replace all with --overwrite"
+                f"{bold.name} was recorded with {key} {own[key]}, now {now[key]}; name another --subject, "
+                "or replace all with --overwrite"
             )
     return Recording(bold, space, own["NumberOfScans"], skipped=True)
 
