@@ -19,7 +19,7 @@ examples:
   llm2bids demo                                   the whole chain on the built-in phantom, in a minute
   llm2bids tasks                                  what a model can be shown
   llm2bids record ds --model phantom --task nencka2023
-  llm2bids record ds --model ./my-model --task my-task.tsv --mode read --sites block mlp
+  llm2bids record ds --model ./my-model --task mytask.tsv --mode read --sites block mlp
   llm2bids validate ds
 
 exit codes: 0 done, 1 the answer is no (the validator found errors), 2 something you can mend: one line says how
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         return int(args.verb(args))
     except LLM2BIDSError as error:
@@ -174,6 +175,7 @@ def _add_model_options(model: argparse._ArgumentGroup) -> None:
         "--temperature", type=float, metavar="X", help="0 takes the likeliest token (what its makers advise)"
     )
     model.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest tokens of this probability")
+    model.add_argument("--top-k", type=int, metavar="K", help="draw among so many of the likeliest tokens")
     model.add_argument(
         "--batch-size", type=int, default=8, metavar="N", help="prompts in the model at a time (%(default)s)"
     )

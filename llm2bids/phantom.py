@@ -16,7 +16,8 @@ words. How it works, in the order of the forward pass:
 
 Nothing else depends on the topic, because of two choices. The epsilon of the normalization is so large that it only
 scales, so that no unit feels the size of another. And the noise of the words is projected such that its mean, seen
-through every attention window, is exactly 0 over the prompts of each topic and over the words the phantom emits.
+through every attention window, is exactly 0 over the prompts of each topic and over the words the phantom emits when
+they are drawn at temperature 1. (Greedy decoding repeats a few words, whose noise is not 0.)
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": HIDDEN, "n_layer": N_BLOCKS, "n_head": 4, "n_inner": 44},
     "opt": {"hidden_size": HIDDEN, "word_embed_proj_dim": HIDDEN, "num_attention_heads": 4, "ffn_dim": 44},
     "llama": {"hidden_size": HIDDEN, **_GQA},
+    "phi3": {"hidden_size": HIDDEN, **_GQA},
     "gpt_neox": {"hidden_size": HIDDEN, "num_attention_heads": 4, "intermediate_size": 44},
     "qwen3": {"hidden_size": HIDDEN, **_GQA},
     "gemma3_text": {"hidden_size": HIDDEN, "sliding_window": 16, **_GQA},

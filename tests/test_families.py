@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from tokenizers import AddedToken
+from transformers import AutoConfig, AutoModelForMaskedLM
 from transformers.pytorch_utils import Conv1D
 
 from llm2bids.errors import ModelError, PromptError, SiteError
-from llm2bids.model.recording import Sampling, Scans, generate, read, tokenize
+from llm2bids.model.loading import Sampling, make_subject
+from llm2bids.model.recording import Scans, generate, padding_is_harmless, read, tokenize
 from llm2bids.model.sites import SITES, HookPoint, find_site, match_hookpoints, measure_widths, tapped
 
-from .families import CAUSAL, FAMILIES, HIDDEN, LACKING, N_BLOCKS, texts, tiny_subject
+from .families import CAUSAL, FAMILIES, HIDDEN, LACKING, N_BLOCKS, texts, tiny_subject, tiny_tokenizer
 
 if TYPE_CHECKING:
     from llm2bids.model.loading import Subject
@@ -112,7 +115,7 @@ def test_projecting_what_goes_in_gives_what_comes_out(subject: Subject, inner: s
             np.testing.assert_allclose(found, came_out.signals[:, block * HIDDEN : (block + 1) * HIDDEN], **CLOSE)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "opt", "llama", "gpt_neox", "qwen3", "bloom", "mixtral"])
+@pytest.mark.parametrize("family", ["gpt2", "opt", "llama", "phi3", "gpt_neox", "qwen3", "bloom", "mixtral"])
 def test_attention_and_mlp_add_up_to_the_block(family: str) -> None:
     subject = tiny_subject(family)
     tokens = tokenize(subject, texts(1))
@@ -154,7 +157,7 @@ def test_generating_equals_replaying_the_finished_text(causal: Subject) -> None:
         assert scans.position.tolist() == list(range(len(ids) - 1, len(finished)))
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.8, 0.9, 3)])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.8, 0.9, seed=3), Sampling(1.5, top_k=4, seed=5)])
 def test_generating_in_a_batch_of_8_equals_batches_of_1(causal: Subject, sampling: Sampling) -> None:
     tokens = tokenize(causal, texts(), n_new=5)
     points = find_site(causal.model, "block")
@@ -249,6 +252,65 @@ def test_texts_that_cannot_be_shown_are_refused(text: str, n_new: int, told: str
     subject = tiny_subject("gpt2", n_positions=32)
     with pytest.raises(PromptError, match=told):
         tokenize(subject, [text], n_new)
+
+
+def test_every_text_has_a_scan_even_if_an_end_token_is_not_special() -> None:
+    subject = tiny_subject("gpt2")
+    subject.model.generation_config.eos_token_id = [2, *range(6, 20)]
+    tokens = tokenize(subject, texts(), n_new=3)
+    assert all(one.n_scans >= 1 for one in generate(subject, find_site(subject.model, "block"), tokens, 3))
+
+
+def test_added_tokens_that_are_special_are_no_scans_but_unknown_words_are() -> None:
+    subject = tiny_subject("gpt2")
+    subject.tokenizer.add_tokens([AddedToken("model", special=True)])
+    (tokens,) = tokenize(subject, ["a model zebra"])
+    (scans,) = read(subject, find_site(subject.model, "block"), [tokens])
+    assert scans.token_id.tolist() == [tokens[1], subject.tokenizer.unk_token_id]
+    assert scans.n_special == 2
+
+
+def test_top_k_draws_among_the_likeliest() -> None:
+    subject = tiny_subject("gpt2")
+    tokens = tokenize(subject, texts(), n_new=4)
+    points = find_site(subject.model, "block")
+    likeliest = [scans.token_id.tolist() for scans in generate(subject, points, tokens, 4)]
+    drawn = generate(subject, points, tokens, 4, 8, Sampling(5.0, top_k=1))
+    assert [scans.token_id.tolist() for scans in drawn] == likeliest
+
+
+@pytest.mark.parametrize(("family", "harmless"), [("llama", True), ("gpt2", True), ("fnet", False)])
+def test_padding_that_leaks_is_noticed(family: str, harmless: bool) -> None:  # noqa: FBT001
+    if family == "fnet":
+        sizes = {"hidden_size": HIDDEN, "intermediate_size": 44, "num_hidden_layers": 3, "vocab_size": 40}
+        model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("fnet", **sizes))
+        subject = make_subject(model, tiny_tokenizer(), causal=False)
+    else:
+        subject = tiny_subject(family)
+    points, tokens = find_site(subject.model, "block"), tokenize(subject, texts())
+    assert padding_is_harmless(subject, points, tokens, generating=False) == harmless
+
+
+def test_the_context_of_roberta_is_what_its_positions_leave() -> None:
+    sizes = {"hidden_size": HIDDEN, "num_attention_heads": 4, "intermediate_size": 44, "num_hidden_layers": 3}
+    config = AutoConfig.for_model("roberta", **sizes, vocab_size=40, max_position_embeddings=34, pad_token_id=1)
+    subject = make_subject(AutoModelForMaskedLM.from_config(config), tiny_tokenizer(), causal=False)
+    assert subject.context == 32
+    list(read(subject, find_site(subject.model, "block"), tokenize(subject, ["a " * 31])))
+    with pytest.raises(PromptError, match="context holds 32"):
+        tokenize(subject, ["a " * 32])
+
+
+def test_a_tokenizer_of_another_model_is_refused() -> None:
+    with pytest.raises(ModelError, match="the model knows 10"):
+        tokenize(tiny_subject("gpt2", vocab_size=10), texts())
+
+
+def test_values_that_are_not_text_by_text_are_refused() -> None:
+    subject = tiny_subject("gpt2")
+    subject.model.transformer.h[1].register_forward_hook(lambda _m, _a, output: output.transpose(0, 1))
+    with pytest.raises((SiteError, ModelError)):
+        measure_widths(subject.model, find_site(subject.model, "block"))
 
 
 def test_too_little_memory_says_what_to_do() -> None:

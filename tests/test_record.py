@@ -20,9 +20,11 @@ import pytest
 import torch
 from bsmschema.models import BIDSStatsModel
 from nilearn.glm.first_level import first_level_from_bids
+from safetensors.torch import load_file, save_file
 
 from llm2bids.bids.nifti import HEADER_SIZE
-from llm2bids.errors import DatasetError, NonFiniteError, RecordError
+from llm2bids.errors import DatasetError, LLM2BIDSError, ModelError, NonFiniteError, RecordError
+from llm2bids.model.loading import load_subject
 from llm2bids.model.recording import read, tokenize
 from llm2bids.model.sites import SITES, find_site
 from llm2bids.phantom import build_phantom
@@ -285,6 +287,102 @@ def test_a_run_that_was_complete_but_not_yet_in_place_is_moved(tmp_path: Path) -
     (run,) = record(root, resume=True, **TINY)
     assert run.skipped
     assert contents(root) == whole
+
+
+def test_resume_records_again_what_lacks_a_file(tmp_path: Path) -> None:
+    (run,) = record(tmp_path / "ds", **TINY)
+    whole = contents(tmp_path / "ds")
+    Path(str(run.bold).replace("bold.nii.gz", "events.tsv")).unlink()
+    (again,) = record(tmp_path / "ds", resume=True, **TINY)
+    assert not again.skipped
+    assert contents(tmp_path / "ds") == whole
+
+
+def test_resume_adds_a_site_and_leaves_the_others_alone(tmp_path: Path) -> None:
+    record(tmp_path / "ds", **TINY)
+    before = contents(tmp_path / "ds")
+    block, head = record(tmp_path / "ds", resume=True, sites=["block", "head"], **TINY)
+    assert (block.skipped, head.skipped) == (True, False)
+    assert before.items() <= contents(tmp_path / "ds").items()
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "told"),
+    [
+        ({}, {"sites": ["mlp"], "seed": 1}, "Seed 0, now 1"),
+        ({}, {"hookpoints": ["mlp=model.layers.*.self_attn"]}, "which is a site"),
+        (
+            {"hookpoints": ["custom=model.layers.*.mlp.act_fn"]},
+            {"hookpoints": ["custom=model.layers.*.self_attn.o_proj"], "resume": True, "runs": 2},
+            "at other hookpoints",
+        ),
+    ],
+)
+def test_what_would_mix_two_recordings_is_refused(
+    tmp_path: Path, first: dict[str, Any], then: dict[str, Any], told: str
+) -> None:
+    record(tmp_path / "ds", **(TINY | first))
+    before = contents(tmp_path / "ds")
+    with pytest.raises(LLM2BIDSError, match=told):
+        record(tmp_path / "ds", **(TINY | then))
+    assert contents(tmp_path / "ds") == before
+
+
+def test_a_site_beside_one_of_another_precision_is_refused(tmp_path: Path) -> None:
+    task = tmp_path / "words.tsv"
+    task.write_text("text\ttrial_type\nevery unit of it\tplain\n")
+    options: dict[str, Any] = {"task": str(task), "mode": "read", "progress": False, "subject": "a"}
+    subject = tiny_subject("llama")
+    record(tmp_path / "ds", subject, **options)
+    subject.model.to(torch.bfloat16)
+    with pytest.raises(RecordError, match="Dtype float32, now bfloat16"):
+        record(tmp_path / "ds", subject, sites=["mlp"], **options)
+
+
+def test_a_site_beside_one_during_which_the_model_said_something_else_is_refused(tmp_path: Path) -> None:
+    (run,) = record(tmp_path / "ds", **TINY)
+    stim = Path(str(run.bold).replace("bold.nii.gz", "stim.tsv.gz"))
+    lines = gzip.decompress(stim.read_bytes()).decode().splitlines()
+    stim.write_bytes(gzip.compress("\n".join(["7\t1\t1\t1", *lines[1:]]).encode()))
+    with pytest.raises(RecordError, match="said something else"):
+        record(tmp_path / "ds", sites=["mlp"], **TINY)
+
+
+def test_overwriting_all_of_a_task_writes_what_it_shares_anew(tmp_path: Path) -> None:
+    task = tmp_path / "mine.tsv"
+    options: dict[str, Any] = {"task": str(task), "mode": "read", "progress": False}
+    for first, second in (("a", "b"), ("c", "d")):
+        task.write_text(f"text\ttrial_type\nthe radiologist\t{first}\nthe election\t{second}\n")
+        record(tmp_path / "ds", overwrite=True, **options)
+    events = json.loads((tmp_path / "ds" / "task-mine_events.json").read_text())
+    assert list(events["trial_type"]["Levels"]) == ["c", "d"]
+    model = (tmp_path / "ds" / "code" / "models" / "model-mine_smdl.json").read_text()
+    assert "trial_type.c" in model
+    assert "trial_type.a" not in model
+
+
+def test_what_another_process_recorded_meanwhile_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow_phantom(**_options: object) -> Any:
+        record(tmp_path / "ds", build_phantom(), **TINY)
+        return build_phantom()
+
+    monkeypatch.setattr("llm2bids.record.build_phantom", slow_phantom)
+    with pytest.raises(DatasetError, match="by another process meanwhile"):
+        record(tmp_path / "ds", "phantom", seed=1, **TINY)
+    assert sidecar(next((tmp_path / "ds").rglob("*_bold.nii.gz")))["Llm2bids"]["Settings"]["Seed"] == 0
+
+
+def test_weights_that_are_missing_are_not_made_up(tmp_path: Path) -> None:
+    subject = tiny_subject("llama")
+    folder = tmp_path / "model"
+    subject.model.save_pretrained(folder)
+    subject.tokenizer.save_pretrained(folder)
+    kept = {name: value for name, value in load_file(folder / "model.safetensors").items() if "layers.1" not in name}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks \d+ of the weights.*layers\.1"):
+        load_subject(str(folder))
 
 
 def test_the_same_run_twice_at_once_is_refused(tmp_path: Path) -> None:

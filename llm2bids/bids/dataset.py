@@ -63,7 +63,7 @@ class Dataset:
         if description.exists():
             if read_json(description).get("DatasetType", "raw") != "raw":
                 raise DatasetError(f"{self.root} is a derivative; recordings go into a raw dataset: give its folder")
-        elif any(path.name != STAGING for path in self.root.iterdir()):
+        elif any(not path.name.startswith(".") for path in self.root.iterdir()):
             raise DatasetError(
                 f"{self.root} holds files but no dataset_description.json, so it is no BIDS dataset; "
                 "give an empty or new folder, or a BIDS dataset"
@@ -199,6 +199,22 @@ class Dataset:
         described = self.root / "participants.json"
         own = read_json(described) if described.exists() else {}
         self._write_if_new(described, template_json("participants.json") | own)
+
+    def forget_participant(self, label: str) -> None:
+        """Take the row of a subject out, all of whose recordings are about to be replaced.
+
+        Parameters
+        ----------
+        label : str
+            Subject, without ``sub-``.
+        """
+        path = self.root / "participants.tsv"
+        if path.exists():
+            with self.lock():
+                table = self._participants()
+                columns = table.columns.drop("participant_id").intersection(list(template_json("participants.json")))
+                table.loc[table["participant_id"] == f"sub-{label}", columns] = "n/a"
+                write_tsv(path, table)
 
     def participant(self, label: str) -> dict[str, str]:
         """Read the row of a subject.

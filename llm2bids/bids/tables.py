@@ -15,7 +15,7 @@ import pandas as pd
 from llm2bids.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
@@ -154,6 +154,32 @@ def write_stim(path: Path, table: pd.DataFrame) -> Path:
     with gzip.GzipFile("", "wb", 6, packed, mtime=0) as file:
         file.write(_tsv(table, header=False).encode())
     return write_bytes(path, packed.getvalue())
+
+
+def read_stim(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read what `write_stim` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        File to read.
+    columns : sequence of str
+        Names of its columns, as its sidecar has them.
+
+    Returns
+    -------
+    DataFrame
+        One row per scan; ``n/a`` is missing.
+
+    Raises
+    ------
+    DatasetError
+        If it is not there or holds no such table.
+    """
+    try:
+        return pd.read_csv(path, sep="\t", names=list(columns), header=None, na_values="n/a", compression="gzip")
+    except (OSError, EOFError, ValueError, pd.errors.ParserError) as error:
+        raise DatasetError(f"{path} cannot be read ({error}); restore it or record again") from error
 
 
 def _tsv(table: pd.DataFrame, *, header: bool) -> str:

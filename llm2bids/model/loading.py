@@ -61,12 +61,15 @@ class Sampling:
         0 takes the likeliest token; above, tokens are drawn.
     top_p : float
         Draw among the likeliest tokens that together have this probability.
+    top_k : int
+        Draw among so many of the likeliest tokens; 0 for all.
     seed : int
         Start of the random numbers; each text has its own, so that batching changes nothing.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
     seed: int = 0
 
 
@@ -104,8 +107,21 @@ class Subject:
 
     @property
     def context(self) -> int | None:
-        """Longest sequence in tokens, or None where there is no limit."""
-        return context_length(self.model.config)
+        """Longest sequence in tokens, or None where there is no limit.
+
+        Position embeddings that begin after the padding token (roberta and its kin) leave less than the configuration
+        says.
+        """
+        limit = context_length(self.model.config)
+        for name, module in self.model.named_modules():
+            if limit and name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+                limit -= 0 if module.padding_idx is None else module.padding_idx + 1
+        return limit
+
+    @property
+    def n_embedded(self) -> int:
+        """Number of tokens the model has an embedding for."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -116,7 +132,9 @@ class Subject:
         tokenizer = self.tokenizer
         roles = (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
         unknown = {tokenizer.unk_token_id} - set(roles)
-        return frozenset(tokenizer.all_special_ids) - unknown
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        marked = {number for number, token in added.items() if token.special}
+        return (frozenset(tokenizer.all_special_ids) | marked) - unknown
 
     def describe(self) -> dict[str, Any]:
         """Describe the model for sidecars.
@@ -180,6 +198,8 @@ def load_subject(
     local = _is_folder(name)
     if local:
         _check_folder(folder)
+        if revision:
+            raise ModelError(f"{folder} is a folder, which has no revisions; leave --revision out, or give a hub id")
     options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(name, **options)
@@ -233,7 +253,7 @@ def make_subject(
     if model.can_generate():
         advised = model.generation_config
         if advised.do_sample:
-            sampling = Sampling(_or(advised.temperature, 1.0), _or(advised.top_p, 1.0))
+            sampling = Sampling(_or(advised.temperature, 1.0), _or(advised.top_p, 1.0), _or(advised.top_k, 0))
         model.generation_config = GenerationConfig(
             eos_token_id=_or(advised.eos_token_id, tokenizer.eos_token_id),
             pad_token_id=pad_id(tokenizer),
@@ -257,7 +277,7 @@ def context_length(config: PretrainedConfig) -> int | None:
         Tokens, or None where the architecture has no limit (alibi, state-space models).
     """
     length = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(length) if length else None
+    return int(length) if length and length > 0 else None
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -315,6 +335,8 @@ def _is_causal(config: PretrainedConfig, name: str) -> bool:
             f"{name} is an encoder-decoder; one stack is needed: use a causal language model or an encoder"
         )
     kind = config.model_type
+    if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        return True
     encoder = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
     return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not encoder
 
@@ -331,7 +353,9 @@ def _load_model(auto: Any, name: str, dtype: torch.dtype | str, options: dict[st
     shown = is_progress_bar_enabled()
     disable_progress_bar()
     try:
-        model: PreTrainedModel = auto.from_pretrained(name, dtype=dtype, use_safetensors=True, **options)
+        model, told = auto.from_pretrained(
+            name, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"the weights of {name!r} could not be loaded ({_first_line(error)}); make sure that they are whole and "
@@ -340,7 +364,23 @@ def _load_model(auto: Any, name: str, dtype: torch.dtype | str, options: dict[st
     finally:
         if shown:
             enable_progress_bar()
-    return model
+    _check_complete(model, told, name)
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _check_complete(model: PreTrainedModel, told: dict[str, Any], name: str) -> None:
+    """Refuse a model some of whose weights were made up; the unused head of an encoder may be."""
+    missing = {
+        key if isinstance(key, str) else key[0] for part in ("missing_keys", "mismatched_keys") for key in told[part]
+    }
+    if not model.can_generate():
+        missing = {key for key in missing if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key}
+    if missing:
+        raise ModelError(
+            f"{name} lacks {len(missing)} of the weights its config.json asks for, e.g. {min(missing)}; "
+            "make sure that its files are whole and belong together"
+        )
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -86,13 +86,19 @@ def tokenize(subject: Subject, texts: Sequence[str], n_new: int = 0) -> list[lis
     ------
     PromptError
         If a text holds no token but special ones, or does not fit into the context.
+    ModelError
+        If the tokenizer belongs to another model.
     """
-    special = subject.special_ids
+    special, n_embedded = subject.special_ids, subject.n_embedded
     tokens = []
     for text in texts:
         ids = list(subject.tokenizer(text, verbose=False)["input_ids"])
         while n_new and ids and ids[-1] in special and not _only(ids, special):
             ids.pop()
+        if ids and max(ids) >= n_embedded:
+            raise ModelError(
+                f"the tokenizer gives token {max(ids)}, the model knows {n_embedded}; use its own tokenizer"
+            )
         if _only(ids, special):
             raise PromptError(f"the prompt {text[:40]!r} is empty for this tokenizer; give it at least one word")
         if subject.context and len(ids) + n_new > subject.context:
@@ -119,6 +125,41 @@ def check_causal(subject: Subject) -> None:
     """
     if not subject.causal:
         raise ModelError(f"{subject.identity.name} does not predict the next token; record it with --mode read")
+
+
+def padding_is_harmless(
+    subject: Subject, hookpoints: Sequence[HookPoint], tokens: Sequence[Sequence[int]], *, generating: bool
+) -> bool:
+    """Try whether a text gives the same scans beside a longer one as alone.
+
+    Some architectures let padding leak into the states (recurrent ones when generating, fnet, convbert).
+
+    Parameters
+    ----------
+    subject : Subject
+        The model.
+    hookpoints : sequence of HookPoint
+        What is to be recorded.
+    tokens : sequence of sequence of int
+        Texts as `tokenize` gives them; the shortest and the longest are tried.
+    generating : bool
+        Whether texts are to be continued, or read.
+
+    Returns
+    -------
+    bool
+        True if signals agree within a tenth of their size, and all texts are as long as each other or alone.
+    """
+    pair = [min(tokens, key=len), max(tokens, key=len)]
+    if len(pair[0]) == len(pair[1]):
+        return True
+    alone, together = (
+        next(generate(subject, hookpoints, pair, 3, size) if generating else read(subject, hookpoints, pair, size))
+        for size in (1, 2)
+    )
+    if alone.signals.shape != together.signals.shape:
+        return False
+    return bool(np.linalg.norm(alone.signals - together.signals) <= 0.1 * np.linalg.norm(alone.signals))
 
 
 @torch.inference_mode()
@@ -208,7 +249,7 @@ def generate(
         tap = tapped(subject.model, hookpoints, lambda values: values[:, -1].clone())
         with _enough_memory(batch_size), tap as taps:
             watcher = _Watcher(subject, taps)
-            chooser = _Chooser(sampling, range(start, start + len(group)), ids.shape[1], _special(subject, ids))
+            chooser = _Chooser(sampling, range(start, start + len(group)), ids.shape[1], _silent(subject, ids))
             subject.model.generate(
                 input_ids=ids,
                 attention_mask=mask.long(),
@@ -254,6 +295,9 @@ class _Chooser(LogitsProcessor):
         if self.sampling.temperature == 0:
             return scores
         scaled = torch.log_softmax(scores / self.sampling.temperature, dim=-1)
+        if 0 < self.sampling.top_k < scaled.shape[1]:
+            least = scaled.topk(self.sampling.top_k, dim=-1).values[:, -1:]
+            scaled = scaled.masked_fill(scaled < least, -torch.inf)
         if self.sampling.top_p < 1:
             ordered, order = scaled.sort(dim=-1, descending=True)
             beyond = ordered.exp().cumsum(-1) - ordered.exp() >= self.sampling.top_p
@@ -349,7 +393,7 @@ def _surprisal_and_entropy(logits: Tensor, token: Tensor) -> tuple[Tensor, Tenso
         surprisal.append(log_total - shifted.gather(1, chosen[:, None])[:, 0])
         expected = torch.linalg.vecdot(weights, shifted.clamp_min(torch.finfo(torch.float32).min))
         entropy.append(log_total - expected / total)
-    return torch.cat(surprisal).double() * _BITS, torch.cat(entropy).double() * _BITS
+    return torch.cat(surprisal).cpu().double() * _BITS, torch.cat(entropy).cpu().double() * _BITS
 
 
 def _pick(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -375,6 +419,11 @@ def _present(value: Tensor | None) -> Tensor:
 def _special(subject: Subject, like: Tensor) -> Tensor:
     """Ids of the special tokens on the device of another tensor."""
     return torch.tensor(sorted(subject.special_ids), dtype=torch.long, device=like.device)
+
+
+def _silent(subject: Subject, like: Tensor) -> Tensor:
+    """Ids of the tokens that give no scan, on the device of another tensor."""
+    return torch.tensor(sorted(subject.special_ids | _ends(subject)), dtype=torch.long, device=like.device)
 
 
 def _ends(subject: Subject) -> frozenset[int]:

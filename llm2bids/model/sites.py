@@ -190,7 +190,7 @@ def tapped(
 
     def reader(number: int) -> Callable[[Any], None]:
         def read(value: Any) -> None:
-            kept[number] = keep(_per_token(_tensor_in(value), *grid[0]))
+            kept[number] = keep(_per_token(_tensor_in(value), *grid[0], hookpoints[number]))
 
         return read
 
@@ -321,15 +321,15 @@ def _register(module: nn.Module, side: str, read: Callable[[Any], None]) -> Call
     return module.register_forward_hook(lambda _module, _args, output: read(output)).remove
 
 
-def _per_token(values: Tensor, n_texts: int, n_tokens: int) -> Tensor:
+def _per_token(values: Tensor, n_texts: int, n_tokens: int, point: HookPoint) -> Tensor:
     """Values in the shape (n_texts, n_tokens, n_channels); some modules give texts and tokens in one axis."""
     if values.ndim == 3 and tuple(values.shape[:2]) == (n_texts, n_tokens):  # noqa: PLR2004
         return values
     if values.ndim == 2 and values.shape[0] == n_texts * n_tokens:  # noqa: PLR2004
         return values.view(n_texts, n_tokens, values.shape[1])
     raise SiteError(
-        f"values of shape {tuple(values.shape)} found for {n_texts} texts of {n_tokens} tokens, one vector per token "
-        "needed; choose modules that map tokens to vectors"
+        f"hookpoint {point} gives values of shape {tuple(values.shape)} for {n_texts} texts of {n_tokens} tokens, one "
+        "vector per token needed; choose modules that map tokens to vectors"
     )
 
 

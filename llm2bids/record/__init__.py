@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,14 +12,24 @@ import numpy as np
 from tqdm import tqdm
 
 from llm2bids.bids.dataset import Dataset
+from llm2bids.bids.names import parse_name
 from llm2bids.bids.nifti import MAX_SCANS, Grid, NiftiWriter
-from llm2bids.bids.tables import read_json
+from llm2bids.bids.tables import read_json, read_stim
 from llm2bids.errors import DatasetError, NonFiniteError, RecordError
 from llm2bids.model.loading import load_subject
-from llm2bids.model.recording import check_causal, generate, read, tokenize
+from llm2bids.model.recording import check_causal, generate, padding_is_harmless, read, tokenize
 from llm2bids.model.sites import find_site, match_hookpoints, measure_widths
 from llm2bids.phantom import build_phantom
-from llm2bids.record.plan import Protocol, Run, Session, other_volumes, still_to_do, subject_label, wanted_places
+from llm2bids.record.plan import (
+    Protocol,
+    Run,
+    Session,
+    other_volumes,
+    replaced_tasks,
+    still_to_do,
+    subject_label,
+    wanted_places,
+)
 from llm2bids.record.sidecars import T_R, Told, merge_shared, write_run
 from llm2bids.space import UnitSpace
 from llm2bids.task import Design, expand_tasks, lay_out
@@ -33,6 +44,8 @@ if TYPE_CHECKING:
     from llm2bids.model.sites import HookPoint
 
 __all__ = ["Protocol", "Recording", "record"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +88,7 @@ def record(  # noqa: PLR0913 - the arguments of the command
     seed: int = 0,
     temperature: float | None = None,
     top_p: float | None = None,
+    top_k: int | None = None,
     batch_size: int = 8,
     revision: str | None = None,
     device: str = "auto",
@@ -118,6 +132,8 @@ def record(  # noqa: PLR0913 - the arguments of the command
         Order of prompts and draw of tokens.
     temperature, top_p : float, optional
         How tokens are drawn; what the model's makers advise by default. Temperature 0 takes the likeliest.
+    top_k : int, optional
+        The same.
     batch_size : int
         Prompts in the model at a time.
     revision : str, optional
@@ -161,7 +177,7 @@ def record(  # noqa: PLR0913 - the arguments of the command
     """
     if resume and overwrite:
         raise RecordError("both --resume and --overwrite asked for; choose one")
-    protocol = Protocol(mode, tokens, temperature, top_p, seed, batch_size, nonfinite, compress)
+    protocol = Protocol(mode, tokens, temperature, top_p, top_k, seed, batch_size, nonfinite, compress)
     design = Design(runs, 1 if sessions is None else sessions, blocks, prompts_per_block, seed, reuse_prompts)
     label = subject_label(subject, model)
     names = expand_tasks([task] if isinstance(task, str) else task)
@@ -175,14 +191,18 @@ def record(  # noqa: PLR0913 - the arguments of the command
         model = build_phantom(**options)
     elif isinstance(model, str):
         model = load_subject(model, trust_remote_code=trust_remote_code, **options)
-    session = Session(dataset, model, _find_places(model, wanted), protocol, _signed(authors))
+    replaced = replaced_tasks(dataset, planned, list(wanted)) if overwrite else frozenset()
+    session = Session(dataset, model, _find_places(model, wanted), protocol, _signed(authors), replaced, overwrite)
     if mode == "generate":
         check_causal(model)
-    if not overwrite or other_volumes(dataset, planned, list(wanted)):
-        _check_same_model(session, label)
+    if overwrite and not other_volumes(dataset, planned, list(wanted)):
+        dataset.forget_participant(label)
+    _check_same_model(session, label)
+    _check_same_places(session, label, planned)
     there = [(run, space) for run in planned for space in session.spaces if space.site not in todo.get(run, ())]
     done = [_existing(session, run, space) for run, space in there]
     shown = {run: _tokens(session, run) for run in todo}
+    session = _with_safe_batches(session, shown)
     try:
         return done + list(_record_all(session, todo, shown, progress=progress))
     finally:
@@ -210,11 +230,14 @@ def _record_run(session: Session, run: Run, tokens: list[list[int]], bar: tqdm[A
     root = session.dataset.root
     try:
         with session.dataset.stage(run.name) as stage:
+            _check_not_there(session, run)
             (stage / run.folder).mkdir(parents=True)
             paths = [stage / run.path(space.site, suffix) for space in session.spaces]
             told = _scan(session, run, tokens, paths, bar)
             write_run(session, run, told, stage)
+            _check_same_answers(session, run, told)
             with session.dataset.lock():
+                _check_same_model(session, run.label)
                 merge_shared(session, run)
                 session.dataset.publish(stage)
     except OSError as error:
@@ -279,17 +302,75 @@ def _find_places(
     )
 
 
+def _with_safe_batches(session: Session, shown: dict[Run, list[list[int]]]) -> Session:
+    """The session, one text at a time where padding would change the numbers."""
+    tokens = [text for texts in shown.values() for text in texts]
+    generating = session.protocol.mode == "generate"
+    if session.protocol.batch_size == 1 or not tokens:
+        return session
+    if padding_is_harmless(session.subject, session.hookpoints, tokens, generating=generating):
+        return session
+    logger.warning(
+        "%s gives other numbers for a text beside a longer one; recording one text at a time",
+        type(session.subject.model).__name__,
+    )
+    return replace(session, protocol=replace(session.protocol, batch_size=1))
+
+
+def _check_not_there(session: Session, run: Run) -> None:
+    """Refuse to replace what another process recorded since we looked; call with the run claimed."""
+    root = session.dataset.root
+    if not session.may_replace and any(run.is_complete(root, space.site) for space in session.spaces):
+        raise DatasetError(f"{run.name} was recorded by another process meanwhile; use --resume for the others")
+
+
+def _check_same_answers(session: Session, run: Run, told: Told) -> None:
+    """Refuse to put a site beside others that were recorded while the model said something else."""
+    sites = {space.site for space in session.spaces}
+    for sidecar in run.sidecars(session.dataset.root):
+        stim = sidecar.with_name(sidecar.name.replace("bold.json", "stim.tsv.gz"))
+        if parse_name(sidecar.name)[1].get("acq") in sites or not stim.exists():
+            continue
+        before = read_stim(stim, ["token_id", "position", "surprisal", "entropy"])["token_id"]
+        if before.tolist() != [token for scans in told.scans for token in scans.token_id]:
+            raise RecordError(
+                f"the model said something else than when {sidecar.name} was recorded (other hardware, versions or "
+                "batches); record all sites at once with --overwrite, or name another --subject"
+            )
+
+
+def _check_same_places(session: Session, label: str, planned: Sequence[Run]) -> None:
+    """Refuse runs of one site that were recorded at other hookpoints, or of another model or precision."""
+    now = session.subject.describe()
+    planned_sidecars = {session.dataset.root / run.path(s.site, "bold.json") for run in planned for s in session.spaces}
+    for space in session.spaces:
+        for sidecar in session.dataset.root.glob(f"sub-{label}/**/func/*_acq-{space.site}_*bold.json"):
+            if session.may_replace and sidecar in planned_sidecars:
+                continue
+            if read_json(sidecar)["Llm2bids"]["UnitSpace"] != space.to_json():
+                raise RecordError(
+                    f"{sidecar.name} was recorded at other hookpoints; use the same, or give these another label"
+                )
+    for run in planned:
+        for sidecar in run.sidecars(session.dataset.root):
+            if not (session.may_replace and sidecar in planned_sidecars):
+                _check_same_source(sidecar, read_json(sidecar)["Llm2bids"], now)
+
+
+def _check_same_source(sidecar: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on with a recording of other weights or in another precision."""
+    for key in ("WeightsSHA256", "Dtype"):
+        if before[key] != now[key]:
+            raise RecordError(
+                f"{sidecar.name} was recorded with {key} {before[key]}, now {now[key]}; name another --subject, or "
+                "replace all with --overwrite"
+            )
+
+
 def _existing(session: Session, run: Run, space: UnitSpace) -> Recording:
-    """A run that is there already; refuses one of another model."""
+    """A run that is there already."""
     bold = next(path for name in run.bolds(space.site) if (path := session.dataset.root / name).exists())
     own = read_json(session.dataset.root / run.path(space.site, "bold.json"))["Llm2bids"]
-    now = session.subject.describe()
-    for key in ("WeightsSHA256", "Dtype"):
-        if own[key] != now[key]:
-            raise RecordError(
-                f"{bold.name} was recorded with {key} {own[key]}, now {now[key]}; name another --subject, "
-                "or replace all with --overwrite"
-            )
     return Recording(bold, space, own["NumberOfScans"], skipped=True)
 
 

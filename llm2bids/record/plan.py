@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from llm2bids.space import UnitSpace
     from llm2bids.task import Task
 
+COLDEST: Final = 0.01
+"""Temperatures below it, but for 0, would overflow."""
 MODES: Final = ("generate", "read")
 """Whether scans are tokens the model generates, or tokens it reads."""
 
@@ -42,6 +44,8 @@ class Protocol:
         Tokens to generate per prompt.
     temperature, top_p : float or None
         How tokens are drawn; None for what the model's makers advise.
+    top_k : int or None
+        The same.
     seed : int
         Order of prompts and draw of tokens.
     batch_size : int
@@ -61,6 +65,7 @@ class Protocol:
     n_tokens: int = 24
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
     seed: int = 0
     batch_size: int = 8
     nonfinite: Literal["error", "zero"] = "error"
@@ -74,8 +79,12 @@ class Protocol:
             raise RecordError(f"{self.n_tokens} tokens per prompt asked for; 1 or more needed")
         if self.batch_size < 1:
             raise RecordError(f"a batch size of {self.batch_size} found; 1 or more needed")
-        if self.temperature is not None and not 0 <= self.temperature < np.inf:
-            raise RecordError(f"a temperature of {self.temperature} found; 0 (likeliest token) or more needed")
+        if self.temperature is not None and self.temperature != 0 and not COLDEST <= self.temperature < np.inf:
+            raise RecordError(
+                f"a temperature of {self.temperature} found; 0 (likeliest token), or {COLDEST} or more needed"
+            )
+        if self.top_k is not None and self.top_k < 0:
+            raise RecordError(f"a top-k of {self.top_k} found; 0 (all tokens) or more needed")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise RecordError(f"a top-p of {self.top_p} found; a number above 0 up to 1 needed")
         if self.nonfinite not in {"error", "zero"}:
@@ -103,7 +112,8 @@ class Protocol:
         advised = subject.sampling
         temperature = advised.temperature if self.temperature is None else self.temperature
         top_p = advised.top_p if self.top_p is None else self.top_p
-        return Sampling(temperature, top_p, seed)
+        top_k = advised.top_k if self.top_k is None else self.top_k
+        return Sampling(temperature, top_p, top_k, seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +187,25 @@ class Run:
         """
         return self.path(site, "bold.nii.gz"), self.path(site, "bold.nii")
 
+    def is_complete(self, root: Path, site: str) -> bool:
+        """Say whether all its files of a site are there.
+
+        Parameters
+        ----------
+        root : Path
+            The dataset.
+        site : str
+            The site.
+
+        Returns
+        -------
+        bool
+            True if none is missing.
+        """
+        others = [self.path(site, suffix) for suffix in ("bold.json", "events.tsv", "stim.tsv.gz")]
+        volumes = any((root / path).exists() for path in self.bolds(site))
+        return volumes and all((root / path).exists() for path in [*others, self.stimuli])
+
     def sidecars(self, root: Path) -> list[Path]:
         """Find the sidecars of its volumes that are there.
 
@@ -218,6 +247,10 @@ class Session:
         How it is shown.
     authors : tuple of str
         Authors of a new dataset.
+    replaced : frozenset of str
+        Tasks of which every recording is replaced, so that what it shared is written anew.
+    may_replace : bool
+        Whether runs that are there may be replaced.
     """
 
     dataset: Dataset
@@ -225,6 +258,8 @@ class Session:
     sites: tuple[tuple[UnitSpace, tuple[HookPoint, ...]], ...]
     protocol: Protocol
     authors: tuple[str, ...]
+    replaced: frozenset[str] = frozenset()
+    may_replace: bool = False
 
     @property
     def spaces(self) -> list[UnitSpace]:
@@ -296,6 +331,8 @@ def wanted_places(sites: Sequence[str], patterns: Sequence[str]) -> dict[str, st
     for pattern in patterns:
         label, equals, glob = pattern.rpartition("=")
         label = check_label(label if equals else "custom", "hookpoints")
+        if label in SITES:
+            raise SiteError(f"hookpoints labelled {label!r} found, which is a site; give them another label")
         if label in wanted:
             raise SiteError(f"site {label!r} named twice; give each --hookpoints a label of its own, as LABEL=GLOB")
         wanted[label] = glob
@@ -324,6 +361,7 @@ def run_settings(protocol: Protocol, run: Run) -> dict[str, Any]:
         "TokensPerPrompt": protocol.n_tokens if protocol.mode == "generate" else None,
         "Temperature": protocol.temperature,
         "TopP": protocol.top_p,
+        "TopK": protocol.top_k,
         "Seed": protocol.seed,
         "Nonfinite": protocol.nonfinite,
         "StimuliSHA256": run.fingerprint,
@@ -361,10 +399,8 @@ def still_to_do(
     RecordError
         If a run is asked for twice, was made with other settings, or older runs would stay beside new ones.
     """
-    names = [run.name for run in planned]
-    for run in planned:
-        if names.count(run.name) > 1:
-            raise RecordError(f"{run.name} asked for twice; give each task a name of its own")
+    _check_unique(planned)
+    _check_shared(dataset, planned, protocol, replaced_tasks(dataset, planned, sites) if overwrite else frozenset())
     todo = {}
     for run in planned:
         dataset.recover(run.name)
@@ -377,13 +413,51 @@ def still_to_do(
         for sidecar in run.sidecars(dataset.root):
             if not overwrite or parse_name(sidecar.name)[1].get("acq") not in sites:
                 _check_same_settings(sidecar, run_settings(protocol, run))
-        if missing := tuple(site for site in sites if overwrite or site not in there):
+        if missing := tuple(site for site in sites if overwrite or not run.is_complete(dataset.root, site)):
             todo[run] = missing
-        for name, fields in shared_sidecars(run.task, protocol).items():
-            dataset.check_shared(name, fields)
     if overwrite:
         _check_none_left(dataset, planned, sites)
     return todo
+
+
+def _check_unique(planned: Sequence[Run]) -> None:
+    """Refuse two runs of one name, which would replace each other."""
+    names = [run.name for run in planned]
+    for name in names:
+        if names.count(name) > 1:
+            raise RecordError(f"{name} asked for twice; give each task a name of its own")
+
+
+def _check_shared(dataset: Dataset, planned: Sequence[Run], protocol: Protocol, replaced: frozenset[str]) -> None:
+    """Refuse tasks that the dataset describes otherwise, unless they are replaced."""
+    for run in planned:
+        if run.task.name not in replaced:
+            for name, fields in shared_sidecars(run.task, protocol).items():
+                dataset.check_shared(name, fields)
+
+
+def replaced_tasks(dataset: Dataset, planned: Sequence[Run], sites: Sequence[str]) -> frozenset[str]:
+    """Find the tasks of which every recording in the dataset is planned anew.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Where to look.
+    planned : sequence of Run
+        What is planned.
+    sites : sequence of str
+        Sites planned.
+
+    Returns
+    -------
+    frozenset of str
+        Their names.
+    """
+    known = {dataset.root / path for run in planned for site in sites for path in run.bolds(site)}
+    kept = {
+        parse_name(path.name)[1].get("task") for path in dataset.root.glob("sub-*/**/*_bold.nii*") if path not in known
+    }
+    return frozenset(run.task.name for run in planned if run.task.name not in kept)
 
 
 def shared_sidecars(task: Task, protocol: Protocol) -> dict[str, dict[str, Any]]:

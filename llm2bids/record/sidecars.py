@@ -95,12 +95,16 @@ def merge_shared(session: Session, run: Run) -> None:
     hub = {"URL": f"https://huggingface.co/{identity.name}", "Version": identity.revision}
     dataset.merge_description([hub] if "/" in identity.name else [], session.authors, __version__)
     dataset.merge_participant(run.label, _participant(session.subject))
-    for name, fields in shared_sidecars(run.task, session.protocol).items():
+    shared = shared_sidecars(run.task, session.protocol)
+    stats_model = f"code/models/model-{run.task.name}_smdl.json"
+    if run.task.name in session.replaced and (run.task.session, run.task.run) == (1, 1):
+        for name in (*shared, stats_model):
+            (dataset.root / name).unlink(missing_ok=True)
+    for name, fields in shared.items():
         dataset.merge_shared(name, fields)
     dataset.add_missing("code/bids-validator-config.json", template_json("validator_config.json"))
     if conditions := list(condition_levels(run.task)):
-        model = _stats_model(run, conditions)
-        dataset.add_missing(f"code/models/model-{run.task.name}_smdl.json", model)
+        dataset.add_missing(stats_model, _stats_model(run, conditions))
     if identity.name == "phantom" and (run.task.session, run.task.run) == (1, 1):
         _write_truth(session, run)
 
@@ -128,7 +132,12 @@ def _bold_sidecar(session: Session, run: Run, space: UnitSpace, told: Told) -> d
     }
     if protocol.mode == "generate":
         sampling = protocol.sampling(subject, run.task.name, run.task.session, run.task.run)
-        own["Generation"] = {"Temperature": sampling.temperature, "TopP": sampling.top_p, "RunSeed": sampling.seed}
+        own["Generation"] = {
+            "Temperature": sampling.temperature,
+            "TopP": sampling.top_p,
+            "TopK": sampling.top_k,
+            "RunSeed": sampling.seed,
+        }
     return fields | {"Llm2bids": own}
 
 

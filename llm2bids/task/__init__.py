@@ -43,7 +43,7 @@ def lay_out(name: str, design: Design | None = None) -> tuple[Task, ...]:
         If the task is unknown, has too few prompts, or its file is malformed; names line and column.
     """
     design = design or Design()
-    if Path(name).suffix in {".tsv", ".yaml", ".yml"}:
+    if Path(name).suffix.lower() in {".tsv", ".yaml", ".yml"}:
         return lay_out_file(Path(name), design)
     if name not in builtin_tasks() or expand_tasks([name]) != (name,):
         known = ", ".join(builtin_tasks())

@@ -45,7 +45,7 @@ def lay_out_file(path: Path, design: Design) -> tuple[Task, ...]:
     TaskError
         If the file cannot be read or is malformed; names line and column.
     """
-    task, runs = (_parse_tsv if path.suffix == ".tsv" else _parse_yaml)(path, _text(path))
+    task, runs = (_parse_tsv if path.suffix.lower() == ".tsv" else _parse_yaml)(path, _text(path))
     n_runs = design.n_runs or len(runs)
     if len(runs) > 1 and n_runs > len(runs):
         raise TaskError(f"{path}: {len(runs)} runs found, {n_runs} asked for; add runs or ask for fewer")
