@@ -200,22 +200,6 @@ class Dataset:
         own = read_json(described) if described.exists() else {}
         self._write_if_new(described, template_json("participants.json") | own)
 
-    def forget_participant(self, label: str) -> None:
-        """Take the row of a subject out, all of whose recordings are about to be replaced.
-
-        Parameters
-        ----------
-        label : str
-            Subject, without ``sub-``.
-        """
-        path = self.root / "participants.tsv"
-        if path.exists():
-            with self.lock():
-                table = self._participants()
-                columns = table.columns.drop("participant_id").intersection(list(template_json("participants.json")))
-                table.loc[table["participant_id"] == f"sub-{label}", columns] = "n/a"
-                write_tsv(path, table)
-
     def participant(self, label: str) -> dict[str, str]:
         """Read the row of a subject.
 

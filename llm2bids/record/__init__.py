@@ -192,11 +192,18 @@ def record(  # noqa: PLR0913 - the arguments of the command
     elif isinstance(model, str):
         model = load_subject(model, trust_remote_code=trust_remote_code, **options)
     replaced = replaced_tasks(dataset, planned, list(wanted)) if overwrite else frozenset()
-    session = Session(dataset, model, _find_places(model, wanted), protocol, _signed(authors), replaced, overwrite)
+    session = Session(
+        dataset=dataset,
+        subject=model,
+        sites=_find_places(model, wanted),
+        protocol=protocol,
+        authors=_signed(authors),
+        replaced=replaced,
+        may_replace=overwrite,
+        may_be_another=overwrite and not other_volumes(dataset, planned, list(wanted)),
+    )
     if mode == "generate":
         check_causal(model)
-    if overwrite and not other_volumes(dataset, planned, list(wanted)):
-        dataset.forget_participant(label)
     _check_same_model(session, label)
     _check_same_places(session, label, planned)
     there = [(run, space) for run in planned for space in session.spaces if space.site not in todo.get(run, ())]
@@ -376,6 +383,8 @@ def _existing(session: Session, run: Run, space: UnitSpace) -> Recording:
 
 def _check_same_model(session: Session, label: str) -> None:
     """Refuse two models under one label."""
+    if session.may_be_another:
+        return
     before = session.dataset.participant(label).get("weights_sha256")
     if before not in {None, "n/a", session.subject.identity.weights_sha256}:
         raise RecordError(

@@ -251,6 +251,8 @@ class Session:
         Tasks of which every recording is replaced, so that what it shared is written anew.
     may_replace : bool
         Whether runs that are there may be replaced.
+    may_be_another : bool
+        Whether the subject may have been another model before, since nothing of it stays.
     """
 
     dataset: Dataset
@@ -260,6 +262,7 @@ class Session:
     authors: tuple[str, ...]
     replaced: frozenset[str] = frozenset()
     may_replace: bool = False
+    may_be_another: bool = False
 
     @property
     def spaces(self) -> list[UnitSpace]:
