@@ -210,6 +210,12 @@ def test_a_hookpoint_that_gives_no_vector_per_token_is_refused() -> None:
         measure_widths(subject.model, [HookPoint("transformer.wpe", "out")])
 
 
+def test_a_hookpoint_that_gives_no_tensor_is_refused_by_name() -> None:
+    subject = tiny_subject("gpt2")
+    with pytest.raises(SiteError, match=r"hookpoint transformer:out gives a \w*Output"):
+        measure_widths(subject.model, [HookPoint("transformer", "out")])
+
+
 def hooks_on(subject: Subject) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in subject.model.modules())  # noqa: SLF001
 

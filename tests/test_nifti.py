@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gzip
 import os
-import resource
 import shutil
 import subprocess
 import threading
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
@@ -23,8 +22,10 @@ from llm2bids.bids.nifti import Grid, NiftiWriter, write_image
 from llm2bids.errors import DatasetError, LLM2BIDSError
 from llm2bids.space import UnitSpace
 
+from .limits import full_disk
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 SMALL = Grid((5, 4, 3), np.eye(4))
@@ -73,17 +74,6 @@ def in_time(work: Callable[[], object]) -> None:
     assert not thread.is_alive(), "hangs"
     for failure in failures:
         raise failure
-
-
-@contextmanager
-def full_disk(room: int = 4096) -> Iterator[None]:
-    """No file grows beyond `room` bytes; the system answers with OSError."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # ---- what is in the file

@@ -190,7 +190,7 @@ def tapped(
 
     def reader(number: int) -> Callable[[Any], None]:
         def read(value: Any) -> None:
-            kept[number] = keep(_per_token(_tensor_in(value), *grid[0], hookpoints[number]))
+            kept[number] = keep(_per_token(_tensor_in(value, hookpoints[number]), *grid[0], hookpoints[number]))
 
         return read
 
@@ -221,15 +221,9 @@ def measure_widths(model: PreTrainedModel, hookpoints: Sequence[HookPoint]) -> t
     SiteError
         If a forward pass does not reach a hookpoint, or it gives no value per token.
     """
-    _show_six_tokens(model)
-    try:
-        with tapped(model, hookpoints, lambda values: values) as kept:
-            _show_six_tokens(model)
-            found = [None if value is None else value.shape[-1] for value in kept]
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise SiteError(
-            f"a hookpoint gives no vector per token ({error}); choose modules that map tokens to vectors"
-        ) from error
+    with tapped(model, hookpoints, lambda values: values) as kept:
+        _show_six_tokens(model)
+        found = [None if value is None else value.shape[-1] for value in kept]
     for point, width in zip(hookpoints, found, strict=True):
         if width is None:
             raise SiteError(
@@ -306,7 +300,7 @@ def _linear_maps_called(model: PreTrainedModel) -> list[str]:
 
 @torch.inference_mode()
 def _show_six_tokens(model: PreTrainedModel) -> None:
-    """Two texts of three tokens through the model, unequal lengths so that nothing is taken for the other."""
+    """Two texts of three tokens through the model: unequal numbers, so that neither is taken for the other."""
     ids = torch.zeros((2, 3), dtype=torch.long, device=model.get_input_embeddings().weight.device)
     try:
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
@@ -333,9 +327,12 @@ def _per_token(values: Tensor, n_texts: int, n_tokens: int, point: HookPoint) ->
     )
 
 
-def _tensor_in(value: Any) -> Tensor:
+def _tensor_in(value: Any, point: HookPoint) -> Tensor:
     """The hidden states in what a module takes or returns: a tensor, or the first of a tuple."""
-    first = value if isinstance(value, Tensor) else value[0]
+    first = value[0] if isinstance(value, tuple | list) and value else value
     if not isinstance(first, Tensor):
-        raise TypeError(f"a {type(first).__name__} found where hidden states were expected")
+        raise SiteError(
+            f"hookpoint {point} gives a {type(first).__name__}, one vector per token needed; choose modules that map "
+            "tokens to vectors"
+        )
     return first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,13 +25,12 @@ from llm2bids.record.plan import (
     Protocol,
     Run,
     Session,
-    other_volumes,
-    replaced_tasks,
     still_to_do,
     subject_label,
+    unplanned_volumes,
     wanted_places,
 )
-from llm2bids.record.sidecars import T_R, Told, merge_shared, write_run
+from llm2bids.record.sidecars import STIM_COLUMNS, T_R, Told, merge_shared, write_run
 from llm2bids.space import UnitSpace
 from llm2bids.task import Design, expand_tasks, lay_out
 
@@ -191,16 +191,17 @@ def record(  # noqa: PLR0913 - the arguments of the command
         model = build_phantom(**options)
     elif isinstance(model, str):
         model = load_subject(model, trust_remote_code=trust_remote_code, **options)
-    replaced = replaced_tasks(dataset, planned, list(wanted)) if overwrite else frozenset()
+    left = unplanned_volumes(dataset, planned, list(wanted))
+    kept = {volume.get("task") for volume in left}
     session = Session(
         dataset=dataset,
         subject=model,
         sites=_find_places(model, wanted),
         protocol=protocol,
         authors=_signed(authors),
-        replaced=replaced,
+        replaced=frozenset(run.task.name for run in planned if overwrite and run.task.name not in kept),
         may_replace=overwrite,
-        may_be_another=overwrite and not other_volumes(dataset, planned, list(wanted)),
+        may_be_another=overwrite and label not in {volume["sub"] for volume in left},
     )
     if mode == "generate":
         check_causal(model)
@@ -303,8 +304,9 @@ def _find_places(
     """Hookpoints and unit space of each site."""
     model = subject.model
     places = {site: match_hookpoints(model, glob) if glob else find_site(model, site) for site, glob in wanted.items()}
+    widths = iter(measure_widths(model, [point for points in places.values() for point in points]))
     return tuple(
-        (UnitSpace(site, tuple(map(str, points)), measure_widths(model, points)), points)
+        (UnitSpace(site, tuple(map(str, points)), tuple(islice(widths, len(points)))), points)
         for site, points in places.items()
     )
 
@@ -338,7 +340,7 @@ def _check_same_answers(session: Session, run: Run, told: Told) -> None:
         stim = sidecar.with_name(sidecar.name.replace("bold.json", "stim.tsv.gz"))
         if parse_name(sidecar.name)[1].get("acq") in sites or not stim.exists():
             continue
-        before = read_stim(stim, ["token_id", "position", "surprisal", "entropy"])["token_id"]
+        before = read_stim(stim, STIM_COLUMNS)["token_id"]
         if before.tolist() != [token for scans in told.scans for token in scans.token_id]:
             raise RecordError(
                 f"the model said something else than when {sidecar.name} was recorded (other hardware, versions or "

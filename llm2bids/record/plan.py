@@ -403,7 +403,9 @@ def still_to_do(
         If a run is asked for twice, was made with other settings, or older runs would stay beside new ones.
     """
     _check_unique(planned)
-    _check_shared(dataset, planned, protocol, replaced_tasks(dataset, planned, sites) if overwrite else frozenset())
+    left = unplanned_volumes(dataset, planned, sites)
+    kept = {volume.get("task") for volume in left} if overwrite else {run.task.name for run in planned}
+    _check_shared(dataset, [run for run in planned if run.task.name in kept], protocol)
     todo = {}
     for run in planned:
         dataset.recover(run.name)
@@ -419,7 +421,7 @@ def still_to_do(
         if missing := tuple(site for site in sites if overwrite or not run.is_complete(dataset.root, site)):
             todo[run] = missing
     if overwrite:
-        _check_none_left(dataset, planned, sites)
+        _check_none_left(planned, sites, left)
     return todo
 
 
@@ -431,36 +433,11 @@ def _check_unique(planned: Sequence[Run]) -> None:
             raise RecordError(f"{name} asked for twice; give each task a name of its own")
 
 
-def _check_shared(dataset: Dataset, planned: Sequence[Run], protocol: Protocol, replaced: frozenset[str]) -> None:
-    """Refuse tasks that the dataset describes otherwise, unless they are replaced."""
+def _check_shared(dataset: Dataset, planned: Sequence[Run], protocol: Protocol) -> None:
+    """Refuse tasks that the dataset describes otherwise."""
     for run in planned:
-        if run.task.name not in replaced:
-            for name, fields in shared_sidecars(run.task, protocol).items():
-                dataset.check_shared(name, fields)
-
-
-def replaced_tasks(dataset: Dataset, planned: Sequence[Run], sites: Sequence[str]) -> frozenset[str]:
-    """Find the tasks of which every recording in the dataset is planned anew.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        Where to look.
-    planned : sequence of Run
-        What is planned.
-    sites : sequence of str
-        Sites planned.
-
-    Returns
-    -------
-    frozenset of str
-        Their names.
-    """
-    known = {dataset.root / path for run in planned for site in sites for path in run.bolds(site)}
-    kept = {
-        parse_name(path.name)[1].get("task") for path in dataset.root.glob("sub-*/**/*_bold.nii*") if path not in known
-    }
-    return frozenset(run.task.name for run in planned if run.task.name not in kept)
+        for name, fields in shared_sidecars(run.task, protocol).items():
+            dataset.check_shared(name, fields)
 
 
 def shared_sidecars(task: Task, protocol: Protocol) -> dict[str, dict[str, Any]]:
@@ -523,8 +500,8 @@ def _check_same_settings(sidecar: Path, settings: dict[str, Any]) -> None:
             )
 
 
-def other_volumes(dataset: Dataset, planned: Sequence[Run], sites: Sequence[str]) -> list[Path]:
-    """Find volumes of the same subjects that are not planned.
+def unplanned_volumes(dataset: Dataset, planned: Sequence[Run], sites: Sequence[str]) -> list[dict[str, str]]:
+    """Find the recordings of a dataset that would stay if all that is planned were recorded anew.
 
     Parameters
     ----------
@@ -537,22 +514,20 @@ def other_volumes(dataset: Dataset, planned: Sequence[Run], sites: Sequence[str]
 
     Returns
     -------
-    list of Path
-        In order of name.
+    list of dict
+        BIDS entities of each (``sub``, ``task``, ...) and, under ``name``, the file name; in order of name.
     """
     known = {dataset.root / path for run in planned for site in sites for path in run.bolds(site)}
-    labels = {run.label for run in planned}
-    found = {path for label in labels for path in dataset.root.glob(f"sub-{label}/**/func/*_bold.nii*")}
-    return sorted(found - known)
+    paths = sorted(path for path in dataset.root.glob("sub-*/**/*_bold.nii*") if path not in known)
+    return [parse_name(path.name)[1] | {"name": path.name} for path in paths]
 
 
-def _check_none_left(dataset: Dataset, planned: Sequence[Run], sites: Sequence[str]) -> None:
+def _check_none_left(planned: Sequence[Run], sites: Sequence[str], left: Sequence[dict[str, str]]) -> None:
     """Refuse to overwrite some runs of a task and leave older ones beside them."""
-    tasks = {(run.session, run.task.name) for run in planned}
-    for path in other_volumes(dataset, planned, sites):
-        _, entities = parse_name(path.name)
-        if entities.get("acq") in sites and (entities.get("ses"), entities.get("task")) in tasks:
+    tasks = {(run.label, run.session, run.task.name) for run in planned}
+    for volume in left:
+        if volume.get("acq") in sites and (volume["sub"], volume.get("ses"), volume.get("task")) in tasks:
             raise RecordError(
-                f"{path.name} of an earlier recording would stay beside the new runs; record as many runs as "
+                f"{volume['name']} of an earlier recording would stay beside the new runs; record as many runs as "
                 "before, or remove it"
             )

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 T_R: Final = 1.0
 """Repetition time in seconds; one token by convention."""
+STIM_COLUMNS: Final = tuple(template_json("task_stim.json", task="")["Columns"])
+"""Columns of a ``_stim.tsv.gz``, each an attribute of `Scans`."""
 
 
 @dataclass(slots=True)
@@ -67,8 +69,7 @@ def write_run(session: Session, run: Run, told: Told, stage: Path) -> None:
     """
     responses = session.protocol.mode == "generate"
     events = run.task.events([scans.n_scans for scans in told.scans], T_R, responses=responses)
-    columns = ("token_id", "position", "surprisal", "entropy")
-    stim = pd.DataFrame({name: np.concatenate([getattr(s, name) for s in told.scans]) for name in columns})
+    stim = pd.DataFrame({name: np.concatenate([getattr(s, name) for s in told.scans]) for name in STIM_COLUMNS})
     for space in session.spaces:
         write_tsv(stage / run.path(space.site, "events.tsv"), events)
         write_stim(stage / run.path(space.site, "stim.tsv.gz"), stim)
