@@ -43,3 +43,19 @@ class DatasetError(LLM2BIDSError, ValueError):
 
 class RecordError(LLM2BIDSError, ValueError):
     """The settings of a recording contradict each other or an earlier recording."""
+
+
+class StatsModelError(LLM2BIDSError, ValueError):
+    """A BIDS Stats Model is malformed, or asks for what is not supported."""
+
+
+class DesignError(LLM2BIDSError, ValueError):
+    """A design cannot answer the question: a condition or confound is missing, or columns are collinear."""
+
+
+class MaskError(LLM2BIDSError, ValueError):
+    """A map or mask cannot be read, chooses no unit, belongs to another model, or its file cannot be written."""
+
+
+class InferenceError(LLM2BIDSError, ValueError):
+    """A statistic is asked for that means nothing for units of a model, or that the samples do not allow."""

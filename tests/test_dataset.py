@@ -357,7 +357,7 @@ def test_a_run_another_process_records_is_refused(dataset: Dataset) -> None:
     with python(HOLDING, dataset.root) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(DatasetError, match="run-01 is being recorded by another process"), dataset.stage("run-01"):
+        with pytest.raises(DatasetError, match="run-01 is being written by another process"), dataset.stage("run-01"):
             pytest.fail("two processes record one run")
         with pytest.raises(DatasetError, match="another process"):
             dataset.recover("run-01")

@@ -12,7 +12,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -34,20 +34,23 @@ _WAIT = 600
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A raw BIDS dataset on disk.
+    """A BIDS dataset on disk that grows, raw or derivative.
 
     Parameters
     ----------
     root : Path
         Its folder, which may not exist yet.
+    kind : {"raw", "derivative"}
+        What it holds.
 
     Raises
     ------
     DatasetError
-        If the folder holds something other than a raw BIDS dataset, or cannot be written.
+        If the folder holds something other than such a dataset, or cannot be written.
     """
 
     root: Path
+    kind: Literal["raw", "derivative"] = "raw"
 
     def __post_init__(self) -> None:
         """Refuse folders that are something else, before any work is done."""
@@ -61,8 +64,9 @@ class Dataset:
             return
         description = self.root / "dataset_description.json"
         if description.exists():
-            if read_json(description).get("DatasetType", "raw") != "raw":
-                raise DatasetError(f"{self.root} is a derivative; recordings go into a raw dataset: give its folder")
+            found = read_json(description).get("DatasetType", "raw")
+            if found != self.kind:
+                raise DatasetError(f"{self.root} is a {found} dataset, a {self.kind} one is needed: give its folder")
         elif any(not path.name.startswith(".") for path in self.root.iterdir()):
             raise DatasetError(
                 f"{self.root} holds files but no dataset_description.json, so it is no BIDS dataset; "
@@ -93,7 +97,7 @@ class Dataset:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Path]:
-        """Give a run a folder of its own until it is complete.
+        """Give a run, or whatever appears whole, a folder of its own until it is complete.
 
         Parameters
         ----------
@@ -108,7 +112,7 @@ class Dataset:
         Raises
         ------
         DatasetError
-            If another process is recording the same run.
+            If another process is writing the same.
         """
         folder = self.root / STAGING / name
         with self._claimed(folder):
@@ -313,7 +317,7 @@ class Dataset:
     @contextmanager
     def _claimed(self, folder: Path) -> Iterator[None]:
         """Hold the folder of a run, emptied; refuse if another process holds it."""
-        busy = f"run {folder.name} is being recorded by another process; wait for it, or record other runs"
+        busy = f"{folder.name} is being written by another process; wait for it, or work on others meanwhile"
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(folder / _LOCK, timeout=0):

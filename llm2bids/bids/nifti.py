@@ -1,4 +1,4 @@
-"""Writing volumes as they come: NIfTI-1 whose length is known only at the end, in flat memory.
+"""Volumes as they come: writing NIfTI-1 whose length is known only at the end, and reading it back, in flat memory.
 
 A compressed file is one gzip member without name or time. Its first deflate block is *stored* and holds the 352 bytes
 of header, so the number of scans can be patched in place at the end; the checksum of the whole is combined from that
@@ -16,12 +16,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, cast
 
 import nibabel as nib
 import numpy as np
-from isal import isal_zlib
+from isal import igzip, isal_zlib
 from nibabel.affines import voxel_sizes
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from llm2bids.bids.tables import write_bytes
 from llm2bids.errors import DatasetError
@@ -40,6 +43,16 @@ _GZIP_START: Final = b"\x1f\x8b\x08" + bytes(6) + b"\xff"
 _STORED_BLOCK: Final = b"\x00" + struct.pack("<HH", HEADER_SIZE, HEADER_SIZE ^ 0xFFFF)
 _CHUNK: Final = 1 << 20
 _LEVEL: Final = 1
+_BROKEN: Final[tuple[type[Exception], ...]] = (
+    OSError,
+    EOFError,
+    ValueError,
+    cast("type[Exception]", isal_zlib.error),
+    ImageFileError,
+    HeaderDataError,
+    WrapStructError,
+)
+"""What reading a file raises that is no NIfTI, truncated or corrupted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +122,77 @@ def write_image(path: Path, image: nib.Nifti1Image) -> Path:
     if not path.name.endswith(".nii.gz"):
         raise DatasetError(f"file name {path.name} found; end it with .nii.gz")
     return write_bytes(path, isal_zlib.compress(image.to_bytes(), _LEVEL, 16 + zlib.MAX_WBITS))
+
+
+def read_scans(path: Path, max_bytes: int = 1 << 26) -> Iterator[NDArray[np.float32]]:
+    """Read the scans of a 4-D file from first to last.
+
+    Parameters
+    ----------
+    path : Path
+        A ``.nii`` or ``.nii.gz`` of any type.
+    max_bytes : int
+        About how much to hold at a time.
+
+    Yields
+    ------
+    ndarray of float32, shape (n_scans, z, y, x)
+        As many scans as fit, at least one.
+
+    Raises
+    ------
+    DatasetError
+        If the file is no 4-D NIfTI, truncated or corrupted (the checksum of the whole is compared at its end).
+    """
+    try:
+        with igzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            header = nib.Nifti1Header.from_fileobj(file, check=False)
+            dtype, shape = header.get_data_dtype(), header.get_data_shape()
+            if len(shape) != len("xyzt"):
+                raise DatasetError(f"{path} holds {len(shape)} axes, scans need 4; give a bold file")
+            file.seek(int(header["vox_offset"]))
+            slope, intercept = header.get_slope_inter()
+            n_values = int(np.prod(shape[:3]))
+            n_left, at_a_time = shape[3], max(1, max_bytes // (n_values * max(dtype.itemsize, 4)))
+            while n_left:
+                n_scans = min(at_a_time, n_left)
+                payload = file.read(n_scans * n_values * dtype.itemsize)
+                values = np.frombuffer(payload, dtype).reshape(n_scans, *shape[2::-1]).astype(np.float32, copy=False)
+                yield values if slope is None else values * np.float32(slope) + np.float32(intercept or 0)
+                n_left -= n_scans
+            if file.read(1):
+                raise DatasetError(f"{path} goes on after its last scan; record or prepare it again")
+    except _BROKEN as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(
+            f"{path} cannot be read to its end ({error}): truncated or corrupted; record or prepare it again"
+        ) from error
+
+
+def n_scans_of(path: Path) -> int:
+    """Read the number of scans from a header.
+
+    Parameters
+    ----------
+    path : Path
+        A NIfTI file.
+
+    Returns
+    -------
+    int
+        Length of the fourth axis, 1 without one.
+
+    Raises
+    ------
+    DatasetError
+        If it is no NIfTI file.
+    """
+    try:
+        shape = nib.load(path).shape
+    except _BROKEN as error:
+        raise DatasetError(f"{path} is no NIfTI file ({error}); record or prepare it again") from error
+    return int(shape[3]) if len(shape) > 3 else 1  # noqa: PLR2004 - the scan axis
 
 
 class NiftiWriter:

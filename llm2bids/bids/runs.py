@@ -1,0 +1,220 @@
+"""The runs of a dataset as they lie on disk, raw or derived: found by name, with what lies beside their volumes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+
+from llm2bids.bids.names import ENTITIES, format_name, parse_name
+from llm2bids.bids.nifti import n_scans_of
+from llm2bids.bids.tables import read_json, read_tsv
+from llm2bids.errors import DatasetError
+from llm2bids.space import UnitSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PREPARED: Final = Path("derivatives", "llm2bids")
+"""Where `prep` puts its derivative, relative to the raw dataset."""
+PREPROC: Final = "preproc"
+"""Value of ``desc`` of volumes that are ready for statistics."""
+_TOLERANCE: Final = 1e-6
+"""Seconds by which an event may pass the end of its run: rounding."""
+
+
+@dataclass(frozen=True)
+class BoldRun:
+    """The volumes of one run and site, and what lies beside them.
+
+    Parameters
+    ----------
+    root : Path
+        The dataset.
+    bold : Path
+        The volumes, inside it.
+    """
+
+    root: Path
+    bold: Path
+
+    @cached_property
+    def entities(self) -> dict[str, str]:
+        """BIDS entities by name, e.g. ``sub``, ``task``, ``acq``, ``run``."""
+        return parse_name(self.bold.name)[1]
+
+    @property
+    def name(self) -> str:
+        """What the run is called in messages: its entities but space and desc."""
+        return self.beside("bold.nii.gz", space=None, desc=None).name.removesuffix("_bold.nii.gz")
+
+    @property
+    def place(self) -> Path:
+        """Folder of its files, relative to the dataset."""
+        return self.bold.parent.relative_to(self.root)
+
+    @cached_property
+    def sidecar(self) -> dict[str, Any]:
+        """What its JSON says."""
+        return read_json(self.beside("bold.json"))
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """Our own part of the sidecar: model, site, settings, unit space."""
+        own = self.sidecar.get("Llm2bids")
+        if not isinstance(own, dict) or "UnitSpace" not in own:
+            raise DatasetError(
+                f"{self.bold.name} has no Llm2bids.UnitSpace in its sidecar; record it with llm2bids, or restore it"
+            )
+        return own
+
+    @cached_property
+    def space(self) -> UnitSpace:
+        """Which voxel is which unit."""
+        return UnitSpace.from_json(self.own["UnitSpace"])
+
+    @property
+    def t_r(self) -> float:
+        """Repetition time in seconds."""
+        return float(self.sidecar["RepetitionTime"])
+
+    @cached_property
+    def n_scans(self) -> int:
+        """Number of scans."""
+        return n_scans_of(self.bold)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of a recording's sidecar, which holds its settings and weights, and of its events."""
+        files = (self.beside("bold.json"), self.beside("events.tsv"))
+        try:
+            return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+        except OSError as error:
+            raise DatasetError(f"{error.filename} cannot be read ({error.strerror}); record the run again") from error
+
+    def beside(self, suffix: str, **entities: str | None) -> Path:
+        """Name a file of the same run.
+
+        Parameters
+        ----------
+        suffix : str
+            Suffix with extension.
+        **entities : str or None
+            Entities to set, or with None to leave out.
+
+        Returns
+        -------
+        Path
+            In the same folder.
+        """
+        named = {key: value for key, value in self.entities.items() if key in ENTITIES} | entities
+        return self.bold.with_name(format_name(suffix, **named))
+
+    def uri(self, dataset: str = "") -> str:
+        """Give the BIDS URI of the volumes.
+
+        Parameters
+        ----------
+        dataset : str
+            Name of the dataset in ``DatasetLinks``; empty for the one that says it.
+
+        Returns
+        -------
+        str
+            E.g. ``"bids:raw:sub-gpt2/func/..."``.
+        """
+        return f"bids:{dataset}:{self.bold.relative_to(self.root).as_posix()}"
+
+
+def find_runs(
+    root: Path,
+    subjects: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    sites: Sequence[str] = (),
+    *,
+    desc: str | None = None,
+) -> list[BoldRun]:
+    """Find the runs of a dataset.
+
+    Parameters
+    ----------
+    root : Path
+        The dataset, raw or derivative.
+    subjects, tasks, sites : sequence of str
+        Labels to keep; all without.
+    desc : str, optional
+        Value of the entity ``desc``, for derivatives.
+
+    Returns
+    -------
+    list of BoldRun
+        In order of name.
+
+    Raises
+    ------
+    DatasetError
+        If there is none, or a label asked for is not there; the message lists those that are.
+    """
+    paths = sorted((*root.glob("sub-*/func/*_bold.nii*"), *root.glob("sub-*/ses-*/func/*_bold.nii*")))
+    runs = [BoldRun(root, path) for path in paths if not path.name.startswith(".")]
+    runs = [run for run in runs if run.entities.get("desc") == desc]
+    if not runs:
+        raise DatasetError(f"{root} holds no {f'desc-{desc} ' if desc else ''}bold files; record a model into it first")
+    for key, wanted in {"sub": subjects, "task": tasks, "acq": sites}.items():
+        there = {run.entities.get(key, "") for run in runs}
+        labels = {label.removeprefix(f"{key}-") for label in wanted}
+        if absent := labels - there:
+            raise DatasetError(f"{key}-{min(absent)} not found in {root}; there are {', '.join(sorted(there))}")
+        runs = [run for run in runs if not labels or run.entities.get(key) in labels]
+    if not runs:
+        raise DatasetError(f"{root} holds no bold file of all labels asked for together; ask for fewer")
+    return runs
+
+
+def read_events(path: Path, n_seconds: float) -> pd.DataFrame:
+    """Read what was shown when, and refuse what cannot be.
+
+    Parameters
+    ----------
+    path : Path
+        An ``events.tsv``.
+    n_seconds : float
+        Length of the run.
+
+    Returns
+    -------
+    DataFrame
+        ``onset`` and ``duration`` as numbers in seconds, in order of onset, ``trial_type`` as text (``n/a`` where
+        there is none); other columns as text.
+
+    Raises
+    ------
+    DatasetError
+        If a column is missing, a time is no number, or an event lies outside the run.
+    """
+    table = read_tsv(path)
+    if missing := {"onset", "duration"} - set(table.columns):
+        raise DatasetError(f"{path} has no column {min(missing)}; add it")
+    if table.empty:
+        raise DatasetError(f"{path} holds no event; a run needs at least one")
+    for column in ("onset", "duration"):
+        numbers = pd.to_numeric(table[column], errors="coerce")
+        if numbers.isna().any():
+            row = int(numbers.isna().to_numpy().argmax())
+            raise DatasetError(f"{path} line {row + 2}: {column} {table[column].iloc[row]!r} is no number; mend it")
+        table[column] = numbers.astype(float)
+    outside = (table["onset"] < 0) | (table["onset"] + table["duration"] > n_seconds + _TOLERANCE)
+    if (wrong := outside | (table["duration"] <= 0)).any():
+        row = int(wrong.to_numpy().argmax())
+        onset, duration = table.loc[row, ["onset", "duration"]]
+        raise DatasetError(
+            f"{path} line {row + 2}: an event of {duration:g} s at {onset:g} s lies outside the run, which lasts "
+            f"{n_seconds:g} s; mend onset or duration"
+        )
+    return table.assign(trial_type=table.get("trial_type", "n/a")).sort_values(
+        "onset", kind="stable", ignore_index=True
+    )
