@@ -182,7 +182,7 @@ def _stats_model(run: Run, conditions: list[str]) -> dict[str, Any]:
     node = model["Nodes"][0]
     node["GroupBy"] = ["run", *(["session"] if run.session else []), "subject"]
     columns = [f"trial_type.{name}" for name in conditions]
-    node["Model"]["X"] = columns
+    node["Model"]["X"] = [*columns, *node["Model"]["X"]]
     n_others = len(conditions) - 1
     for name in conditions[: 1 if n_others <= 1 else None]:
         others = [column for column in columns if column != f"trial_type.{name}"]

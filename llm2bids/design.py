@@ -1,0 +1,259 @@
+"""What the design of a run is: regressors of conditions and prompts, the drift that leaves the task alone.
+
+Time is sampled in the middle of scans (``slice_time_ref`` 0.5): at their edges nilearn's grid decides by rounding
+which side of a block a scan lies on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+from nilearn.glm.first_level import compute_regressor, make_first_level_design_matrix
+
+from llm2bids.errors import DesignError
+from llm2bids.statsmodel import FACTOR
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+SLICE_TIME_REF: Final = 0.5
+CONSTANT: Final = "constant"
+"""Name of the column of ones."""
+LONGEST_PERIOD: Final = 128.0
+"""Seconds: a drift is never faster than fMRI's usual high-pass filter."""
+_TINY: Final = 1e-6
+
+
+def high_pass(events: Sequence[pd.DataFrame], n_seconds: Sequence[float]) -> float | None:
+    """Choose a cutoff for the drift that leaves the task alone.
+
+    Parameters
+    ----------
+    events : sequence of DataFrame
+        Events of each run, in order of onset.
+    n_seconds : sequence of float
+        Length of each run.
+
+    Returns
+    -------
+    float or None
+        In Hz: one over twice the longest cycle, from a block of a condition to its next block, but no faster than
+        1/128 Hz. None where there are no conditions. A condition with a single block has a cycle of the whole run.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"onset": [0, 60, 120, 180], "duration": 60, "trial_type": ["off", "on", "off", "on"]})
+    >>> 1 / high_pass([table], [240])
+    240.0
+    """
+    cycles = [_longest_cycle(*pair) for pair in zip(events, n_seconds, strict=True)]
+    longest = max(cycles, default=0.0)
+    return 1 / max(2 * longest, LONGEST_PERIOD) if longest else None
+
+
+def _longest_cycle(events: pd.DataFrame, n_seconds: float) -> float:
+    """Seconds from a block of a condition to its next block, the longest; 0 without conditions."""
+    kinds = events["trial_type"]
+    starts = events[kinds.ne(kinds.shift())]
+    named = starts[starts["trial_type"] != "n/a"]
+    onsets = [group["onset"].to_numpy() for _, group in named.groupby("trial_type")]
+    return max((float(np.diff(times).max()) if len(times) > 1 else n_seconds for times in onsets), default=0.0)
+
+
+def frame_times(n_scans: int, t_r: float) -> NDArray[np.float64]:
+    """Give the middle of every scan.
+
+    Parameters
+    ----------
+    n_scans : int
+        Number of scans.
+    t_r : float
+        Repetition time in seconds.
+
+    Returns
+    -------
+    ndarray, shape (n_scans,)
+        Seconds.
+    """
+    return np.asarray((np.arange(n_scans) + SLICE_TIME_REF) * t_r, np.float64)
+
+
+def token_design(
+    events: pd.DataFrame,
+    times: NDArray[np.float64],
+    conditions: Sequence[str],
+    confounds: pd.DataFrame | None = None,
+    cutoff: float | None = None,
+) -> pd.DataFrame:
+    """Make the design matrix of a run, one row per scan.
+
+    Parameters
+    ----------
+    events : DataFrame
+        ``onset``, ``duration``, ``trial_type``.
+    times : ndarray, shape (n_scans,)
+        Middle of every scan, in seconds.
+    conditions : sequence of str
+        Conditions that are modelled; all others are baseline.
+    confounds : DataFrame, optional
+        Further columns, one row per scan.
+    cutoff : float, optional
+        Of the cosine drift, in Hz.
+
+    Returns
+    -------
+    DataFrame, shape (n_scans, n_regressors)
+        ``trial_type.<condition>`` in the order given, confounds, ``drift_1`` ... and ``constant``: what nilearn makes
+        with ``hrf_model=None``. Where every scan belongs to a condition these are collinear, harmlessly.
+    """
+    boxcars = _boxcars(events, times, conditions).rename(columns=lambda name: f"{FACTOR}{name}")
+    drift = cosines(times, cutoff)
+    drift.columns = [f"drift_{number}" for number in range(1, drift.shape[1] + 1)]
+    parts = [boxcars, *([] if confounds is None else [confounds.reset_index(drop=True)]), drift]
+    return pd.concat(parts, axis=1).assign(**{CONSTANT: 1.0})
+
+
+def prompt_design(
+    events: pd.DataFrame, times: NDArray[np.float64], confounds: pd.DataFrame | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Make a design matrix with one column per prompt.
+
+    Parameters
+    ----------
+    events : DataFrame
+        ``onset``, ``duration``, ``trial_type``, and ``prompt`` where one prompt has several events.
+    times : ndarray, shape (n_scans,)
+        Middle of every scan, in seconds.
+    confounds : DataFrame, optional
+        Further columns, one row per scan.
+
+    Returns
+    -------
+    matrix : DataFrame, shape (n_scans, n_prompts + n_confounds + 1)
+        ``prompt.0001`` ..., confounds, and ``constant`` where prompts leave scans free.
+    prompts : DataFrame
+        One row per prompt: ``name`` of its column, ``prompt``, ``trial_type`` (``n/a`` where it has several),
+        ``n_scans``, and ``block`` where the events have it.
+    """
+    number = events.get("prompt", pd.Series(range(1, len(events) + 1), events.index).astype(str))
+    codes, labels = pd.factorize(number)
+    names = [f"prompt.{code + 1:04d}" for code in range(len(labels))]
+    own = _boxcars(events[["onset", "duration"]].assign(trial_type=[names[code] for code in codes]), times, names)
+    table = pd.DataFrame({"name": names, "prompt": labels, "n_scans": own.gt(0).sum().to_numpy()})
+    kinds = events["trial_type"].groupby(codes)
+    table["trial_type"] = np.where(kinds.first() == kinds.last(), kinds.first(), "n/a")
+    if "block" in events:
+        table["block"] = events["block"].groupby(codes).first()
+    matrix = pd.concat([own, *([] if confounds is None else [confounds.reset_index(drop=True)])], axis=1)
+    return matrix if np.allclose(own.sum(axis=1), 1) else matrix.assign(**{CONSTANT: 1.0}), table
+
+
+def average(matrix: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
+    """Average columns of a token design over the scans of each prompt.
+
+    Parameters
+    ----------
+    matrix : DataFrame, shape (n_scans, n_regressors)
+        A token design.
+    prompts : DataFrame, shape (n_scans, n_prompts)
+        Columns of prompts, as `prompt_design` makes them.
+
+    Returns
+    -------
+    DataFrame, shape (n_prompts, n_regressors)
+        Means.
+    """
+    weights = prompts.to_numpy() / prompts.to_numpy().sum(0)
+    return pd.DataFrame(weights.T @ matrix.to_numpy(), prompts.columns, matrix.columns)
+
+
+def cosines(times: NDArray[np.float64], cutoff: float | None) -> pd.DataFrame:
+    """Make the cosines of the drift.
+
+    Parameters
+    ----------
+    times : ndarray, shape (n_scans,)
+        Middle of every scan, in seconds.
+    cutoff : float or None
+        In Hz; None for no drift.
+
+    Returns
+    -------
+    DataFrame, shape (n_scans, n_cosines)
+        ``cosine00``, ``cosine01``, ...
+    """
+    if cutoff is None:
+        return pd.DataFrame(index=range(len(times)))
+    matrix = make_first_level_design_matrix(times, drift_model="cosine", high_pass=cutoff).drop(columns=CONSTANT)
+    return pd.DataFrame(matrix.to_numpy(), columns=[f"cosine{number:02d}" for number in range(matrix.shape[1])])
+
+
+def check_estimable(matrix: pd.DataFrame, contrast: NDArray[np.float64], what: str) -> None:
+    """Refuse a contrast that a design cannot tell from 0.
+
+    Parameters
+    ----------
+    matrix : DataFrame, shape (n_rows, n_regressors)
+        The design; its columns may be collinear where the contrast does not mind.
+    contrast : ndarray, shape (n_contrasts, n_regressors)
+        Weights.
+    what : str
+        Contrast and run, for the message.
+
+    Raises
+    ------
+    DesignError
+        If it is not estimable; the message names the columns that are collinear.
+    """
+    values = matrix.to_numpy(float)
+    scale = np.linalg.norm(values, axis=0)
+    scale[scale == 0] = 1
+    _, singular, rows = np.linalg.svd(values / scale, full_matrices=True)
+    rank = int((singular > _TINY * singular.max()).sum())
+    null = rows[rank:]
+    lost = np.abs(null @ (contrast / scale).T).max(1) > _TINY if len(null) else np.zeros(0, bool)
+    if lost.any():
+        involved = [matrix.columns[int(n)] for n in np.flatnonzero(np.abs(null[lost]).max(0) > _TINY)]
+        raise DesignError(
+            f"{what} cannot be estimated: columns {', '.join(involved)} are collinear; leave one out, or ask another "
+            "contrast"
+        )
+
+
+def partition(matrix: ArrayLike, contrast: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Turn a design so that one column alone carries a contrast (Ridgway's partition, as in FSL's randomise).
+
+    Parameters
+    ----------
+    matrix : array_like, shape (n_rows, n_regressors)
+        The design; may be rank-deficient.
+    contrast : array_like, shape (n_regressors,)
+        An estimable contrast.
+
+    Returns
+    -------
+    tested : ndarray, shape (n_rows, 1)
+        The column; its coefficient is the contrast.
+    nuisance : ndarray, shape (n_rows, n_others)
+        An orthonormal basis of what the design spans besides.
+    """
+    design, weights = np.asarray(matrix, float), np.asarray(contrast, float)
+    inverse = np.linalg.pinv(design.T @ design, rcond=_TINY**2, hermitian=True)
+    tested = design @ inverse @ weights / (weights @ inverse @ weights)
+    rest = design - np.outer(tested, weights)  # what is left when the contrast of the coefficients is 0
+    left, singular, _ = np.linalg.svd(rest, full_matrices=False)
+    return tested[:, None], left[:, singular > _TINY * max(singular.max(), 1.0)]
+
+
+def _boxcars(events: pd.DataFrame, times: NDArray[np.float64], names: Sequence[str]) -> pd.DataFrame:
+    """One column per name of `trial_type`, as nilearn makes it without a haemodynamic response."""
+    columns = {}
+    for name in names:
+        own = events[events["trial_type"] == name]
+        condition = (own["onset"].to_numpy(), own["duration"].to_numpy(), np.ones(len(own)))
+        columns[name] = compute_regressor(condition, None, times)[0][:, 0] if len(own) else np.zeros(len(times))
+    return pd.DataFrame(columns, index=range(len(times)))
