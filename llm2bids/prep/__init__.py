@@ -1,0 +1,252 @@
+"""What fMRIPrep is for a brain: recordings → volumes that every fMRI program takes, confounds, and an atlas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from llm2bids import __version__
+from llm2bids.bids.dataset import Dataset
+from llm2bids.bids.nifti import write_image
+from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs, read_events
+from llm2bids.bids.tables import read_json, write_json, write_tsv
+from llm2bids.bids.templates import template_json
+from llm2bids.design import high_pass
+from llm2bids.errors import DatasetError
+from llm2bids.prep.atlas import add_atlas
+from llm2bids.prep.confounds import confounds, describe, log_frequencies
+from llm2bids.prep.export import export_fsl, fsl_folder, read_stats_model
+from llm2bids.prep.scale import BASELINE, CLIP, ONE_SD, measure, rescale
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llm2bids.statsmodel import StatsModel
+
+_KEPT: Final = ("Model", "Revision", "WeightsSHA256", "Architecture", "ModelType", "Dtype", "Tokenizer", "Site", "Mode")
+"""What the sidecar of a preprocessed run repeats of the recording's, besides settings and unit space."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One run of one site as it was prepared.
+
+    Parameters
+    ----------
+    bold : Path
+        The preprocessed volumes.
+    n_scans : int
+        Number of scans.
+    n_units, n_varying : int
+        Units of the space, and those that vary in this run.
+    n_clipped : int
+        Values cut at 20 standard deviations.
+    skipped : bool
+        Whether it was there already (``resume``).
+    """
+
+    bold: Path
+    n_scans: int
+    n_units: int
+    n_varying: int
+    n_clipped: int
+    skipped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One run with all that is needed to prepare it in a process of its own."""
+
+    run: BoldRun
+    out: Dataset
+    frequencies: dict[int, float]
+    cutoff: float | None
+    model: StatsModel | None
+
+    @property
+    def bold(self) -> Path:
+        """The preprocessed volumes."""
+        name = self.run.beside("bold.nii.gz", space=self.run.space.label, desc=PREPROC).name
+        return self.out.root / self.run.place / name
+
+    @property
+    def outputs(self) -> list[Path]:
+        """All files of the run."""
+        derived = BoldRun(self.out.root, self.bold)
+        confounded = derived.beside("timeseries.tsv", space=None, desc="confounds")
+        mask = derived.beside("mask.nii.gz", desc="brain")
+        files = [self.bold, derived.beside("bold.json"), mask, _json(mask), confounded, confounded.with_suffix(".json")]
+        return files + ([fsl_folder(self.out.root, self.run) / "design.fsf"] if self.model else [])
+
+
+def prep(  # noqa: PLR0913 - the arguments of the command
+    bids_dir: str | Path,
+    *,
+    participant_label: Sequence[str] = (),
+    task_label: Sequence[str] = (),
+    sites: Sequence[str] = (),
+    fsl: bool = False,
+    n_jobs: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> list[Prepared]:
+    """Prepare recordings for statistics, as ``derivatives/llm2bids`` of their dataset.
+
+    Parameters
+    ----------
+    bids_dir : path-like
+        A raw dataset made by ``record``.
+    participant_label, task_label, sites : sequence of str
+        Subjects, tasks and sites to prepare; all by default.
+    fsl : bool
+        Whether to write designs for FSL too: EV files, ``design.mat``, ``design.con``, ``design.fsf``.
+    n_jobs : int
+        Runs to prepare at a time, each in a process; -1 for as many as there are processors.
+    resume : bool
+        Leave alone runs that are there and fit their recording, and prepare the others.
+    overwrite : bool
+        Replace runs that are there.
+    progress : bool, optional
+        Whether to show a progress bar; by default if the terminal can.
+
+    Returns
+    -------
+    list of Prepared
+        One per run and site, in order of name.
+
+    Raises
+    ------
+    LLM2BIDSError
+        If anything the user can mend is wrong; runs that were complete stay.
+    """
+    if resume and overwrite:
+        raise DatasetError("both --resume and --overwrite asked for; choose one")
+    root = Path(bids_dir)
+    if read_json(root / "dataset_description.json").get("DatasetType", "raw") != "raw":
+        raise DatasetError(f"{root} is a derivative; prep reads a raw dataset: give its folder")
+    runs = find_runs(root, participant_label, task_label, sites)
+    out = Dataset(root / PREPARED, "derivative")
+    jobs = _plan(runs, out, fsl=fsl)
+    todo = [job for job in jobs if not _is_done(job, resume=resume, overwrite=overwrite)]
+    if todo:
+        _describe(out, todo)
+    done = {job.run: _existing(job) for job in jobs if job not in todo}
+    hide = None if progress is None else not progress
+    finished = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_prepare)(job) for job in todo)
+    with tqdm(finished, total=len(todo), unit=" runs", disable=hide, dynamic_ncols=True, desc="prep") as bar:
+        done |= {job.run: prepared for job, prepared in zip(todo, bar, strict=True)}
+    return [done[job.run] for job in jobs]
+
+
+def _plan(runs: Sequence[BoldRun], out: Dataset, *, fsl: bool) -> list[_Job]:
+    """Say what each run needs; reads all small files, so that what is wrong shows before any work."""
+    everything = find_runs(runs[0].root)
+    subjects = {run.entities["sub"] for run in runs}
+    frequencies = {sub: log_frequencies([r for r in everything if r.entities["sub"] == sub]) for sub in subjects}
+    cutoffs = {}
+    for design in {_design(run) for run in runs}:
+        alike = [run for run in everything if _design(run) == design]
+        events = [read_events(run.beside("events.tsv"), run.n_scans * run.t_r) for run in alike]
+        cutoffs[design] = high_pass(events, [run.n_scans * run.t_r for run in alike])
+    models = {task: read_stats_model(runs[0].root, task) for task in {r.entities["task"] for r in runs}} if fsl else {}
+    return [
+        _Job(run, out, frequencies[run.entities["sub"]], cutoffs[_design(run)], models.get(run.entities["task"]))
+        for run in runs
+    ]
+
+
+def _design(run: BoldRun) -> tuple[str, ...]:
+    """What runs that share a drift have in common."""
+    return tuple(run.entities.get(key, "") for key in ("sub", "task", "acq"))
+
+
+def _is_done(job: _Job, *, resume: bool, overwrite: bool) -> bool:
+    """Whether a run can stay; refuses to replace it unasked."""
+    job.out.recover(job.run.name)
+    if overwrite or not any(path.exists() for path in job.outputs):
+        return False
+    if not resume:
+        raise DatasetError(f"{job.bold} exists already; go on with --resume, or replace it with --overwrite")
+    if not all(path.exists() for path in job.outputs):
+        return False
+    before = BoldRun(job.out.root, job.bold).own.get("SourceSHA256")
+    if before != job.run.fingerprint:
+        raise DatasetError(
+            f"{job.bold.name} was prepared from another recording or events; replace it with --overwrite"
+        )
+    return True
+
+
+def _existing(job: _Job) -> Prepared:
+    """A run that is there already."""
+    own = BoldRun(job.out.root, job.bold).own
+    counts = (own["NumberOfScans"], own["NumberOfUnits"], own["NumberVarying"], own["NumberClipped"])
+    return Prepared(job.bold, *counts, skipped=True)
+
+
+def _prepare(job: _Job) -> Prepared:
+    """Prepare one run and publish it whole."""
+    run, space = job.run, job.run.space
+    moments = measure(run)
+    if moments.n_scans != run.own.get("NumberOfScans", moments.n_scans):
+        raise DatasetError(f"{run.bold.name} has {moments.n_scans} scans, its sidecar says otherwise; record it again")
+    with job.out.stage(run.name) as stage:
+        staged = BoldRun(stage, stage / job.bold.relative_to(job.out.root))
+        staged.bold.parent.mkdir(parents=True)
+        global_signal, n_clipped = rescale(run, moments, staged.bold)
+        mask = staged.beside("mask.nii.gz", desc="brain")
+        write_image(mask, space.to_image(moments.varies))
+        table = confounds(run, job.frequencies, global_signal, job.cutoff)
+        listed = staged.beside("timeseries.tsv", space=None, desc="confounds")
+        write_tsv(listed, table)
+        prepared = Prepared(job.bold, run.n_scans, space.n_units, int(moments.varies.sum()), n_clipped)
+        own = _own(job, prepared)
+        texts = {"task": run.entities["task"], "space": space.label, "source": run.uri("raw")}
+        write_json(staged.beside("bold.json"), template_json("preproc_bold.json", **texts) | {"Llm2bids": own})
+        write_json(_json(mask), template_json("brain_mask.json", **texts) | {"Llm2bids": own})
+        write_json(listed.with_suffix(".json"), describe(table, job.cutoff))
+        if job.model:
+            export_fsl(run, job.model, job.bold.resolve(), job.cutoff, table, (stage, job.out.root.resolve()))
+        with job.out.lock():
+            job.out.publish(stage)
+    return prepared
+
+
+def _own(job: _Job, prepared: Prepared) -> dict[str, Any]:
+    """Our own part of the sidecars of a run."""
+    before = job.run.own
+    kept = {key: before[key] for key in (*_KEPT, "Settings", "Stimuli", "UnitSpace") if key in before}
+    return kept | {
+        "Version": __version__,
+        "SourceSHA256": job.run.fingerprint,
+        "Baseline": BASELINE,
+        "OneStandardDeviation": ONE_SD,
+        "ClippedAtStandardDeviations": CLIP,
+        "NumberOfScans": prepared.n_scans,
+        "NumberOfUnits": prepared.n_units,
+        "NumberVarying": prepared.n_varying,
+        "NumberClipped": prepared.n_clipped,
+        "HighPassHz": job.cutoff,
+    }
+
+
+def _describe(out: Dataset, jobs: Sequence[_Job]) -> None:
+    """Write what the whole derivative shares."""
+    out.root.mkdir(parents=True, exist_ok=True)
+    with out.lock():
+        out.add_missing("dataset_description.json", template_json("prep_description.json", version=__version__))
+        out.add_missing("README.md", "prep_README.md")
+        out.add_missing(".bidsignore", "prep_bidsignore")
+        out.add_missing("atlas-layers_description.json", template_json("atlas_description.json"))
+        for space in {job.run.space.label: job.run.space for job in jobs}.values():
+            add_atlas(out, space)
+
+
+def _json(image: Path) -> Path:
+    """The sidecar of an image."""
+    return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
