@@ -1,0 +1,454 @@
+"""Masks as files: the one reader, the one writer, and which model and space a file says it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm2bids import __version__
+from llm2bids.bids.nifti import write_image
+from llm2bids.bids.tables import read_json, read_tsv, write_bytes, write_json, write_tsv
+from llm2bids.errors import MaskError, SpaceError
+from llm2bids.mask.maps import IMAGE_SUFFIXES, is_binary, read_volume
+from llm2bids.mask.rules import Rule
+from llm2bids.space import UnitMask, UnitSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+IDENTITY = ("Model", "Revision", "WeightsSHA256", "Dtype", "Site")
+"""Keys of a provenance that say whose units are meant."""
+_TARGETS = (".nii.gz", ".tsv", ".json", ".safetensors")
+_COLUMNS = {
+    "unit": {"Description": "Number of the unit in its space, from 0"},
+    "hookpoint": {"Description": "Place in the model: module path and side"},
+    "block": {"Description": "Number of the transformer block, -1 outside the blocks"},
+    "channel": {"Description": "Index of the unit within its hookpoint, from 0"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which units a file is about, as far as it or its sidecar says.
+
+    Parameters
+    ----------
+    space : UnitSpace, optional
+        Where the units live.
+    fields : mapping
+        Model and whatever else is known: object ``Llm2bids`` of a sidecar, provenance of a mask.
+    """
+
+    space: UnitSpace | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Whose units are meant."""
+        return {key: self.fields[key] for key in IDENTITY if self.fields.get(key) is not None}
+
+
+def load_mask(path: str | Path, like: str | Path | None = None) -> UnitMask:
+    """Read a mask of any format.
+
+    Parameters
+    ----------
+    path : path-like
+        ``.nii.gz``, ``.nii`` or AFNI image that is 0 and one other value, ``.tsv`` with columns hookpoint and channel,
+        ``.json`` or ``.safetensors``.
+    like : path-like, optional
+        Bold, map or mask of the same recording, or a JSON file, that says which voxel is which unit. Needed for images
+        and tables without a sidecar of ours; checked against what the mask says of itself.
+
+    Returns
+    -------
+    UnitMask
+        The mask; its provenance is that with which it was saved.
+
+    Raises
+    ------
+    MaskError
+        If the file is missing, damaged, no mask, of unknown units, or of another model than `like`.
+    SpaceError
+        If it lies on another grid, or names units that do not exist.
+    """
+    path = existing(path)
+    if path.suffix in {".json", ".safetensors"}:
+        mask = _self_contained(path)
+        space, provenance = place(path, like)
+        return UnitMask(space, mask.selected, provenance)
+    space, provenance = place(path, like)
+    if path.suffix == ".tsv":
+        table = read_tsv(path).rename(columns=str.strip)  # spreadsheets end lines with \r\n
+        return UnitMask.from_table(table.apply(lambda column: column.str.strip()), space, provenance)
+    volume = read_volume(path, space)
+    if not is_binary(volume):
+        raise MaskError(
+            f"{path} holds a map of many values, a mask is needed; make one with llm2bids mask convert --threshold"
+        )
+    return UnitMask(space, choose_units(path, Rule(), volume, space), provenance)
+
+
+def choose_units(path: Path, rule: Rule, volume: NDArray[np.floating[Any]], space: UnitSpace) -> NDArray[np.bool_]:
+    """Choose units, naming the file where that fails.
+
+    Parameters
+    ----------
+    path : Path
+        Where the map comes from, for the message.
+    rule : Rule
+        Which values choose.
+    volume : ndarray of float, shape (x, y, z)
+        The map.
+    space : UnitSpace
+        Where the units live.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_units,)
+        See `Rule.select`.
+
+    Raises
+    ------
+    MaskError
+        See `Rule.select`.
+    """
+    try:
+        return rule.select(volume, space)
+    except MaskError as error:
+        raise MaskError(f"{path}: {error}") from error
+
+
+def save_mask(mask: UnitMask, path: str | Path, *, overwrite: bool = False) -> list[Path]:
+    """Write a mask, all its files or none.
+
+    Parameters
+    ----------
+    mask : UnitMask
+        What to write.
+    path : path-like
+        File ending in ``.nii.gz`` or ``.tsv``, which get a ``.json`` beside them, ``.json`` or ``.safetensors``.
+    overwrite : bool
+        Replace files that are there.
+
+    Returns
+    -------
+    list of Path
+        The files, the mask itself first.
+
+    Raises
+    ------
+    MaskError
+        If the name ends otherwise, a file is there, or the folder cannot be written.
+    """
+    path = Path(path)
+    check_target(path, (), overwrite=overwrite)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".llm2bids-") as folder:
+            stage = Path(folder)
+            _write(mask, stage / path.name)
+            return [(stage / file.name).replace(file) for file in _files(path)]
+    except OSError as error:
+        raise MaskError(f"{path} cannot be written ({error.strerror or error}); choose another folder") from error
+
+
+def check_target(target: Path, sources: Sequence[Path], *, overwrite: bool) -> None:
+    """Refuse a target before any work is done.
+
+    Parameters
+    ----------
+    target : Path
+        File to write.
+    sources : sequence of Path
+        Files it is made from, which it must not replace.
+    overwrite : bool
+        Whether others may be replaced.
+
+    Raises
+    ------
+    MaskError
+        If its name ends in no known suffix, it or its sidecar is there, or it would replace a source.
+    """
+    if not target.name.endswith(_TARGETS) or target.name in _TARGETS:
+        raise MaskError(f"target {target.name} found; end it with {', '.join(_TARGETS)}")
+    read = {file.resolve() for source in sources for file in (source, _sidecar(source))}
+    for file in _files(target):
+        if file.resolve() in read:
+            other = target.name.replace(".", "_units.", 1)
+            raise MaskError(f"{file} belongs to a file this is made from; give the target another name, e.g. {other}")
+        if file.exists() and not overwrite:
+            raise MaskError(f"{file} is there already; choose another name, or replace it with --overwrite")
+
+
+def check_same_model(
+    one: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str] = ("the mask", "the model")
+) -> None:
+    """Refuse to pair units of two models.
+
+    Weights decide where both are known, so that one model under two names is one; else name and revision do. What is
+    unknown on one side is taken to agree.
+
+    Parameters
+    ----------
+    one, other : mapping
+        Provenance of a mask, object ``Llm2bids`` of a sidecar, or a model's own description.
+    names : tuple of str
+        What they are, for the message.
+
+    Raises
+    ------
+    MaskError
+        If weights, name, revision or site differ.
+    """
+    both = {key for key in IDENTITY if one.get(key) is not None and other.get(key) is not None}
+    decisive = {"WeightsSHA256"} & both or {"Model", "Revision"} & both
+    if any(one[key] != other[key] for key in decisive | ({"Site"} & both)):
+        raise MaskError(
+            f"{names[0]} is of {model_text(one)} and {names[1]} of {model_text(other)}; use files of one model and site"
+        )
+
+
+def place(path: Path, like: str | Path | None) -> tuple[UnitSpace, dict[str, Any]]:
+    """Say which units a file is about.
+
+    Parameters
+    ----------
+    path : Path
+        A map or mask.
+    like : path-like, optional
+        A file that knows, where it does not itself; checked against what it says itself.
+
+    Returns
+    -------
+    space : UnitSpace
+        Where the units live.
+    provenance : dict
+        What is known of the file. One that says nothing of itself takes the identity of `like`.
+
+    Raises
+    ------
+    MaskError
+        If neither knows, or they contradict each other.
+    """
+    own = read_origin(path)
+    says_nothing = own.space is None and not own.fields
+    known = {"Source": path.name, "SourceSHA256": file_sha256(path)} if says_nothing else dict(own.fields)
+    if like is None:
+        if own.space is None:
+            raise MaskError(
+                f"{path} has no sidecar of ours that says which voxel is which unit; "
+                "give a bold, map or mask of the same recording with --like"
+            )
+        return own.space, known
+    like = existing(like)
+    other = read_origin(like)
+    if other.space is None:
+        raise MaskError(f"{like} says of no unit where it lies; give --like a bold, map or mask that llm2bids wrote")
+    check_same_model(own.fields, other.fields, (path.name, like.name))
+    if own.space is not None:
+        check_same_space(own.space, other.space, (path.name, like.name))
+    site = {"Site": other.space.site} if says_nothing else {}
+    return other.space, other.identity | site | known
+
+
+def check_same_space(one: UnitSpace, other: UnitSpace, names: tuple[str, str]) -> None:
+    """Refuse to pair units of two spaces.
+
+    Parameters
+    ----------
+    one, other : UnitSpace
+        Spaces of two files.
+    names : tuple of str
+        The files, for the message.
+
+    Raises
+    ------
+    MaskError
+        If they differ.
+    """
+    if one == other:
+        return
+    found = [f"space {space.label} ({space.hookpoints[0]} to {space.hookpoints[-1]})" for space in (one, other)]
+    raise MaskError(
+        f"{names[0]} lies in {found[0]} and {names[1]} in {found[1]}; use files of one model and one site only"
+    )
+
+
+def read_origin(path: Path) -> Origin:
+    """Read which units a file is about.
+
+    Parameters
+    ----------
+    path : Path
+        A mask of ours, a JSON file, or an image or table, whose sidecar is read if it is there.
+
+    Returns
+    -------
+    Origin
+        Empty where nothing is said.
+
+    Raises
+    ------
+    DatasetError
+        If a JSON file is damaged.
+    SpaceError
+        If its space contradicts itself.
+    """
+    if path.suffix == ".safetensors":
+        mask = UnitMask.from_safetensors(path)
+        return Origin(mask.space, mask.provenance)
+    sidecar = path if path.suffix == ".json" else _sidecar(path)
+    fields = read_json(sidecar) if sidecar.exists() else {}
+    if isinstance(own := fields.get("Llm2bids"), dict):
+        space = own.get("UnitSpace")
+        rest = {key: value for key, value in own.items() if key != "UnitSpace"}
+        return Origin(UnitSpace.from_json(space) if space else None, rest)
+    if "Space" in fields:
+        return Origin(UnitSpace.from_json(fields["Space"]), fields.get("Provenance") or {})
+    return Origin(UnitSpace.from_json(fields)) if "Hookpoints" in fields else Origin()
+
+
+def existing(path: str | Path) -> Path:
+    """Refuse a path that is no file.
+
+    Parameters
+    ----------
+    path : path-like
+        File to read.
+
+    Returns
+    -------
+    Path
+        The same.
+
+    Raises
+    ------
+    MaskError
+        If there is none, or its name ends in no suffix that can be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MaskError(f"{path} is no file; give a map or mask that is there")
+    if not path.name.endswith((*IMAGE_SUFFIXES, *_TARGETS)):
+        raise MaskError(f"{path} is of unknown format; give one of {', '.join((*_TARGETS, *IMAGE_SUFFIXES[1:]))}")
+    return path
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file.
+
+    Parameters
+    ----------
+    path : Path
+        File to read; for the header of a pair, the file of its voxels is hashed.
+
+    Returns
+    -------
+    str
+        SHA-256 in hexadecimal.
+    """
+    voxels = {".HEAD": (".BRIK", ".BRIK.gz"), ".hdr": (".img", ".img.gz")}.get(path.suffix, ())
+    pair = [path.with_name(path.name.removesuffix(path.suffix) + suffix) for suffix in voxels]
+    with next((other for other in pair if other.exists()), path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def model_text(fields: Mapping[str, Any]) -> str:
+    """Say which model is meant.
+
+    Parameters
+    ----------
+    fields : mapping
+        Provenance of a mask, or object ``Llm2bids`` of a sidecar.
+
+    Returns
+    -------
+    str
+        Name, revision, start of the weights' hash, and site.
+    """
+    details = [str(fields["Revision"])] if fields.get("Revision") else []
+    if fields.get("WeightsSHA256"):
+        details.append(f"weights {str(fields['WeightsSHA256'])[:12]}")
+    model = f"model {fields.get('Model') or 'unknown'}" + (f" ({', '.join(details)})" if details else "")
+    return f"{model}, site {fields['Site']}" if fields.get("Site") else model
+
+
+def choice_text(provenance: Mapping[str, Any]) -> str:
+    """Say how the units of a mask were chosen.
+
+    Parameters
+    ----------
+    provenance : mapping
+        That of the mask.
+
+    Returns
+    -------
+    str
+        E.g. ``"value > 3.1 in zstat1.nii.gz, contrast onVsOff"``.
+    """
+    source = provenance.get("Source", "a map")
+    if "Operation" in provenance:
+        files = [str(of.get("File", "a mask")) for of in provenance.get("Of", []) if isinstance(of, dict)]
+        text = f"{provenance['Operation']} of {', '.join(files)}"
+    elif "Rule" in provenance:
+        text = f"{provenance['Rule']} in {source}" + (
+            f", volume {provenance['Volume']}" if "Volume" in provenance else ""
+        )
+    else:
+        text = str(provenance.get("Description") or f"units chosen in {source}")
+    contrast = provenance.get("Contrast")
+    name = contrast.get("Name") if isinstance(contrast, dict) else contrast
+    return f"{text}, contrast {name}" if name else text
+
+
+def _self_contained(path: Path) -> UnitMask:
+    """A mask whose file says all."""
+    if path.suffix == ".safetensors":
+        return UnitMask.from_safetensors(path)
+    fields = read_json(path)
+    if not all(isinstance(fields.get(key, {}), dict) for key in ("Space", "Units", "Provenance")):
+        raise MaskError(f"{path} is no mask (its Space, Units or Provenance is no object); convert the map again")
+    try:
+        return UnitMask.from_json(fields)
+    except SpaceError as error:
+        raise SpaceError(f"{path}: {error}") from error
+
+
+def _sidecar(path: Path) -> Path:
+    """The JSON beside a file."""
+    suffix = next((end for end in (*IMAGE_SUFFIXES, *_TARGETS) if path.name.endswith(end)), path.suffix)
+    return path.with_name(path.name.removesuffix(suffix) + ".json")
+
+
+def _files(path: Path) -> list[Path]:
+    """What a mask saved under a name consists of."""
+    return [path, _sidecar(path)] if path.name.endswith((".nii.gz", ".tsv")) else [path]
+
+
+def _write(mask: UnitMask, path: Path) -> None:
+    """Write the files of a mask."""
+    own = {"Llm2bids": {**mask.provenance, "UnitSpace": mask.space.to_json()}}
+    source = mask.provenance.get("Source")
+    shared = {
+        "Description": f"Units of {model_text(mask.provenance)}: {choice_text(mask.provenance)}.",
+        "Sources": [of["File"] for of in mask.provenance.get("Of", []) if "File" in of] or [source] * bool(source),
+        "GeneratedBy": [{"Name": "llm2bids", "Version": __version__}],
+    }
+    if path.name.endswith(".nii.gz"):
+        write_image(path, mask.to_image())
+        write_json(_sidecar(path), {"Type": "ROI", **shared, **own})
+    elif path.suffix == ".tsv":
+        write_tsv(path, mask.table())
+        write_json(_sidecar(path), {**shared, **_COLUMNS, **own})
+    elif path.suffix == ".json":
+        write_json(path, mask.to_json())
+    else:
+        # safetensors makes files that nobody but their owner can read
+        write_bytes(path, mask.to_safetensors(path).read_bytes())
