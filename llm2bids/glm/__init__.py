@@ -1,0 +1,206 @@
+"""Which units answer to a task: effects, tests and networks per subject and over subjects, by nilearn's estimators."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from llm2bids.bids.dataset import Dataset
+from llm2bids.bids.tables import read_json
+from llm2bids.errors import DatasetError, InferenceError, LLM2BIDSError
+from llm2bids.glm.analysis import find_analyses
+from llm2bids.glm.estimate import check
+from llm2bids.glm.group import find_groups
+from llm2bids.glm.jobs import existing
+from llm2bids.glm.output import Finding
+from llm2bids.glm.page import write_page
+from llm2bids.glm.participant import SubjectJob
+from llm2bids.glm.settings import Settings, refuse_neighbours
+from llm2bids.statsmodel import Contrast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from llm2bids.glm.jobs import Job
+
+__all__ = ["Finding", "glm"]
+
+
+def glm(  # noqa: PLR0913 - the arguments of the command
+    bids_dir: str | Path,
+    out_dir: str | Path,
+    analysis_level: Literal["participant", "group"] = "participant",
+    *,
+    participant_label: Sequence[str] = (),
+    task_label: Sequence[str] = (),
+    sites: Sequence[str] = (),
+    model: str | Path | None = None,
+    contrasts: Sequence[str] = (),
+    inference: Literal["prompt", "run", "token"] = "prompt",
+    level: Literal["prompt", "prompt-mean"] = "prompt",
+    drift: Literal["cosine", "none"] = "cosine",
+    high_pass: float | None = None,
+    confounds: Sequence[str] = (),
+    drop_missing: bool = False,
+    correction: Literal["fdr", "bonferroni", "maxt", "none"] = "fdr",
+    alpha: float = 0.05,
+    tail: Literal["two", "positive", "negative"] = "two",
+    n_permutations: int = 1000,
+    seed: int = 0,
+    compare: str | None = None,
+    pairs: str | None = None,
+    covariates: Sequence[str] = (),
+    smoothing_fwhm: float | None = None,
+    cluster_threshold: int | None = None,
+    n_jobs: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> list[Finding]:
+    """Find the units that answer to a task.
+
+    Parameters
+    ----------
+    bids_dir : path-like
+        A raw dataset, prepared by ``prep``.
+    out_dir : path-like
+        Derivative to make or to add to.
+    analysis_level : {"participant", "group"}
+        Each subject, task and site by itself; or over the subjects whose results are in `out_dir`.
+    participant_label, task_label, sites : sequence of str
+        What to analyse; all by default.
+    model : path-like, optional
+        A BIDS Stats Model; by default the one that was recorded for each task in ``code/models``.
+    contrasts : sequence of str
+        Questions to ask instead of those of the model, e.g. ``"on - off"`` or ``"name=on - off"``.
+    inference : {"prompt", "run", "token"}
+        What is a sample; only ``"prompt"`` is calibrated, see `Settings`.
+    level : {"prompt", "prompt-mean"}
+        How the effect of a prompt is estimated.
+    drift : {"cosine", "none"}
+        Whether slow drifts are removed.
+    high_pass : float, optional
+        Their cutoff in Hz, instead of the one fitted to the design.
+    confounds : sequence of str
+        Further confounds, as names or wildcards.
+    drop_missing : bool
+        Leave runs that lack a condition out of contrasts that need it, and say so, instead of an error.
+    correction : {"fdr", "bonferroni", "maxt", "none"}
+        For testing many units.
+    alpha : float
+        Level of the test.
+    tail : {"two", "positive", "negative"}
+        Which effects are looked for.
+    n_permutations, seed : int
+        Of ``correction="maxt"``.
+    compare : str, optional
+        Group level: a column of participants.tsv with two values, whose subjects are compared.
+    pairs : str, optional
+        Group level: with `compare`, the column that says who belongs together.
+    covariates : sequence of str
+        Group level: columns with numbers, centred and taken into account.
+    smoothing_fwhm, cluster_threshold : None
+        Refused, with the reason.
+    n_jobs : int
+        Analyses at a time, each in a process; -1 for as many as there are processors.
+    resume : bool
+        Leave alone analyses that are there and were made of the same data with the same settings.
+    overwrite : bool
+        Replace analyses that are there.
+    progress : bool, optional
+        Whether to show a progress bar; by default if the terminal can.
+
+    Returns
+    -------
+    list of Finding
+        One per analysis and contrast.
+
+    Raises
+    ------
+    LLM2BIDSError
+        If anything the user can mend is wrong; whatever the data cannot answer is refused before any fit.
+    """
+    if resume and overwrite:
+        raise DatasetError("both --resume and --overwrite asked for; choose one")
+    refuse_neighbours(smoothing_fwhm, cluster_threshold)
+    settings = Settings(
+        inference,
+        level,
+        drift,
+        high_pass,
+        tuple(confounds),
+        correction,
+        alpha,
+        tail,
+        n_permutations,
+        seed,
+        drop_missing,
+    )
+    raw, out = Path(bids_dir), Dataset(Path(out_dir), "derivative")
+    _check_apart(raw, out.root)
+    labels = {"subjects": participant_label, "tasks": task_label, "sites": sites}
+    path = None if model is None else Path(model)
+    jobs: Sequence[Job]
+    if analysis_level == "participant":
+        if compare or pairs or covariates:
+            raise InferenceError("compare, pairs or covariates asked for a single subject; use the level group")
+        asked = [Contrast.from_expression(text) for text in contrasts]
+        analyses = find_analyses(raw, settings, **labels, model=path, contrasts=asked)
+        for analysis in analyses:
+            check(analysis)
+        jobs = [SubjectJob(analysis, out, raw) for analysis in analyses]
+    elif analysis_level == "group":
+        if contrasts:
+            raise InferenceError("contrasts of conditions asked for a group; ask them at the level participant first")
+        jobs = find_groups(raw, out, settings, **labels, model=path, design=(compare, pairs, tuple(covariates)))
+    else:
+        raise InferenceError(f"level {analysis_level!r} found; use participant or group")
+    return list(_run_all(jobs, out, n_jobs, resume=resume, overwrite=overwrite, progress=progress))
+
+
+def _run_all(
+    jobs: Sequence[Job], out: Dataset, n_jobs: int, *, resume: bool, overwrite: bool, progress: bool | None
+) -> Iterator[Finding]:
+    """Carry out what is to be done, under one progress bar, and draw the pages."""
+    there = {job.summary: existing(job, resume=resume, overwrite=overwrite) for job in jobs}
+    done = {summary: found for summary, found in there.items() if found is not None}
+    todo = [job for job in jobs if job.summary not in done]
+    if todo:
+        todo[0].describe()
+    hide = None if progress is None else not progress
+    finished = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_safely)(job) for job in todo)
+    with tqdm(finished, total=len(todo), unit=" analyses", disable=hide, dynamic_ncols=True, desc="glm") as bar:
+        for job, outcome in zip(todo, bar, strict=True):
+            if isinstance(outcome, LLM2BIDSError):
+                raise outcome
+            done[job.summary] = outcome
+    for place in dict.fromkeys(job.place for job in todo):
+        write_page(out, place)
+    for job in jobs:
+        yield from done[job.summary]
+
+
+def _safely(job: Job) -> list[Finding] | LLM2BIDSError:
+    """Carry out one analysis; an error the user can mend is handed back, since it would lose its type on the way."""
+    try:
+        return job.run()
+    except LLM2BIDSError as error:
+        return error
+
+
+def _check_apart(raw: Path, out: Path) -> None:
+    """Refuse to write into the raw data; their derivatives folder is the one place in them."""
+    if not (raw / "dataset_description.json").is_file():
+        raise DatasetError(f"{raw} has no dataset_description.json, so it is no BIDS dataset; give the folder of one")
+    if read_json(raw / "dataset_description.json").get("DatasetType", "raw") != "raw":
+        raise DatasetError(f"{raw} is a derivative; give the raw dataset, with its derivatives/llm2bids inside")
+    inside = out.resolve().relative_to(raw.resolve()).parts if out.resolve().is_relative_to(raw.resolve()) else None
+    if inside is not None and (len(inside) < 2 or inside[0] != "derivatives"):  # noqa: PLR2004 - derivatives/NAME
+        raise DatasetError(
+            f"output {out} lies inside the raw dataset; write to {raw}/derivatives/NAME or to a folder outside it"
+        )
+    if inside is not None and inside[1] in {"llm2bids", "phantom"}:
+        raise DatasetError(f"output {out} is another derivative; write to {raw}/derivatives/NAME, NAME of your choice")

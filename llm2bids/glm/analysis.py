@@ -1,0 +1,406 @@
+"""What a subject, task and site bring to a model of their effects: runs, events, confounds, designs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from llm2bids.bids.nifti import read_scans
+from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs, read_events
+from llm2bids.bids.tables import read_tsv
+from llm2bids.design import average, check_estimable, frame_times, prompt_design, token_design
+from llm2bids.errors import DatasetError, DesignError, StatsModelError
+from llm2bids.space import UnitMask
+from llm2bids.statsmodel import FACTOR, INTERCEPT, Node, StatsModel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from llm2bids.glm.settings import Settings
+    from llm2bids.space import UnitSpace
+    from llm2bids.statsmodel import Contrast
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A preprocessed run with what lies beside it and beside its recording.
+
+    Parameters
+    ----------
+    volumes : BoldRun
+        Of the derivative.
+    raw : Path
+        The raw dataset.
+    """
+
+    volumes: BoldRun
+    raw: Path
+
+    @property
+    def label(self) -> str:
+        """Session and run, e.g. ``ses-01_run-02``."""
+        found = self.volumes.entities
+        return "_".join(f"{key}-{found[key]}" for key in ("ses", "run") if key in found) or "run-1"
+
+    @cached_property
+    def times(self) -> NDArray[np.float64]:
+        """Middle of every scan in seconds, shape (n_scans,)."""
+        return frame_times(self.volumes.n_scans, self.volumes.t_r)
+
+    @cached_property
+    def events(self) -> pd.DataFrame:
+        """What was shown when."""
+        name = self.volumes.beside("events.tsv", space=None, desc=None).name
+        return read_events(self.raw / self.volumes.place / name, self.volumes.n_scans * self.volumes.t_r)
+
+    @cached_property
+    def confounds(self) -> pd.DataFrame:
+        """All confounds, shape (n_scans, n_confounds)."""
+        path = self.volumes.beside("timeseries.tsv", space=None, desc="confounds")
+        table: pd.DataFrame = read_tsv(path).apply(pd.to_numeric, errors="coerce")
+        if len(table) != self.volumes.n_scans or table.isna().to_numpy().any():
+            raise DatasetError(f"{path} must hold one number per scan in every column; prepare the run again")
+        return table
+
+    @property
+    def varying(self) -> UnitMask:
+        """Units that vary in this run."""
+        import nibabel as nib  # noqa: PLC0415
+
+        path = self.volumes.beside("mask.nii.gz", desc="brain")
+        if not path.exists():
+            raise DatasetError(f"{path} is missing; prepare the run again with llm2bids prep --overwrite")
+        return UnitMask.from_image(nib.load(path), self.volumes.space)
+
+    @property
+    def conditions(self) -> set[str]:
+        """Conditions shown."""
+        return set(self.events["trial_type"]) - {"n/a"}
+
+    def signals(self, kept: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Read the run.
+
+        Parameters
+        ----------
+        kept : ndarray of bool, shape (n_units,)
+            Units to read.
+
+        Returns
+        -------
+        ndarray, shape (n_scans, n_kept)
+            In standard deviations of each unit around its mean.
+
+        Raises
+        ------
+        DatasetError
+            If the file is truncated, corrupted, or holds NaN or infinity.
+        """
+        own = self.volumes.own
+        baseline, one_sd = np.float32(own.get("Baseline", 0.0)), np.float32(own.get("OneStandardDeviation", 1.0))
+        parts = [self.volumes.space.from_volumes(part)[:, kept] for part in read_scans(self.volumes.bold)]
+        signals: NDArray[np.float32] = (np.concatenate(parts) - baseline) / one_sd
+        if not np.isfinite(signals).all():
+            raise DatasetError(f"NaN or infinity found in {self.volumes.bold}; prepare the run again")
+        return signals
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A subject, task and site.
+
+    Parameters
+    ----------
+    runs : tuple of PreparedRun
+        In order of session and run.
+    model : StatsModel
+        What is asked.
+    settings : Settings
+        How it is estimated.
+
+    Raises
+    ------
+    LLM2BIDSError
+        If a contrast cannot be estimated from these runs; the message says why.
+    """
+
+    runs: tuple[PreparedRun, ...]
+    model: StatsModel
+    settings: Settings
+
+    @property
+    def entities(self) -> dict[str, str]:
+        """Entities that all runs share: ``sub``, ``task``, ``acq``, ``space``."""
+        found = self.runs[0].volumes.entities
+        return {key: found[key] for key in ("sub", "task", "acq", "space") if key in found}
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return "_".join(f"{key}-{value}" for key, value in self.entities.items() if key != "space")
+
+    @cached_property
+    def space(self) -> UnitSpace:
+        """Which voxel is which unit."""
+        return self.runs[0].volumes.space
+
+    @cached_property
+    def tested(self) -> NDArray[np.bool_]:
+        """Units that vary in every run, shape (n_units,)."""
+        kept: NDArray[np.bool_] = np.logical_and.reduce([run.varying.selected for run in self.runs])
+        if not kept.any():
+            raise DesignError(f"no unit of {self.name} varies in every run; record longer runs")
+        return kept
+
+    @cached_property
+    def conditions(self) -> list[str]:
+        """Conditions that the design models, in the order of the model."""
+        there = [f"{FACTOR}{name}" for name in sorted(set().union(*(run.conditions for run in self.runs)))]
+        asked = [name for name in self.model.run.x if name.startswith(FACTOR)]
+        if there and asked and "trial_type" not in self.model.run.factors:
+            raise StatsModelError(f"model {self.model.name} names {asked[0]} but makes no Factor of trial_type; add it")
+        chosen = Node("Run", tuple(asked)).select(there)
+        return [name.removeprefix(FACTOR) for name in chosen]
+
+    @cached_property
+    def contrasts(self) -> tuple[Contrast, ...]:
+        """What is asked, checked against the conditions of every run."""
+        asked = self.model.run.questions([f"{FACTOR}{name}" for name in self.conditions])
+        for contrast in asked:
+            if INTERCEPT in contrast.columns:
+                raise DesignError(
+                    f"contrast {contrast.name} weighs the intercept, but units are centred in every run; compare "
+                    "conditions"
+                )
+            if absent := set(contrast.conditions) - set(self.conditions):
+                raise DesignError(
+                    f"contrast {contrast.name} names condition {min(absent)}, which {self.name} does not have; there "
+                    f"are {', '.join(self.conditions) or 'none'}"
+                )
+        return asked
+
+    def runs_of(self, contrast: Contrast) -> list[PreparedRun]:
+        """Choose the runs that can answer a contrast.
+
+        Parameters
+        ----------
+        contrast : Contrast
+            What is asked.
+
+        Returns
+        -------
+        list of PreparedRun
+            All runs; with `drop_missing` those that have its conditions.
+
+        Raises
+        ------
+        DesignError
+            If a run lacks a condition and may not be left out, or none is left.
+        """
+        kept = []
+        for run in self.runs:
+            absent = set(contrast.conditions) - run.conditions
+            if absent and not self.settings.drop_missing:
+                raise DesignError(
+                    f"{self.name}_{run.label} has no condition {min(absent)}, which contrast {contrast.name} needs; it "
+                    f"has {', '.join(sorted(run.conditions)) or 'none'}: record it, or leave it out with --drop-missing"
+                )
+            kept += [] if absent else [run]
+        if not kept:
+            raise DesignError(f"no run of {self.name} has all conditions of contrast {contrast.name}; ask another")
+        return kept
+
+    @property
+    def cutoff(self) -> float | None:
+        """Of the drift, in Hz: as asked, as the model says, or as `prep` fitted it to the design."""
+        if self.settings.drift == "none":
+            return None
+        fitted = [value for run in self.runs if (value := run.volumes.own.get("HighPassHz"))]
+        return self.settings.high_pass or self.model.run.high_pass or min(fitted, default=None)
+
+    def token_design(self, run: PreparedRun) -> pd.DataFrame:
+        """Make the design of a run, one row per scan.
+
+        Parameters
+        ----------
+        run : PreparedRun
+            The run.
+
+        Returns
+        -------
+        DataFrame, shape (n_scans, n_regressors)
+            Conditions, confounds, drift, constant.
+
+        Raises
+        ------
+        DesignError
+            If a confound is not there, or no scan is left to estimate noise from.
+        """
+        matrix = token_design(run.events, run.times, self.conditions, self._confounds(run), self.cutoff)
+        self._check_rows(matrix, f"{run.label} has {len(matrix)} scans")
+        return matrix
+
+    def prompt_design(self, run: PreparedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Make the design of a run with one column per prompt.
+
+        Parameters
+        ----------
+        run : PreparedRun
+            The run.
+
+        Returns
+        -------
+        matrix : DataFrame, shape (n_scans, n_regressors)
+            Prompts, confounds, constant where needed.
+        prompts : DataFrame
+            One row per prompt.
+
+        Raises
+        ------
+        DesignError
+            If a confound is not there, an effect of a prompt cannot be estimated, or no scan is left for the noise.
+        """
+        matrix, prompts = prompt_design(run.events, run.times, self._confounds(run))
+        check_estimable(
+            matrix, np.eye(len(prompts), matrix.shape[1]), f"the effect of each prompt of {self.name}_{run.label}"
+        )
+        if self.settings.noise_model != "ols":
+            self._check_rows(
+                matrix, f"{run.label} has {len(matrix)} scans of {len(prompts)} prompts", ", or use --level prompt-mean"
+            )
+        return matrix, prompts
+
+    def prompts_in_conditions(self, run: PreparedRun, prompts: pd.DataFrame) -> pd.DataFrame:
+        """Make the design over the prompts of a run: conditions and drift, averaged over each prompt.
+
+        Parameters
+        ----------
+        run : PreparedRun
+            The run.
+        prompts : DataFrame, shape (n_scans, n_prompts)
+            Columns of prompts.
+
+        Returns
+        -------
+        DataFrame, shape (n_prompts, n_regressors)
+            Conditions under their names; drift and constant under names that begin with the run's.
+        """
+        matrix = token_design(run.events, run.times, self.conditions, None, self.cutoff)
+        own = {column: f"{run.label}_{column}" for column in matrix.columns if not column.startswith(FACTOR)}
+        return average(matrix, prompts).rename(columns=own)
+
+    def _confounds(self, run: PreparedRun) -> pd.DataFrame:
+        """Confounds that the model or the settings ask for."""
+        names = tuple(name for name in (*self.model.run.x, *self.settings.confounds) if not name.startswith(FACTOR))
+        try:
+            chosen = Node("Run", names).select(list(run.confounds.columns)) if names else []
+        except DesignError as error:
+            raise DesignError(f"{self.name}_{run.label}: {error}") from error
+        return run.confounds[chosen]
+
+    def _check_rows(self, matrix: pd.DataFrame, what: str, way_out: str = "") -> None:
+        """Refuse designs that leave no degree of freedom."""
+        rank = int(np.linalg.matrix_rank(matrix.to_numpy()))
+        if len(matrix) <= rank:
+            raise DesignError(
+                f"{self.name}_{what} and {rank} independent columns: none left for the noise; record a longer "
+                f"run{way_out}"
+            )
+
+
+def find_analyses(
+    raw: Path,
+    settings: Settings,
+    *,
+    subjects: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    sites: Sequence[str] = (),
+    model: Path | None = None,
+    contrasts: Sequence[Contrast] = (),
+) -> list[Analysis]:
+    """Find what can be analysed in a dataset.
+
+    Parameters
+    ----------
+    raw : Path
+        The raw dataset, prepared by ``prep``.
+    settings : Settings
+        How effects are estimated.
+    subjects, tasks, sites : sequence of str
+        Labels to keep; all without.
+    model : Path, optional
+        A BIDS Stats Model; by default ``code/models/model-<task>_smdl.json``.
+    contrasts : sequence of Contrast
+        Questions to ask instead of those of the model.
+
+    Returns
+    -------
+    list of Analysis
+        One per subject, task and site.
+
+    Raises
+    ------
+    LLM2BIDSError
+        If the dataset is not prepared, a run of it is not, or a model is missing or malformed.
+    """
+    root = raw / PREPARED
+    if not root.is_dir():
+        raise DatasetError(f"{raw} is not prepared (there is no {PREPARED.as_posix()}); run: llm2bids prep {raw}")
+    runs = find_runs(root, subjects, tasks, sites, desc=PREPROC)
+    _check_all_prepared(raw, runs, (subjects, tasks, sites))
+    groups: dict[tuple[str, ...], list[PreparedRun]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run.entities.get(key, "") for key in ("sub", "task", "acq")), []).append(
+            PreparedRun(run, raw)
+        )
+    found = []
+    for (_, task, _), group in groups.items():
+        asked = _model_of(raw, task, model)
+        if kept := [run for run in group if asked.keeps(run.volumes.entities)]:
+            _check_one_space(kept)
+            found.append(Analysis(tuple(kept), asked.asking(contrasts) if contrasts else asked, settings))
+    if not found:
+        raise StatsModelError(f"Input of {model} lets none of the runs in; mend it")
+    return found
+
+
+def _check_all_prepared(raw: Path, prepared: Sequence[BoldRun], asked: tuple[Sequence[str], ...]) -> None:
+    """Refuse to leave out recordings that are not prepared, or were made anew since."""
+    there = {run.name: run.own.get("SourceSHA256") for run in prepared}
+    for run in find_runs(raw, *asked):
+        if run.name not in there:
+            raise DatasetError(f"{run.name} is recorded but not prepared; run: llm2bids prep {raw} --resume")
+        if there[run.name] != run.fingerprint:
+            raise DatasetError(
+                f"{run.name} was recorded anew, or its events changed, since it was prepared; run: llm2bids prep {raw} "
+                "--overwrite"
+            )
+
+
+def _model_of(raw: Path, task: str, path: Path | None) -> StatsModel:
+    """The Stats Model of a task."""
+    default = raw / "code" / "models" / f"model-{task}_smdl.json"
+    if path is None and not default.exists():
+        raise StatsModelError(
+            f"task {task} has no model (no {default.relative_to(raw)}), as tasks without conditions; give one with "
+            "--model, or leave the task out with --task-label"
+        )
+    return StatsModel.from_file(path or default)
+
+
+def _check_one_space(runs: Sequence[PreparedRun]) -> None:
+    """Refuse runs whose units are not the same."""
+    first: dict[str, Any] = runs[0].volumes.own
+    for run in runs[1:]:
+        for key in ("UnitSpace", "WeightsSHA256"):
+            if run.volumes.own.get(key) != first.get(key):
+                raise DatasetError(
+                    f"{run.volumes.name} has another {key} than {runs[0].volumes.name}; analyse them apart, as subjects"
+                )

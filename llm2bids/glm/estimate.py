@@ -1,0 +1,209 @@
+"""From the runs of a subject to one set of maps per contrast, with prompts, runs or tokens as samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from llm2bids.design import check_estimable
+from llm2bids.errors import DesignError
+from llm2bids.glm.fit import StatMaps, add_runs, adjust, contrasts_of_run, join, max_t, prompt_effects, weigh_runs
+
+if TYPE_CHECKING:
+    from nilearn.glm.contrasts import Contrast as Estimate
+    from numpy.typing import NDArray
+
+    from llm2bids.glm.analysis import Analysis, PreparedRun
+    from llm2bids.statsmodel import Contrast
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """What an analysis came to.
+
+    Parameters
+    ----------
+    maps : dict
+        `StatMaps` over tested units, by name of the contrast.
+    adjusted : dict
+        p-values corrected for the number of units, shape (n_tested,), by name of the contrast.
+    designs : dict
+        Design matrices, by what they are of: a run, or ``prompts``.
+    dropped : dict
+        Labels of the runs left out, by name of the contrast.
+    by_run : dict
+        `StatMaps` by label of the run, by name of the contrast; where runs were analysed apart.
+    prompts : DataFrame
+        One row per prompt: ``run``, ``prompt``, ``trial_type``, ``n_scans``; empty where tokens were the samples.
+    effects : ndarray, shape (n_prompts, n_tested)
+        Effect of each prompt in standard deviations of the unit.
+    """
+
+    maps: dict[str, StatMaps]
+    adjusted: dict[str, NDArray[np.float64]]
+    designs: dict[str, pd.DataFrame]
+    dropped: dict[str, list[str]]
+    by_run: dict[str, dict[str, StatMaps]] = field(default_factory=dict)
+    prompts: pd.DataFrame = field(default_factory=pd.DataFrame)
+    effects: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+
+
+def check(analysis: Analysis) -> None:
+    """Refuse an analysis that cannot be carried out, before any volume is read.
+
+    Parameters
+    ----------
+    analysis : Analysis
+        What is to be estimated.
+
+    Raises
+    ------
+    LLM2BIDSError
+        If a condition, confound or degree of freedom is missing, or a contrast cannot be estimated.
+    """
+    tokens = analysis.settings.inference == "token"
+    designs = {} if tokens else _prompt_designs(analysis)
+    for contrast in analysis.contrasts:
+        runs = analysis.runs_of(contrast)
+        if analysis.settings.inference == "prompt":
+            _check_prompts(_stack([designs[run.label] for run in runs]), contrast, analysis.name)
+            continue
+        for run in runs:
+            name = f"{analysis.name}_{run.label}"
+            if tokens:
+                matrix = analysis.token_design(run)
+                check_estimable(matrix, contrast.matrix(list(matrix.columns)), f"contrast {contrast.name} in {name}")
+            else:
+                _check_prompts(designs[run.label], contrast, name)
+
+
+def estimate(analysis: Analysis, n_jobs: int = 1) -> Fitted:
+    """Estimate and test all contrasts of an analysis.
+
+    Parameters
+    ----------
+    analysis : Analysis
+        What is to be estimated; passed `check`.
+    n_jobs : int
+        Processes of the permutation test.
+
+    Returns
+    -------
+    Fitted
+        Maps over the units that vary in every run.
+
+    Raises
+    ------
+    LLM2BIDSError
+        If a volume cannot be read.
+    """
+    if analysis.settings.inference == "token":
+        return _over_tokens(analysis)
+    designs, effects, tables = {}, {}, []
+    for run in analysis.runs:
+        matrix, prompts = analysis.prompt_design(run)
+        signals = run.signals(analysis.tested)
+        effects[run.label] = prompt_effects(signals, matrix, len(prompts), analysis.settings.noise_model)
+        designs[run.label] = analysis.prompts_in_conditions(run, matrix[prompts["name"]])
+        tables.append(prompts.drop(columns="name").assign(run=run.label))
+    prompts = pd.concat(tables, ignore_index=True)
+    stacked = np.concatenate(list(effects.values()))
+    if analysis.settings.inference == "run":
+        return _over_runs(analysis, designs, effects, prompts)
+    maps: dict[str, StatMaps] = {}
+    adjusted, dropped = {}, {}
+    for contrast in analysis.contrasts:
+        runs = analysis.runs_of(contrast)
+        matrix = _stack([designs[run.label] for run in runs])
+        values = np.concatenate([effects[run.label] for run in runs])
+        maps |= join(contrasts_of_run(values, matrix, [contrast], "ols"))
+        adjusted[contrast.name] = (
+            max_t(values, matrix, contrast, analysis.settings, n_jobs)
+            if analysis.settings.correction == "maxt"
+            else _adjusted(analysis, maps[contrast.name])
+        )
+        dropped[contrast.name] = _left_out(analysis, runs)
+    whole = {"prompts": _stack(list(designs.values()))}
+    return Fitted(maps, adjusted, whole, dropped, prompts=prompts, effects=stacked)
+
+
+def _over_tokens(analysis: Analysis) -> Fitted:
+    """Tokens as samples, run by run so that one is in memory at a time; runs combined as nilearn does."""
+    found: dict[str, list[list[Estimate]]] = {contrast.name: [] for contrast in analysis.contrasts}
+    kept = {contrast.name: analysis.runs_of(contrast) for contrast in analysis.contrasts}
+    designs = {}
+    for run in analysis.runs:
+        designs[run.label] = matrix = analysis.token_design(run)
+        asked = [contrast for contrast in analysis.contrasts if run in kept[contrast.name]]
+        for name, parts in contrasts_of_run(run.signals(analysis.tested), matrix, asked, "ar1").items():
+            found[name].append(parts)
+    maps = join({name: add_runs(runs) for name, runs in found.items()})
+    by_run = {
+        name: {run.label: StatMaps.from_estimates(parts) for run, parts in zip(kept[name], runs, strict=True)}
+        for name, runs in found.items()
+    }
+    return Fitted(
+        maps,
+        {name: _adjusted(analysis, one) for name, one in maps.items()},
+        designs,
+        {name: _left_out(analysis, runs) for name, runs in kept.items()},
+        by_run,
+    )
+
+
+def _over_runs(
+    analysis: Analysis, designs: dict[str, pd.DataFrame], effects: dict[str, NDArray[np.float64]], prompts: pd.DataFrame
+) -> Fitted:
+    """Prompts as samples within each run, then fixed effects over runs."""
+    by_run = {}
+    for contrast in analysis.contrasts:
+        by_run[contrast.name] = {
+            run.label: join(contrasts_of_run(effects[run.label], designs[run.label], [contrast], "ols"))[contrast.name]
+            for run in analysis.runs_of(contrast)
+        }
+    maps = {name: weigh_runs(list(runs.values())) for name, runs in by_run.items()}
+    adjusted = {name: _adjusted(analysis, one) for name, one in maps.items()}
+    dropped = {contrast.name: _left_out(analysis, analysis.runs_of(contrast)) for contrast in analysis.contrasts}
+    return Fitted(maps, adjusted, designs, dropped, by_run, prompts, np.concatenate(list(effects.values())))
+
+
+def _adjusted(analysis: Analysis, maps: StatMaps) -> NDArray[np.float64]:
+    """p-values corrected for the number of units."""
+    return adjust(maps.p(analysis.settings.tail), analysis.settings.correction)
+
+
+def _left_out(analysis: Analysis, kept: list[PreparedRun]) -> list[str]:
+    """Labels of the runs that are not kept."""
+    return [run.label for run in analysis.runs if run not in kept]
+
+
+def _prompt_designs(analysis: Analysis) -> dict[str, pd.DataFrame]:
+    """The design over prompts of every run."""
+    designs = {}
+    for run in analysis.runs:
+        matrix, prompts = analysis.prompt_design(run)
+        designs[run.label] = analysis.prompts_in_conditions(run, matrix[prompts["name"]])
+    return designs
+
+
+def _stack(designs: list[pd.DataFrame]) -> pd.DataFrame:
+    """Designs of several runs below each other; what a run does not have is 0."""
+    stacked = pd.concat(designs, ignore_index=True).fillna(0.0)
+    shared = [column for column in designs[0].columns if column in stacked.columns]
+    return stacked[[*shared, *(column for column in stacked.columns if column not in shared)]]
+
+
+def _check_prompts(matrix: pd.DataFrame, contrast: Contrast, name: str) -> None:
+    """Refuse designs over prompts that cannot answer a contrast."""
+    check_estimable(
+        matrix, contrast.matrix(list(matrix.columns)), f"contrast {contrast.name} over the prompts of {name}"
+    )
+    rank = int(np.linalg.matrix_rank(matrix.to_numpy()))
+    if len(matrix) <= rank:
+        raise DesignError(
+            f"{name} has {len(matrix)} prompts and {rank} independent columns: none left for the noise; record more "
+            "prompts, or leave out the drift with --drift none"
+        )

@@ -1,0 +1,313 @@
+"""Linear models over arrays of units: nilearn's estimators, some units at a time so that memory stays bounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from nilearn.glm.contrasts import Contrast as Estimate
+from nilearn.glm.contrasts import compute_contrast
+from nilearn.glm.first_level import run_glm
+from nilearn.mass_univariate import permuted_ols
+from scipy.stats import false_discovery_control, norm
+
+from llm2bids.design import partition
+from llm2bids.errors import InferenceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from llm2bids.glm.settings import Settings
+    from llm2bids.statsmodel import Contrast
+
+_VALUES_AT_A_TIME: Final = 1 << 24
+"""Values (scans × units) in a fit: nilearn holds about ten copies in double precision."""
+_TINY: Final = 1e-9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StatMaps:
+    """What a contrast came to, unit by unit.
+
+    Parameters
+    ----------
+    test : {"t", "F"}
+        The statistic.
+    effect, variance : ndarray, shape (n_units,)
+        In standard deviations of the unit, and its square. For F the root mean square of the whitened effects, and
+        the variance of the noise.
+    stat, z : ndarray, shape (n_units,)
+        The statistic, and the same as a normal deviate.
+    dof : float
+        Degrees of freedom of the noise.
+    """
+
+    test: str
+    effect: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    stat: NDArray[np.float64]
+    z: NDArray[np.float64]
+    dof: float
+
+    @classmethod
+    def from_estimates(cls, estimates: Sequence[Estimate]) -> StatMaps:
+        """Join what nilearn estimated for some units at a time.
+
+        Parameters
+        ----------
+        estimates : sequence of nilearn Contrast
+            In order of units.
+
+        Returns
+        -------
+        StatMaps
+            Of all units.
+        """
+        scores = [one.z_score() for one in estimates]
+        effects = [np.sqrt((one.effect**2).mean(0)) if one.effect.ndim > 1 else one.effect for one in estimates]
+        return cls(
+            estimates[0].stat_type,
+            np.concatenate(effects),
+            np.concatenate([one.variance for one in estimates]),
+            np.concatenate([np.ravel(one.stat_) for one in estimates]),
+            np.concatenate(scores),
+            float(estimates[0].dof),
+        )
+
+    def p(self, tail: str) -> NDArray[np.float64]:
+        """Give p-values.
+
+        Parameters
+        ----------
+        tail : {"two", "positive", "negative"}
+            Which effects count; for F there is one tail only.
+
+        Returns
+        -------
+        ndarray, shape (n_units,)
+            Between 0 and 1.
+        """
+        if self.test == "F" or tail == "positive":
+            values = norm.sf(self.z)
+        else:
+            values = norm.cdf(self.z) if tail == "negative" else 2 * norm.sf(np.abs(self.z))
+        found: NDArray[np.float64] = np.clip(values, 0.0, 1.0)
+        return found
+
+
+def prompt_effects(
+    signals: NDArray[Any], matrix: pd.DataFrame, n_prompts: int, noise_model: str
+) -> NDArray[np.float64]:
+    """Estimate the effect of every prompt of a run.
+
+    Parameters
+    ----------
+    signals : ndarray, shape (n_scans, n_units)
+        The run.
+    matrix : DataFrame, shape (n_scans, n_regressors)
+        Design with the prompts in its first columns.
+    n_prompts : int
+        How many they are.
+    noise_model : {"ar1", "ols"}
+        With ``"ols"`` and no confounds, an effect is the mean over the scans of the prompt.
+
+    Returns
+    -------
+    ndarray, shape (n_prompts, n_units)
+        In the units of the signals.
+    """
+    effects = np.empty((n_prompts, signals.shape[1]))
+    for part in chunks(signals.shape):
+        values = signals[:, part].astype(np.float64)
+        labels, results = run_glm(values, matrix.to_numpy(), noise_model=noise_model)
+        for label, result in results.items():
+            effects[:, np.arange(signals.shape[1])[part][labels == label]] = result.theta[:n_prompts]
+    return effects
+
+
+def contrasts_of_run(
+    signals: NDArray[Any], matrix: pd.DataFrame, contrasts: Sequence[Contrast], noise_model: str
+) -> dict[str, list[Estimate]]:
+    """Fit one run and estimate contrasts, as `FirstLevelModel` and `SecondLevelModel` do.
+
+    Parameters
+    ----------
+    signals : ndarray, shape (n_rows, n_units)
+        One row per scan or prompt.
+    matrix : DataFrame, shape (n_rows, n_regressors)
+        Its design.
+    contrasts : sequence of Contrast
+        What is asked.
+    noise_model : {"ar1", "ols"}
+        Of the rows.
+
+    Returns
+    -------
+    dict
+        nilearn's estimates by name of the contrast, some units at a time.
+    """
+    estimates: dict[str, list[Estimate]] = {contrast.name: [] for contrast in contrasts}
+    weights = {contrast.name: contrast.matrix(list(matrix.columns)) for contrast in contrasts}
+    for part in chunks(signals.shape):
+        labels, results = run_glm(signals[:, part].astype(np.float64), matrix.to_numpy(), noise_model=noise_model)
+        for contrast in contrasts:
+            rows = weights[contrast.name]
+            asked = rows[0] if contrast.test == "t" else rows
+            estimates[contrast.name].append(compute_contrast(labels, results, asked, stat_type=contrast.test))
+    return estimates
+
+
+def add_runs(estimates: Sequence[Sequence[Estimate]]) -> list[Estimate]:
+    """Combine runs by fixed effects, each with the same weight, as `FirstLevelModel` does.
+
+    Parameters
+    ----------
+    estimates : sequence of sequence of nilearn Contrast
+        Some units at a time, run by run.
+
+    Returns
+    -------
+    list of nilearn Contrast
+        Some units at a time.
+    """
+    total = list(estimates[0])
+    for run in estimates[1:]:
+        total = [one + other for one, other in zip(total, run, strict=True)]
+    return [one * (1 / len(estimates)) for one in total]
+
+
+def weigh_runs(runs: Sequence[StatMaps]) -> StatMaps:
+    """Combine runs by fixed effects, each weighted by its precision, as `compute_fixed_effects` does.
+
+    Parameters
+    ----------
+    runs : sequence of StatMaps
+        Of t contrasts.
+
+    Returns
+    -------
+    StatMaps
+        Over all runs.
+
+    Raises
+    ------
+    InferenceError
+        If they are of F contrasts.
+    """
+    if runs[0].test != "t":
+        raise InferenceError("fixed effects over runs of an F contrast asked for; use --inference prompt")
+    precision = np.array([1 / np.maximum(run.variance, _TINY**2) for run in runs])
+    variance = 1 / precision.sum(0)
+    effect = (precision * [run.effect for run in runs]).sum(0) * variance
+    dof = sum(run.dof for run in runs)
+    return StatMaps.from_estimates([Estimate(effect, variance, dof=dof, stat_type="t")])
+
+
+def max_t(
+    effects: NDArray[np.float64], matrix: pd.DataFrame, contrast: Contrast, settings: Settings, n_jobs: int = 1
+) -> NDArray[np.float64]:
+    """Correct for the family of units by permuting prompts (largest statistic over units).
+
+    Parameters
+    ----------
+    effects : ndarray, shape (n_prompts, n_units)
+        One row per prompt.
+    matrix : DataFrame, shape (n_prompts, n_regressors)
+        Their design.
+    contrast : Contrast
+        A t contrast.
+    settings : Settings
+        Tail, permutations, seed.
+    n_jobs : int
+        Processes.
+
+    Returns
+    -------
+    ndarray, shape (n_units,)
+        Corrected p-values.
+
+    Raises
+    ------
+    InferenceError
+        If the contrast is F.
+    """
+    if contrast.test != "t":
+        raise InferenceError(f"permutation of F contrast {contrast.name} asked for; use --correction fdr or bonferroni")
+    tested, nuisance = partition(matrix, contrast.matrix(list(matrix.columns))[0])
+    found = permuted_ols(
+        -tested if settings.tail == "negative" else tested,
+        effects,
+        confounding_vars=nuisance if nuisance.shape[1] else None,
+        model_intercept=False,
+        n_perm=settings.n_permutations,
+        two_sided_test=settings.tail == "two",
+        random_state=settings.seed,
+        n_jobs=n_jobs,
+        output_type="dict",
+    )
+    corrected: NDArray[np.float64] = 10.0 ** -found["logp_max_t"][0]
+    return corrected
+
+
+def adjust(p_values: NDArray[np.float64], correction: str) -> NDArray[np.float64]:
+    """Correct p-values for the number of units.
+
+    Parameters
+    ----------
+    p_values : ndarray, shape (n_units,)
+        Uncorrected.
+    correction : {"fdr", "bonferroni", "none"}
+        What is controlled.
+
+    Returns
+    -------
+    ndarray, shape (n_units,)
+        Adjusted p-values: those at most alpha are found.
+
+    Examples
+    --------
+    >>> adjust(np.array([0.01, 0.02, 0.5]), "bonferroni").round(2).tolist()
+    [0.03, 0.06, 1.0]
+    """
+    if correction == "fdr":
+        found: NDArray[np.float64] = false_discovery_control(p_values, method="bh")
+        return found
+    return np.minimum(p_values * len(p_values), 1.0) if correction == "bonferroni" else p_values
+
+
+def chunks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Cut units into parts that fit into memory.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        ``(n_rows, n_units)``.
+
+    Yields
+    ------
+    slice
+        Of units.
+    """
+    step = max(1, _VALUES_AT_A_TIME // max(1, shape[0]))
+    for start in range(0, shape[1], step):
+        yield slice(start, min(start + step, shape[1]))
+
+
+def join(estimates: Mapping[str, Sequence[Estimate]]) -> dict[str, StatMaps]:
+    """Join estimates of some units at a time, for every contrast.
+
+    Parameters
+    ----------
+    estimates : mapping
+        By name of the contrast.
+
+    Returns
+    -------
+    dict
+        `StatMaps` by name.
+    """
+    return {name: StatMaps.from_estimates(parts) for name, parts in estimates.items()}

@@ -1,0 +1,168 @@
+"""One subject, task and site: carried out, written whole, and recognised when it is there already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from llm2bids.bids.runs import PREPARED
+from llm2bids.glm.estimate import estimate
+from llm2bids.glm.jobs import publish
+from llm2bids.glm.output import (
+    SUMMARY,
+    Target,
+    describe_contrast,
+    describe_dataset,
+    fingerprint,
+    versions,
+    write_contrast,
+    write_designs,
+    write_maps,
+    write_prompts,
+    write_tested,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llm2bids.bids.dataset import Dataset
+    from llm2bids.glm.analysis import Analysis
+    from llm2bids.glm.estimate import Fitted
+    from llm2bids.glm.output import Finding
+
+_MODEL: Final = (
+    "Model",
+    "Revision",
+    "WeightsSHA256",
+    "Architecture",
+    "ModelType",
+    "Dtype",
+    "Tokenizer",
+    "Site",
+    "Mode",
+)
+
+
+@dataclass(frozen=True)
+class SubjectJob:
+    """An analysis, and where its results go.
+
+    Parameters
+    ----------
+    analysis : Analysis
+        What is to be estimated.
+    out : Dataset
+        Where results go.
+    raw : Path
+        The raw dataset.
+    """
+
+    analysis: Analysis
+    out: Dataset
+    raw: Path
+
+    @property
+    def place(self) -> str:
+        """Folder of the subject, relative to the output."""
+        return f"sub-{self.analysis.entities['sub']}"
+
+    @property
+    def summary(self) -> Path:
+        """The file that says what was done and found."""
+        return self._target(self.out.root).path(SUMMARY)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all that the result depends on."""
+        runs = [(run.label, run.volumes.own.get("SourceSHA256")) for run in self.analysis.runs]
+        contrasts = [describe_contrast(contrast) for contrast in self.analysis.contrasts]
+        x, settings = self.analysis.model.run.x, self.analysis.settings.to_json()
+        return fingerprint(runs, contrasts, x, settings, self.analysis.cutoff)
+
+    def describe(self) -> None:
+        """Make the output a BIDS derivative."""
+        with self.out.lock():
+            describe_dataset(self.out, {"raw": self.raw, "prep": self.raw / PREPARED})
+
+    def run(self) -> list[Finding]:
+        """Estimate, and write all files at once.
+
+        Returns
+        -------
+        list of Finding
+            One per contrast.
+
+        Raises
+        ------
+        LLM2BIDSError
+            If a volume cannot be read, or another process writes the same.
+        """
+        with self.out.stage(f"glm_{self.analysis.name}") as stage:
+            fitted = estimate(self.analysis)
+            target = self._target(stage)
+            target.folder.mkdir(parents=True)
+            found = self._write(target, fitted)
+            return publish(self, stage, found)
+
+    def _write(self, target: Target, fitted: Fitted) -> list[dict[str, Any]]:
+        """All files of the analysis but its summary."""
+        settings = self.analysis.settings
+        found = []
+        for contrast in self.analysis.contrasts:
+            maps, adjusted = fitted.maps[contrast.name], fitted.adjusted[contrast.name]
+            dropped = fitted.dropped[contrast.name]
+            found.append(write_contrast(target, contrast, maps, adjusted, settings, RunsDropped=dropped))
+            for run, own in fitted.by_run.get(contrast.name, {}).items():
+                about = {**describe_contrast(contrast), "DegreesOfFreedom": own.dof, "Run": run}
+                write_maps(target, contrast, own, settings.tail, about, run)
+        write_tested(target)
+        write_designs(target, fitted.designs)
+        if len(fitted.prompts):
+            write_prompts(target, fitted.prompts, fitted.effects)
+        return found
+
+    def _target(self, root: Path) -> Target:
+        """Names and common fields of all files."""
+        analysis, first = self.analysis, self.analysis.runs[0].volumes
+        folder = root / self.place / "func"
+        common = {
+            "TaskName": analysis.entities["task"],
+            "SpatialReference": str(first.sidecar.get("SpatialReference", "")).replace("bids::", "bids:prep:"),
+            "Sources": [run.volumes.uri("prep") for run in analysis.runs],
+            "Llm2bids": {key: first.own[key] for key in _MODEL if key in first.own}
+            | {
+                "UnitSpace": analysis.space.to_json(),
+                "Stimuli": [
+                    {
+                        "File": run.volumes.own.get("Stimuli"),
+                        "SHA256": run.volumes.own.get("Settings", {}).get("StimuliSHA256"),
+                    }
+                    for run in analysis.runs
+                ],
+                "StatsModel": analysis.model.name,
+                "Design": list(analysis.model.run.x),
+                "HighPassHz": analysis.cutoff,
+                "Statistics": analysis.settings.to_json(),
+                "Versions": versions(),
+            },
+        }
+        return Target(folder, analysis.entities, analysis.space, analysis.tested, common)
+
+    def about(self) -> dict[str, Any]:
+        """Describe the analysis for its summary.
+
+        Returns
+        -------
+        dict
+            ``Subject``, ``Task``, ``Site``, ``Space``, ``Runs`` and all fields of the sidecars.
+        """
+        entities = self.analysis.entities
+        return {
+            "Subject": entities["sub"],
+            "Task": entities["task"],
+            "Site": entities.get("acq", ""),
+            "Space": self.analysis.space.label,
+            "Runs": [run.label for run in self.analysis.runs],
+            **self._target(self.out.root).common,
+        }

@@ -1,0 +1,187 @@
+"""How effects are estimated and tested; refuses what means nothing for units of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from llm2bids.errors import InferenceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+UNITS_OF_INFERENCE: Final = {
+    "prompt": "Prompts are the samples: one effect per prompt, compared over prompts and runs. Calibrated.",
+    "run": "Prompts are the samples within each run; runs are combined by fixed effects, weighted by their precision.",
+    "token": "Tokens are the samples, with AR(1) noise. Tokens of one prompt are not independent: too many units are "
+    "found where there is nothing.",
+}
+"""What each kind of inference takes as a sample."""
+CORRECTIONS: Final = {
+    "fdr": "Benjamini-Hochberg false discovery rate over units",
+    "bonferroni": "family-wise error, Bonferroni over units",
+    "maxt": "family-wise error, permutation of the largest |t| over units",
+    "none": "uncorrected",
+}
+"""What is controlled."""
+_NEIGHBOURS: Final = (
+    "neighbouring voxels are neighbours on the page only (units of a layer can be permuted without changing the model)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How effects are estimated and tested.
+
+    Parameters
+    ----------
+    inference : {"prompt", "run", "token"}
+        What is a sample.
+    level : {"prompt", "prompt-mean"}
+        How the effect of a prompt is estimated: by a model of its tokens with AR(1) noise, or as the mean over its
+        tokens, which is the same model with independent noise.
+    drift : {"cosine", "none"}
+        Whether slow drifts are removed.
+    high_pass : float or None
+        Their cutoff in Hz; None for the one that fits the design.
+    confounds : tuple of str
+        Further confounds, as names or wildcards.
+    correction : {"fdr", "bonferroni", "maxt", "none"}
+        For testing many units.
+    alpha : float
+        Level of the test, between 0 and 1.
+    tail : {"two", "positive", "negative"}
+        Which effects are looked for.
+    n_permutations, seed : int
+        Of the permutation test.
+    drop_missing : bool
+        Whether a run without a condition is left out of contrasts that need it, instead of an error.
+
+    Raises
+    ------
+    InferenceError
+        If a choice is unknown or two contradict each other.
+    """
+
+    inference: Literal["prompt", "run", "token"] = "prompt"
+    level: Literal["prompt", "prompt-mean"] = "prompt"
+    drift: Literal["cosine", "none"] = "cosine"
+    high_pass: float | None = None
+    confounds: tuple[str, ...] = ()
+    correction: Literal["fdr", "bonferroni", "maxt", "none"] = "fdr"
+    alpha: float = 0.05
+    tail: Literal["two", "positive", "negative"] = "two"
+    n_permutations: int = 1000
+    seed: int = 0
+    drop_missing: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse unknown choices and contradictions."""
+        choices = {
+            "inference": (self.inference, UNITS_OF_INFERENCE),
+            "level": (self.level, ("prompt", "prompt-mean")),
+            "drift": (self.drift, ("cosine", "none")),
+            "correction": (self.correction, CORRECTIONS),
+            "tail": (self.tail, ("two", "positive", "negative")),
+        }
+        for name, (found, known) in choices.items():
+            if found not in known:
+                raise InferenceError(f"{name} {found!r} found; use {', '.join(known)}")
+        if not 0 < self.alpha < 1:
+            raise InferenceError(f"alpha {self.alpha} found; a level between 0 and 1 needed, e.g. 0.05")
+        if self.high_pass is not None and self.high_pass <= 0:
+            raise InferenceError(
+                f"a high-pass cutoff of {self.high_pass} Hz found; more than 0 needed, or --drift none"
+            )
+        if self.high_pass is not None and self.drift == "none":
+            raise InferenceError("a high-pass cutoff and no drift asked for; choose one")
+        if self.inference == "token" and self.level == "prompt-mean":
+            raise InferenceError("means of prompts and inference over tokens asked for; use --inference prompt or run")
+        if self.correction == "maxt" and self.inference != "prompt":
+            raise InferenceError(
+                f"permutation with --inference {self.inference} asked for, but only prompts can be exchanged; use "
+                "--inference prompt, or --correction bonferroni"
+            )
+        if self.n_permutations < 1 / self.alpha:
+            raise InferenceError(
+                f"{self.n_permutations} permutations found; level {self.alpha:g} needs {1 / self.alpha:.0f} at least"
+            )
+
+    @property
+    def noise_model(self) -> str:
+        """The noise model of the first level, as nilearn names it."""
+        return "ols" if self.level == "prompt-mean" else "ar1"
+
+    @property
+    def label(self) -> str:
+        """Value of the BIDS entity ``desc`` of the networks found, e.g. ``fdr05``."""
+        name = "uncorrected" if self.correction == "none" else self.correction
+        return name + f"{self.alpha:.10f}".split(".")[1].rstrip("0").ljust(2, "0")
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe the settings for a sidecar.
+
+        Returns
+        -------
+        dict
+            JSON values.
+        """
+        permuted = {"Permutations": self.n_permutations, "Seed": self.seed} if self.correction == "maxt" else {}
+        prompts = {} if self.inference == "token" else {"EffectOfPrompt": self.level}
+        return {
+            "Inference": self.inference,
+            "InferenceDescription": UNITS_OF_INFERENCE[self.inference],
+            **prompts,
+            "NoiseModel": self.noise_model,
+            "Drift": self.drift,
+            "HighPassAskedHz": self.high_pass,
+            "FurtherConfounds": list(self.confounds),
+            "Correction": self.correction,
+            "CorrectionDescription": CORRECTIONS[self.correction],
+            "Alpha": self.alpha,
+            "Tail": self.tail,
+            "DropMissing": self.drop_missing,
+            **permuted,
+        }
+
+
+def refuse_neighbours(smoothing_fwhm: float | None, cluster_threshold: int | None) -> None:
+    """Refuse what takes neighbouring voxels for neighbouring units.
+
+    Parameters
+    ----------
+    smoothing_fwhm : float or None
+        Width of a smoothing kernel in mm.
+    cluster_threshold : int or None
+        Least voxels of a cluster.
+
+    Raises
+    ------
+    InferenceError
+        If either is asked for.
+    """
+    if smoothing_fwhm:
+        raise InferenceError(f"smoothing asked for, but {_NEIGHBOURS}; leave it out")
+    if cluster_threshold:
+        raise InferenceError(f"clusters asked for, but {_NEIGHBOURS}; use fdr, bonferroni or maxt")
+
+
+def settings_from(options: Mapping[str, Any]) -> Settings:
+    """Make settings of the options of a command.
+
+    Parameters
+    ----------
+    options : mapping
+        Fields of `Settings`.
+
+    Returns
+    -------
+    Settings
+        Checked.
+
+    Raises
+    ------
+    InferenceError
+        If a choice is unknown or two contradict each other.
+    """
+    return Settings(**{**options, "confounds": tuple(options.get("confounds", ()))})
