@@ -1,6 +1,6 @@
 """Record the phantom on one task and look at what was written; draw README's picture.
 
-Run it with ``python examples/01_record.py [FOLDER]``; the picture needs matplotlib (``pip install llm2bids[picture]``).
+Run it with ``python examples/01_record.py [FOLDER]``.
 """
 
 from __future__ import annotations
