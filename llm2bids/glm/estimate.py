@@ -80,15 +80,60 @@ def check(analysis: Analysis) -> None:
                 _check_prompts(designs[run.label], contrast, name)
 
 
-def estimate(analysis: Analysis, n_jobs: int = 1) -> Fitted:
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptEffects:
+    """What the prompts of a subject did, whatever their conditions.
+
+    Parameters
+    ----------
+    columns : dict
+        One column per prompt, shape (n_scans, n_prompts), by label of the run.
+    effects : dict
+        Effect of each prompt in standard deviations of the unit, shape (n_prompts, n_tested), by label of the run.
+    prompts : DataFrame
+        One row per prompt of all runs: ``run``, ``prompt``, ``trial_type``, ``n_scans``.
+    """
+
+    columns: dict[str, pd.DataFrame]
+    effects: dict[str, NDArray[np.float64]]
+    prompts: pd.DataFrame
+
+
+def first_level(analysis: Analysis) -> PromptEffects:
+    """Estimate the effect of every prompt.
+
+    Parameters
+    ----------
+    analysis : Analysis
+        What is to be estimated.
+
+    Returns
+    -------
+    PromptEffects
+        Over the units that vary in every run.
+
+    Raises
+    ------
+    LLM2BIDSError
+        If a volume cannot be read.
+    """
+    columns, effects, tables = {}, {}, []
+    for run in analysis.runs:
+        matrix, prompts = analysis.prompt_design(run)
+        signals = run.signals(analysis.tested)
+        effects[run.label] = prompt_effects(signals, matrix, len(prompts), analysis.settings.noise_model)
+        columns[run.label] = matrix[prompts["name"]]
+        tables.append(prompts.drop(columns="name").assign(run=run.label))
+    return PromptEffects(columns, effects, pd.concat(tables, ignore_index=True))
+
+
+def estimate(analysis: Analysis) -> Fitted:
     """Estimate and test all contrasts of an analysis.
 
     Parameters
     ----------
     analysis : Analysis
         What is to be estimated; passed `check`.
-    n_jobs : int
-        Processes of the permutation test.
 
     Returns
     -------
@@ -102,32 +147,42 @@ def estimate(analysis: Analysis, n_jobs: int = 1) -> Fitted:
     """
     if analysis.settings.inference == "token":
         return _over_tokens(analysis)
-    designs, effects, tables = {}, {}, []
-    for run in analysis.runs:
-        matrix, prompts = analysis.prompt_design(run)
-        signals = run.signals(analysis.tested)
-        effects[run.label] = prompt_effects(signals, matrix, len(prompts), analysis.settings.noise_model)
-        designs[run.label] = analysis.prompts_in_conditions(run, matrix[prompts["name"]])
-        tables.append(prompts.drop(columns="name").assign(run=run.label))
-    prompts = pd.concat(tables, ignore_index=True)
-    stacked = np.concatenate(list(effects.values()))
+    return second_level(analysis, first_level(analysis))
+
+
+def second_level(analysis: Analysis, first: PromptEffects) -> Fitted:
+    """Test all contrasts over prompts.
+
+    Parameters
+    ----------
+    analysis : Analysis
+        What is to be estimated, with prompts or runs as samples.
+    first : PromptEffects
+        Effects of its prompts.
+
+    Returns
+    -------
+    Fitted
+        Maps over the units that vary in every run.
+    """
+    designs = {run.label: analysis.prompts_in_conditions(run, first.columns[run.label]) for run in analysis.runs}
     if analysis.settings.inference == "run":
-        return _over_runs(analysis, designs, effects, prompts)
+        return _over_runs(analysis, designs, first)
     maps: dict[str, StatMaps] = {}
     adjusted, dropped = {}, {}
     for contrast in analysis.contrasts:
         runs = analysis.runs_of(contrast)
         matrix = _stack([designs[run.label] for run in runs])
-        values = np.concatenate([effects[run.label] for run in runs])
+        values = np.concatenate([first.effects[run.label] for run in runs])
         maps |= join(contrasts_of_run(values, matrix, [contrast], "ols"))
         adjusted[contrast.name] = (
-            max_t(values, matrix, contrast, analysis.settings, n_jobs)
+            max_t(values, matrix, contrast, analysis.settings)
             if analysis.settings.correction == "maxt"
             else _adjusted(analysis, maps[contrast.name])
         )
         dropped[contrast.name] = _left_out(analysis, runs)
-    whole = {"prompts": _stack(list(designs.values()))}
-    return Fitted(maps, adjusted, whole, dropped, prompts=prompts, effects=stacked)
+    stacked = np.concatenate(list(first.effects.values()))
+    return Fitted(maps, adjusted, {"prompts": _stack(list(designs.values()))}, dropped, {}, first.prompts, stacked)
 
 
 def _over_tokens(analysis: Analysis) -> Fitted:
@@ -154,20 +209,20 @@ def _over_tokens(analysis: Analysis) -> Fitted:
     )
 
 
-def _over_runs(
-    analysis: Analysis, designs: dict[str, pd.DataFrame], effects: dict[str, NDArray[np.float64]], prompts: pd.DataFrame
-) -> Fitted:
+def _over_runs(analysis: Analysis, designs: dict[str, pd.DataFrame], first: PromptEffects) -> Fitted:
     """Prompts as samples within each run, then fixed effects over runs."""
     by_run = {}
     for contrast in analysis.contrasts:
         by_run[contrast.name] = {
-            run.label: join(contrasts_of_run(effects[run.label], designs[run.label], [contrast], "ols"))[contrast.name]
+            run.label: join(contrasts_of_run(first.effects[run.label], designs[run.label], [contrast], "ols"))[
+                contrast.name
+            ]
             for run in analysis.runs_of(contrast)
         }
     maps = {name: weigh_runs(list(runs.values())) for name, runs in by_run.items()}
     adjusted = {name: _adjusted(analysis, one) for name, one in maps.items()}
     dropped = {contrast.name: _left_out(analysis, analysis.runs_of(contrast)) for contrast in analysis.contrasts}
-    return Fitted(maps, adjusted, designs, dropped, by_run, prompts, np.concatenate(list(effects.values())))
+    return Fitted(maps, adjusted, designs, dropped, by_run, first.prompts, np.concatenate(list(first.effects.values())))
 
 
 def _adjusted(analysis: Analysis, maps: StatMaps) -> NDArray[np.float64]:
