@@ -26,6 +26,10 @@ CONSTANT: Final = "constant"
 LONGEST_PERIOD: Final = 128.0
 """Seconds: a drift is never faster than fMRI's usual high-pass filter."""
 _TINY: Final = 1e-6
+_LISTED: Final = 12
+"""Columns that a message names."""
+_NYQUIST: Final = 0.5
+"""Cycles per scan beyond which there is nothing."""
 
 
 def high_pass(events: Sequence[pd.DataFrame], n_seconds: Sequence[float]) -> float | None:
@@ -145,7 +149,7 @@ def prompt_design(
     own = _boxcars(events[["onset", "duration"]].assign(trial_type=[names[code] for code in codes]), times, names)
     table = pd.DataFrame({"name": names, "prompt": labels, "n_scans": own.gt(0).sum().to_numpy()})
     kinds = events["trial_type"].groupby(codes)
-    table["trial_type"] = np.where(kinds.first() == kinds.last(), kinds.first(), "n/a")
+    table["trial_type"] = np.where(kinds.min() == kinds.max(), kinds.min(), "n/a")
     if "block" in events:
         table["block"] = events["block"].groupby(codes).first()
     matrix = pd.concat([own, *([] if confounds is None else [confounds.reset_index(drop=True)])], axis=1)
@@ -185,9 +189,19 @@ def cosines(times: NDArray[np.float64], cutoff: float | None) -> pd.DataFrame:
     -------
     DataFrame, shape (n_scans, n_cosines)
         ``cosine00``, ``cosine01``, ...
+
+    Raises
+    ------
+    DesignError
+        If the cutoff is so high that nothing would be left.
     """
-    if cutoff is None:
+    if cutoff is None or len(times) < 2:  # noqa: PLR2004 - one scan has no drift
         return pd.DataFrame(index=range(len(times)))
+    if cutoff * (times[1] - times[0]) >= _NYQUIST:
+        raise DesignError(
+            f"a high-pass cutoff of {cutoff:g} Hz found, which leaves nothing of scans of {times[1] - times[0]:g} s; "
+            "choose a lower one"
+        )
     matrix = make_first_level_design_matrix(times, drift_model="cosine", high_pass=cutoff).drop(columns=CONSTANT)
     return pd.DataFrame(matrix.to_numpy(), columns=[f"cosine{number:02d}" for number in range(matrix.shape[1])])
 
@@ -207,21 +221,20 @@ def check_estimable(matrix: pd.DataFrame, contrast: NDArray[np.float64], what: s
     Raises
     ------
     DesignError
-        If it is not estimable; the message names the columns that are collinear.
+        If it is not estimable; the message names the columns that are collinear or 0.
     """
-    values = matrix.to_numpy(float)
-    scale = np.linalg.norm(values, axis=0)
-    scale[scale == 0] = 1
-    _, singular, rows = np.linalg.svd(values / scale, full_matrices=True)
-    rank = int((singular > _TINY * singular.max()).sum())
-    null = rows[rank:]
-    lost = np.abs(null @ (contrast / scale).T).max(1) > _TINY if len(null) else np.zeros(0, bool)
+    values, scale = _unit_columns(matrix.to_numpy(float))
+    weights = contrast / scale
+    weights = weights / np.linalg.norm(weights, axis=1, keepdims=True)
+    wide = values.shape[0] < values.shape[1]  # only then rows of the null space are left out otherwise
+    _, singular, rows = np.linalg.svd(values, full_matrices=wide)
+    null = rows[int((singular > _TINY * singular.max()).sum()) :]
+    lost = np.abs(weights @ null.T @ null).max(0) > _TINY
     if lost.any():
-        involved = [matrix.columns[int(n)] for n in np.flatnonzero(np.abs(null[lost]).max(0) > _TINY)]
-        raise DesignError(
-            f"{what} cannot be estimated: columns {', '.join(involved)} are collinear; leave one out, or ask another "
-            "contrast"
-        )
+        involved = list(matrix.columns[lost])
+        listed = ", ".join([*involved[:_LISTED], *(["..."] if len(involved) > _LISTED else [])])
+        why = f"columns {listed} are collinear" if len(involved) > 1 else f"column {involved[0]} is 0"
+        raise DesignError(f"{what} cannot be estimated: {why}; leave one out, or ask another contrast")
 
 
 def partition(matrix: ArrayLike, contrast: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -241,12 +254,45 @@ def partition(matrix: ArrayLike, contrast: ArrayLike) -> tuple[NDArray[np.float6
     nuisance : ndarray, shape (n_rows, n_others)
         An orthonormal basis of what the design spans besides.
     """
-    design, weights = np.asarray(matrix, float), np.asarray(contrast, float)
-    inverse = np.linalg.pinv(design.T @ design, rcond=_TINY**2, hermitian=True)
-    tested = design @ inverse @ weights / (weights @ inverse @ weights)
+    design, scale = _unit_columns(np.asarray(matrix, float))
+    weights = np.asarray(contrast, float) / scale
+    solution = weights @ np.linalg.pinv(design, rcond=_TINY)  # its product with the samples is the contrast
+    tested = solution / (solution @ solution)
     rest = design - np.outer(tested, weights)  # what is left when the contrast of the coefficients is 0
     left, singular, _ = np.linalg.svd(rest, full_matrices=False)
     return tested[:, None], left[:, singular > _TINY * max(singular.max(), 1.0)]
+
+
+def full_rank(
+    matrix: ArrayLike, contrasts: Sequence[NDArray[np.float64]]
+) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
+    """Give the same model without redundant columns: nilearn's noise variance counts columns, not rank.
+
+    Parameters
+    ----------
+    matrix : array_like, shape (n_rows, n_regressors)
+        The design; may be rank-deficient.
+    contrasts : sequence of ndarray, shape (n_contrasts, n_regressors)
+        Estimable contrasts.
+
+    Returns
+    -------
+    basis : ndarray, shape (n_rows, n_rank)
+        Columns that span what the design spans.
+    weights : list of ndarray, shape (n_contrasts, n_rank)
+        The same contrasts of the coefficients of the basis.
+    """
+    design, scale = _unit_columns(np.asarray(matrix, float))
+    left, singular, rows = np.linalg.svd(design, full_matrices=False)
+    kept = singular > _TINY * singular.max()
+    return left[:, kept] * singular[kept], [weights / scale @ rows[kept].T for weights in contrasts]
+
+
+def _unit_columns(design: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Columns of length 1, so that rank does not depend on their units, and what they were divided by."""
+    scale = np.linalg.norm(design, axis=0)
+    scale[scale == 0] = 1
+    return design / scale, scale
 
 
 def _boxcars(events: pd.DataFrame, times: NDArray[np.float64], names: Sequence[str]) -> pd.DataFrame:

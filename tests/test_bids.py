@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llm2bids.bids.names import ENTITIES, check_label, format_name, parse_name, to_label
-from llm2bids.bids.tables import read_json, read_tsv, write_bytes, write_json, write_stim, write_tsv
+from llm2bids.bids.tables import read_json, read_stim, read_tsv, write_bytes, write_json, write_stim, write_tsv
 from llm2bids.bids.templates import template_json, template_text
 from llm2bids.errors import DatasetError, LabelError, LLM2BIDSError
 
@@ -233,8 +233,11 @@ def test_json_templates_missing_a_value_are_not_written_half(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(TEMPLATES) - set(JSON_TEMPLATES)))
-def test_text_templates_are_taken_as_they_are(name: str) -> None:
-    assert template_text(name) == TEMPLATES[name]
+def test_text_templates_are_taken_as_they_are_but_for_their_places(name: str) -> None:
+    expected = TEMPLATES[name]
+    for place in places(name):
+        expected = expected.replace(f"${{{place}}}", NASTY)
+    assert template_text(name, **dict.fromkeys(places(name), NASTY)) == expected
 
 
 def test_templates_take_numbers_as_text() -> None:
@@ -242,3 +245,25 @@ def test_templates_take_numbers_as_text() -> None:
 
 
 # ---- which folders are datasets
+
+
+def test_a_table_with_windows_line_ends_keeps_its_last_column(tmp_path: Path) -> None:
+    path = tmp_path / "events.tsv"
+    path.write_bytes("\ufeffonset\ttrial_type\r\n0\ton\r\n".encode())
+    assert read_tsv(path).to_dict("list") == {"onset": ["0"], "trial_type": ["on"]}
+
+
+def test_a_row_with_a_field_too_many_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "events.tsv"
+    path.write_text("onset\ttrial_type\n0\t24\ton\n")
+    with pytest.raises(DatasetError, match="more fields than the header"):
+        read_tsv(path)
+
+
+def test_a_corrupted_stim_file_is_refused(tmp_path: Path) -> None:
+    path = write_stim(tmp_path / "x_stim.tsv.gz", pd.DataFrame({"token_id": range(500)}))
+    whole = path.read_bytes()
+    for place in range(12, len(whole) - 8, 40):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with pytest.raises(DatasetError, match=r"x_stim.tsv.gz cannot be read"):
+            read_stim(path, ["token_id"])

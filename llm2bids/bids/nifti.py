@@ -47,6 +47,8 @@ _BROKEN: Final[tuple[type[Exception], ...]] = (
     OSError,
     EOFError,
     ValueError,
+    KeyError,  # a type that nibabel does not know
+    OverflowError,
     cast("type[Exception]", isal_zlib.error),
     ImageFileError,
     HeaderDataError,
@@ -142,11 +144,12 @@ def read_scans(path: Path, max_bytes: int = 1 << 26) -> Iterator[NDArray[np.floa
     Raises
     ------
     DatasetError
-        If the file is no 4-D NIfTI, truncated or corrupted (the checksum of the whole is compared at its end).
+        If the file is no 4-D NIfTI-1 of real numbers, truncated or corrupted (the checksum of the whole is compared at
+        its end).
     """
     try:
-        with igzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            header = nib.Nifti1Header.from_fileobj(file, check=False)
+        with _open(path) as file:
+            header = _read_header(file)
             dtype, shape = header.get_data_dtype(), header.get_data_shape()
             if len(shape) != len("xyzt"):
                 raise DatasetError(f"{path} holds {len(shape)} axes, scans need 4; give a bold file")
@@ -157,8 +160,11 @@ def read_scans(path: Path, max_bytes: int = 1 << 26) -> Iterator[NDArray[np.floa
             while n_left:
                 n_scans = min(at_a_time, n_left)
                 payload = file.read(n_scans * n_values * dtype.itemsize)
-                values = np.frombuffer(payload, dtype).reshape(n_scans, *shape[2::-1]).astype(np.float32, copy=False)
-                yield values if slope is None else values * np.float32(slope) + np.float32(intercept or 0)
+                with np.errstate(over="ignore"):  # infinity is for whoever uses the scans to refuse
+                    values = np.frombuffer(payload, dtype).astype(np.float32, copy=False)
+                    if slope is not None:
+                        values = values * np.float32(slope) + np.float32(intercept)
+                yield values.reshape(n_scans, *shape[2::-1])
                 n_left -= n_scans
             if file.read(1):
                 raise DatasetError(f"{path} goes on after its last scan; record or prepare it again")
@@ -186,13 +192,30 @@ def n_scans_of(path: Path) -> int:
     Raises
     ------
     DatasetError
-        If it is no NIfTI file.
+        If it is no NIfTI-1 file.
     """
     try:
-        shape = nib.load(path).shape
+        with _open(path) as file:
+            shape = _read_header(file).get_data_shape()
     except _BROKEN as error:
-        raise DatasetError(f"{path} is no NIfTI file ({error}); record or prepare it again") from error
+        raise DatasetError(f"{path} is no NIfTI-1 file ({error}); record or prepare it again") from error
     return int(shape[3]) if len(shape) > 3 else 1  # noqa: PLR2004 - the scan axis
+
+
+def _open(path: Path) -> BinaryIO:
+    """A file as it was before it was compressed."""
+    return cast("BinaryIO", igzip.open(path) if path.suffix == ".gz" else path.open("rb"))
+
+
+def _read_header(file: BinaryIO) -> nib.Nifti1Header:
+    """The header of a file; refuses what no scans can be read by."""
+    header = nib.Nifti1Header(file.read(348), check=False)  # checking would repair it, and tell so on the terminal
+    if header["magic"].item() != b"n+1":
+        raise HeaderDataError("its header is not one of NIfTI-1 in a single file")
+    dtype, shape = header.get_data_dtype(), header.get_data_shape()
+    if dtype.kind not in "iuf" or min(shape[:3], default=0) < 1 or min(shape) < 0:
+        raise HeaderDataError(f"{dtype} of shape {shape} found, real numbers needed")
+    return header
 
 
 class NiftiWriter:

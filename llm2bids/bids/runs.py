@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,7 +81,12 @@ class BoldRun:
     @property
     def t_r(self) -> float:
         """Repetition time in seconds."""
-        return float(self.sidecar["RepetitionTime"])
+        t_r = self.sidecar.get("RepetitionTime")
+        if not isinstance(t_r, int | float) or not 0 < t_r < math.inf:
+            raise DatasetError(
+                f"{self.beside('bold.json').name} says RepetitionTime is {t_r!r}, a number of seconds needed; mend it"
+            )
+        return float(t_r)
 
     @cached_property
     def n_scans(self) -> int:
@@ -160,12 +166,16 @@ def find_runs(
         If there is none, or a label asked for is not there; the message lists those that are.
     """
     paths = sorted((*root.glob("sub-*/func/*_bold.nii*"), *root.glob("sub-*/ses-*/func/*_bold.nii*")))
-    runs = [BoldRun(root, path) for path in paths if not path.name.startswith(".")]
+    named = [path for path in paths if path.name.endswith((".nii", ".nii.gz")) and not path.name.startswith(".")]
+    if twice := {path for path in named if path.suffix == ".nii"} & {path.with_suffix("") for path in named}:
+        raise DatasetError(f"{min(twice)} found both as it is and compressed; remove one")
+    runs = [BoldRun(root, path) for path in named]
     runs = [run for run in runs if run.entities.get("desc") == desc]
     if not runs:
         raise DatasetError(f"{root} holds no {f'desc-{desc} ' if desc else ''}bold files; record a model into it first")
+    everything = runs
     for key, wanted in {"sub": subjects, "task": tasks, "acq": sites}.items():
-        there = {run.entities.get(key, "") for run in runs}
+        there = {run.entities.get(key, "") for run in everything}
         labels = {label.removeprefix(f"{key}-") for label in wanted}
         if absent := labels - there:
             raise DatasetError(f"{key}-{min(absent)} not found in {root}; there are {', '.join(sorted(there))}")

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tempfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,9 +131,15 @@ def read_tsv(path: Path) -> pd.DataFrame:
         If it is not there or holds no table.
     """
     try:
-        return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, lineterminator="\n")
+        text = path.read_bytes().decode("utf-8-sig")
+        if text.partition("\n")[0].endswith("\r"):  # the whole file was written on Windows
+            text = text.replace("\r\n", "\n")
+        table = pd.read_csv(io.StringIO(text), sep="\t", dtype=str, keep_default_na=False, lineterminator="\n")
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DatasetError(f"{path} cannot be read ({error}); restore it or record again") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        raise DatasetError(f"{path} cannot be read (rows have more fields than the header); mend it")
+    return table
 
 
 def write_stim(path: Path, table: pd.DataFrame) -> Path:
@@ -178,7 +185,7 @@ def read_stim(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """
     try:
         return pd.read_csv(path, sep="\t", names=list(columns), header=None, na_values="n/a", compression="gzip")
-    except (OSError, EOFError, ValueError, pd.errors.ParserError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, pd.errors.ParserError) as error:
         raise DatasetError(f"{path} cannot be read ({error}); restore it or record again") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,11 +12,12 @@ from tqdm import tqdm
 
 from llm2bids import __version__
 from llm2bids.bids.dataset import Dataset
+from llm2bids.bids.names import parse_name
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs, read_events
 from llm2bids.bids.tables import read_json, write_json, write_tsv
 from llm2bids.bids.templates import template_json
-from llm2bids.design import high_pass
+from llm2bids.design import SLICE_TIME_REF, high_pass
 from llm2bids.errors import DatasetError
 from llm2bids.prep.atlas import add_atlas
 from llm2bids.prep.confounds import confounds, describe, log_frequencies
@@ -82,6 +84,12 @@ class _Job:
         files = [self.bold, derived.beside("bold.json"), mask, _json(mask), confounded, confounded.with_suffix(".json")]
         return files + ([fsl_folder(self.out.root, self.run) / "design.fsf"] if self.model else [])
 
+    @property
+    def outdated(self) -> list[Path]:
+        """Volumes and masks of a recording of this run in another space, which was replaced."""
+        files = self.bold.parent.glob(f"{self.run.name}_space-*_desc-*")
+        return [path for path in files if parse_name(path.name)[1]["space"] != self.run.space.label]
+
 
 def prep(  # noqa: PLR0913 - the arguments of the command
     bids_dir: str | Path,
@@ -126,6 +134,8 @@ def prep(  # noqa: PLR0913 - the arguments of the command
     """
     if resume and overwrite:
         raise DatasetError("both --resume and --overwrite asked for; choose one")
+    if n_jobs == 0:
+        raise DatasetError("0 processes asked for; use 1 or more, or -1 for as many as there are processors")
     root = Path(bids_dir)
     if read_json(root / "dataset_description.json").get("DatasetType", "raw") != "raw":
         raise DatasetError(f"{root} is a derivative; prep reads a raw dataset: give its folder")
@@ -168,16 +178,20 @@ def _design(run: BoldRun) -> tuple[str, ...]:
 def _is_done(job: _Job, *, resume: bool, overwrite: bool) -> bool:
     """Whether a run can stay; refuses to replace it unasked."""
     job.out.recover(job.run.name)
-    if overwrite or not any(path.exists() for path in job.outputs):
+    outdated = job.outdated
+    if overwrite or not any(path.exists() for path in (*job.outputs, *outdated)):
         return False
     if not resume:
         raise DatasetError(f"{job.bold} exists already; go on with --resume, or replace it with --overwrite")
-    if not all(path.exists() for path in job.outputs):
+    if not outdated and not all(path.exists() for path in job.outputs):
         return False
-    before = BoldRun(job.out.root, job.bold).own.get("SourceSHA256")
-    if before != job.run.fingerprint:
+    before = {} if outdated else BoldRun(job.out.root, job.bold).own
+    if before.get("SourceSHA256") != job.run.fingerprint:
+        raise DatasetError(f"{job.run.name} was prepared from another recording or events; replace it with --overwrite")
+    if before.get("HighPassHz") != job.cutoff:
         raise DatasetError(
-            f"{job.bold.name} was prepared from another recording or events; replace it with --overwrite"
+            f"{job.run.name} was prepared before runs with slower designs were recorded, and needs another drift now; "
+            "replace all runs of the task with --overwrite"
         )
     return True
 
@@ -190,6 +204,17 @@ def _existing(job: _Job) -> Prepared:
 
 
 def _prepare(job: _Job) -> Prepared:
+    """Prepare one run, or tell in one line why its files could not be written."""
+    try:
+        return _publish(job)
+    except OSError as error:
+        raise DatasetError(
+            f"{job.bold.name} could not be written ({error.strerror or error}); complete runs are safe: mend that and "
+            "go on with --resume"
+        ) from error
+
+
+def _publish(job: _Job) -> Prepared:
     """Prepare one run and publish it whole."""
     run, space = job.run, job.run.space
     moments = measure(run)
@@ -207,12 +232,16 @@ def _prepare(job: _Job) -> Prepared:
         prepared = Prepared(job.bold, run.n_scans, space.n_units, int(moments.varies.sum()), n_clipped)
         own = _own(job, prepared)
         texts = {"task": run.entities["task"], "space": space.label, "source": run.uri("raw")}
-        write_json(staged.beside("bold.json"), template_json("preproc_bold.json", **texts) | {"Llm2bids": own})
+        timing = {"RepetitionTime": run.t_r, "StartTime": run.t_r * SLICE_TIME_REF}
+        write_json(staged.beside("bold.json"), template_json("preproc_bold.json", **texts) | timing | {"Llm2bids": own})
         write_json(_json(mask), template_json("brain_mask.json", **texts) | {"Llm2bids": own})
         write_json(listed.with_suffix(".json"), describe(table, job.cutoff))
         if job.model:
             export_fsl(run, job.model, job.bold.resolve(), job.cutoff, table, (stage, job.out.root.resolve()))
         with job.out.lock():
+            for path in job.outdated:
+                path.unlink()
+            shutil.rmtree(fsl_folder(job.out.root, run), ignore_errors=True)
             job.out.publish(stage)
     return prepared
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llm2bids.bids.runs import BoldRun
 
 _SPIKE: Final = "non_steady_state_outlier"
+_TOKEN_COLUMNS: Final = ("token_id", "position", "surprisal", "entropy")
 
 
 def read_tokens(run: BoldRun) -> pd.DataFrame:
@@ -39,15 +40,19 @@ def read_tokens(run: BoldRun) -> pd.DataFrame:
     Raises
     ------
     DatasetError
-        If the file is missing, or holds another number of rows than there are scans.
+        If the file is missing, holds another number of rows than there are scans, or something other than numbers.
     """
     columns = read_json(run.root / f"task-{run.entities['task']}_stim.json").get("Columns")
     path = run.beside("stim.tsv.gz")
-    if not isinstance(columns, list) or not {"token_id", "position", "surprisal", "entropy"} <= set(columns):
+    if not isinstance(columns, list) or not set(_TOKEN_COLUMNS) <= set(columns):
         raise DatasetError(f"task-{run.entities['task']}_stim.json names no token columns; restore it or record again")
     table = read_stim(path, columns)
     if len(table) != run.n_scans:
         raise DatasetError(f"{path.name} has {len(table)} rows, {run.bold.name} {run.n_scans} scans; record it again")
+    for name in _TOKEN_COLUMNS:
+        missing = name in {"token_id", "position"} and table[name].isna().any()
+        if missing or not pd.api.types.is_numeric_dtype(table[name]):
+            raise DatasetError(f"{path.name} holds a {name} that is no number; record it again")
     return table
 
 
@@ -94,15 +99,16 @@ def confounds(
     Returns
     -------
     DataFrame, shape (n_scans, n_confounds)
-        Finite everywhere: a token of which the model made no prediction gets the mean surprisal and entropy of the
-        run. One spike per scan at position 0 of its context, where models park attention and units are far off.
+        Finite everywhere: a token of which the model made no prediction, or thought it impossible, gets the mean
+        surprisal and entropy of the run. One spike per scan at position 0 of its context, where models park attention
+        and units are far off.
     """
     tokens = read_tokens(run)
     table = pd.DataFrame(
         {
             "tok_position": tokens["position"],
-            "tok_surprisal": tokens["surprisal"].fillna(tokens["surprisal"].mean()).fillna(0.0),
-            "tok_entropy": tokens["entropy"].fillna(tokens["entropy"].mean()).fillna(0.0),
+            "tok_surprisal": _filled(tokens["surprisal"]),
+            "tok_entropy": _filled(tokens["entropy"]),
             "tok_log_frequency": tokens["token_id"].map(frequencies),
             "global_signal": global_signal,
         }
@@ -113,6 +119,12 @@ def confounds(
         columns=[f"{_SPIKE}{number:02d}" for number in range(len(first))],
     )
     return pd.concat([table, cosines(frame_times(len(tokens), run.t_r), cutoff), spikes], axis=1)
+
+
+def _filled(bits: pd.Series[float]) -> pd.Series[float]:
+    """The mean instead of what is missing or infinite, 0 where all is."""
+    finite = bits.where(np.isfinite(bits))
+    return finite.fillna(finite.mean()).fillna(0.0)
 
 
 def describe(table: pd.DataFrame, cutoff: float | None) -> dict[str, Any]:

@@ -31,6 +31,8 @@ CLIP: Final = 20.0
 SPM_FLOOR: Final = 0.801
 """Share of the mean of a scan below which its values are cut: SPM drops, for the whole run, units that are once at or
 below 0.8. This is -20 standard deviations in a scan of average activity, and no more than 1 % off it in others."""
+_BYTES_AT_A_TIME: Final = 1 << 23
+"""Of volumes in single precision; the arithmetic holds about ten times as much."""
 _ROUNDING: Final = 1e-3
 _TINY: Final = 1e-6
 """Standard deviation, relative to the largest value, below which a unit is constant but for rounding."""
@@ -137,7 +139,12 @@ def _signals(run: BoldRun) -> Iterator[NDArray[np.float32]]:
     """The scans of a run, some at a time, shape (n, n_units)."""
     if run.n_scans < 1:
         raise DatasetError(f"{run.bold} holds no scan; record it again")
-    for volumes in read_scans(run.bold):
+    for volumes in read_scans(run.bold, _BYTES_AT_A_TIME):
+        if volumes.shape[1:] != run.space.shape[::-1]:
+            raise DatasetError(
+                f"{run.bold.name} has {volumes.shape[:0:-1]} voxels, {run.space.shape} needed for {run.space.label}; "
+                "record it again"
+            )
         yield run.space.from_volumes(volumes)
 
 

@@ -1,0 +1,650 @@
+"""Prepared runs have the promised scale, masks and confounds; other programs load them; what is wrong is refused."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import tracemalloc
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from nilearn.glm.first_level import first_level_from_bids
+from nilearn.interfaces.fmriprep import load_confounds
+from nilearn.maskers import NiftiLabelsMasker
+from tokenizers import processors
+
+from llm2bids.bids.dataset import STAGING, Dataset
+from llm2bids.bids.nifti import Grid, NiftiWriter, read_scans
+from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs, read_events
+from llm2bids.bids.tables import read_json, read_stim, read_tsv, write_bytes, write_json, write_stim
+from llm2bids.design import cosines, frame_times, token_design
+from llm2bids.errors import DatasetError, LLM2BIDSError
+from llm2bids.prep import Prepared, prep
+from llm2bids.prep.atlas import layer_table
+from llm2bids.prep.confounds import confounds, describe, log_frequencies
+from llm2bids.prep.scale import measure, rescale
+from llm2bids.record import record
+from llm2bids.space import UnitSpace
+from llm2bids.validate import validate
+
+from .families import tiny_subject
+from .limits import full_disk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from llm2bids.record import Recording
+
+Array = np.ndarray[Any, Any]
+SPACE = UnitSpace("block", ("h.0:out", "h.1:out"), (11, 7))
+STIM = ["token_id", "position", "surprisal", "entropy"]
+SMALL_PARTS = 1000
+"""Bytes of volumes at a time: three scans of `SPACE`."""
+
+
+def recorded(folder: Path, signals: Array, space: UnitSpace = SPACE, t_r: float = 1.0) -> BoldRun:
+    """A recording of these signals."""
+    run = BoldRun(folder, folder / "sub-x" / "func" / "sub-x_task-t_acq-block_run-01_bold.nii.gz")
+    run.bold.parent.mkdir(parents=True)
+    with NiftiWriter(run.bold, Grid(space.shape, space.affine, t_r)) as writer:
+        writer.append(space.to_volumes(signals.astype(np.float32)))
+    write_json(run.beside("bold.json"), {"RepetitionTime": t_r, "Llm2bids": {"UnitSpace": space.to_json()}})
+    return run
+
+
+def rescaled(run: BoldRun) -> tuple[Array, Array, int]:
+    """Signals after both passes, the global signal, and how many values were cut."""
+    target = run.beside("bold.nii.gz", desc="preproc")
+    global_signal, n_clipped = rescale(run, measure(run), target)
+    return run.space.from_volumes(np.concatenate(list(read_scans(target)))), global_signal, n_clipped
+
+
+@pytest.fixture
+def in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few scans at a time, as of a large model."""
+    monkeypatch.setattr("llm2bids.prep.scale.read_scans", lambda path, *_: read_scans(path, SMALL_PARTS))
+
+
+# ---- the scale
+
+
+def noise(n_scans: int, seed: int = 0) -> Array:
+    """Units of very different mean and scale: among them massive activations that hardly vary."""
+    rng = np.random.default_rng(seed)
+    mean, sd = rng.normal(size=SPACE.n_units), 10 ** rng.uniform(-3, 3, SPACE.n_units)
+    mean[:4], sd[:4] = [1e4, -1e4, 1e-6, 3e5], [1e-1, 3e-1, 1e-9, 2.0]
+    return np.asarray(mean + sd * rng.normal(size=(n_scans, SPACE.n_units))).astype(np.float32)
+
+
+@pytest.mark.usefixtures("in_small_parts")
+@pytest.mark.parametrize("n_scans", [2, 3, 4, 40])
+def test_moments_of_parts_are_those_of_the_whole(tmp_path: Path, n_scans: int) -> None:
+    signals = noise(n_scans)
+    moments = measure(recorded(tmp_path, signals))
+    np.testing.assert_allclose(moments.mean, signals.mean(0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(moments.sd, signals.std(0, dtype=np.float64), rtol=1e-7)
+    assert (moments.n_scans, moments.varies.all()) == (n_scans, True)
+
+
+@pytest.mark.usefixtures("in_small_parts")
+def test_every_unit_gets_one_baseline_and_one_standard_deviation(tmp_path: Path) -> None:
+    signals = noise(200)
+    scaled, global_signal, n_clipped = rescaled(recorded(tmp_path, signals))
+    np.testing.assert_allclose(scaled.mean(0, dtype=np.float64), 10000, atol=1e-3)
+    np.testing.assert_allclose(scaled.std(0, dtype=np.float64), 100, atol=1e-3)
+    scores = (signals - signals.mean(0, dtype=np.float64)) / signals.std(0, dtype=np.float64)
+    np.testing.assert_allclose(scaled, 10000 + 100 * scores, atol=1e-3)
+    np.testing.assert_allclose(global_signal, 10000 + 100 * scores.mean(1), atol=1e-3)
+    assert n_clipped == 0
+
+
+def test_a_unit_that_switches_lies_one_standard_deviation_off_the_baseline(tmp_path: Path) -> None:
+    switching = np.where(np.arange(20) % 2, 5.0, -3.0)[:, np.newaxis] * np.ones(SPACE.n_units)
+    scaled, global_signal, _ = rescaled(recorded(tmp_path, switching))
+    assert np.array_equal(scaled, np.where(switching > 0, 10100, 9900))
+    assert np.array_equal(global_signal, scaled[:, 0])
+
+
+@pytest.mark.usefixtures("in_small_parts")
+def test_outliers_are_cut_and_counted(tmp_path: Path) -> None:
+    n_scans = 500  # a single spike lies sqrt(n_scans - 1) = 22.3 standard deviations off
+    signals = np.zeros((n_scans, SPACE.n_units))
+    signals[:, 0] = np.arange(n_scans) % 2
+    signals[7, 1], signals[499, 2] = 1e-20, -3e30
+    signals[:2, 3] = 1  # 15.8 standard deviations: not cut
+    scaled, _, n_clipped = rescaled(recorded(tmp_path, signals))
+    assert (scaled[7, 1], scaled[499, 2], n_clipped) == (12000, 8000, 2)
+    np.testing.assert_allclose(scaled[[0, 7], [1, 2]], [10000 - 100 / 499**0.5, 10000 + 100 / 499**0.5])
+    np.testing.assert_allclose(scaled[:3, 3], [*[10000 + 100 * 249**0.5] * 2, 10000 - 100 / 249**0.5])
+
+
+def test_no_value_falls_so_far_below_its_scan_that_spm_drops_the_unit(tmp_path: Path) -> None:
+    signals = np.zeros((500, SPACE.n_units))
+    signals[7] = [*[1] * (SPACE.n_units - 1), -1]  # all 22.3 standard deviations off, one of them downwards
+    scaled, global_signal, n_clipped = rescaled(recorded(tmp_path, signals))
+    lifted = 0.801 * 17 * 12000 / (18 - 0.801)  # 0.801 times the mean, which it takes part in
+    np.testing.assert_allclose(scaled[7], [*[12000] * 17, lifted], atol=0.01)
+    np.testing.assert_allclose(global_signal[7], (17 * 12000 + lifted) / 18, atol=0.01)
+    assert (n_clipped, bool((scaled > 0.8 * scaled.mean(1, keepdims=True)).all())) == (18, True)
+
+
+@pytest.mark.usefixtures("in_small_parts")
+def test_constant_units_become_background(tmp_path: Path) -> None:
+    signals = noise(40)
+    ulp = np.spacing(np.float32(1e4))
+    signals[:, 3], signals[:, 9], signals[:, 12] = 0.1, 0.0, 1e4
+    signals[::3, 12] += ulp  # constant but for rounding
+    signals[:, 13] = 1e4
+    signals[::3, 13] += 100 * ulp
+    run = recorded(tmp_path, signals)
+    moments = measure(run)
+    assert np.flatnonzero(~moments.varies).tolist() == [3, 9, 12]
+    scaled, global_signal, _ = rescaled(run)
+    assert np.flatnonzero((scaled == 0).all(0)).tolist() == [3, 9, 12]
+    kept = scaled[:, moments.varies]
+    assert kept.min() > 8000
+    np.testing.assert_allclose(global_signal, kept.mean(1, dtype=np.float64), atol=1e-3)
+
+
+def test_no_voxel_without_a_unit_is_touched(tmp_path: Path) -> None:
+    run = recorded(tmp_path, noise(5))
+    rescale(run, measure(run), run.beside("bold.nii.gz", desc="preproc"))
+    image = nib.load(run.beside("bold.nii.gz", desc="preproc"))
+    held = SPACE.mask_image().get_fdata() > 0
+    assert (image.get_fdata()[~held] == 0).all()
+    assert (~held).mean() > 0.025
+    assert image.get_data_dtype() == np.float32
+
+
+@pytest.mark.usefixtures("in_small_parts")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_refused_by_scan_and_unit(tmp_path: Path, value: float) -> None:
+    signals = noise(10)
+    signals[8, 15] = value
+    with pytest.raises(DatasetError, match=f"^{value} found in sub-x.*, scan 8, unit 15; record it again"):
+        measure(recorded(tmp_path, signals))
+
+
+@pytest.mark.parametrize("n_scans", [1, 6])
+def test_a_run_in_which_nothing_varies_is_refused(tmp_path: Path, n_scans: int) -> None:
+    with pytest.raises(DatasetError, match=f"no unit of sub-x_task-t_acq-block_run-01 varies over its {n_scans} scans"):
+        measure(recorded(tmp_path, np.full((n_scans, SPACE.n_units), 0.1)))
+
+
+def test_a_run_without_scans_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="holds no scan; record it again"):
+        measure(recorded(tmp_path, np.zeros((0, SPACE.n_units))))
+
+
+def test_memory_does_not_grow_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm2bids.prep.scale.read_scans", lambda path, *_: read_scans(path, 1 << 20))
+    space = UnitSpace.uniform("block", [f"h.{n}:out" for n in range(16)], 1024)
+    peaks = []
+    for n_scans in (100, 400):
+        run = recorded(tmp_path / str(n_scans), np.tile(np.eye(2, space.n_units), (n_scans // 2, 1)), space)
+        tracemalloc.start()
+        measure(run)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+# ---- tokens, drift and spikes
+
+
+def with_tokens(folder: Path, tokens: pd.DataFrame, n_scans: int | None = None) -> BoldRun:
+    """A recording of these tokens."""
+    run = recorded(folder, noise(len(tokens) if n_scans is None else n_scans), t_r=2.0)
+    write_json(folder / "task-t_stim.json", {"Columns": list(tokens)})
+    write_stim(run.beside("stim.tsv.gz"), tokens)
+    return run
+
+
+def tokens_of(n_scans: int = 6) -> pd.DataFrame:
+    """What a recording tells of its tokens."""
+    return pd.DataFrame(
+        {
+            "token_id": [5, 7, 5, 9, 9, 9][:n_scans],
+            "position": [0, 1, 2, 0, 1, 2][:n_scans],
+            "surprisal": [np.nan, 2.0, np.inf, np.nan, 4.0, 9.0][:n_scans],
+            "entropy": [np.nan] * n_scans,
+        }
+    )
+
+
+def test_confounds_are_finite_and_in_closed_form(tmp_path: Path) -> None:
+    run = with_tokens(tmp_path, tokens_of())
+    frequencies = log_frequencies([run])
+    assert frequencies == pytest.approx({5: np.log10(1 / 3), 7: np.log10(1 / 6), 9: np.log10(1 / 2)})
+    table = confounds(run, frequencies, np.arange(6.0), 1 / 12)
+    shared = np.array([1 / 3, 1 / 6, 1 / 3, 1 / 2, 1 / 2, 1 / 2])
+    expected = {
+        "tok_position": [0, 1, 2, 0, 1, 2],
+        "tok_surprisal": [5, 2, 5, 5, 4, 9],
+        "tok_entropy": [0.0] * 6,
+        "tok_log_frequency": np.log10(shared).tolist(),
+        "global_signal": list(range(6)),
+        **cosines(frame_times(6, 2.0), 1 / 12).to_dict("list"),
+        "non_steady_state_outlier00": [1, 0, 0, 0, 0, 0],
+        "non_steady_state_outlier01": [0, 0, 0, 1, 0, 0],
+    }
+    pd.testing.assert_frame_equal(table, pd.DataFrame(expected), check_dtype=False)
+    assert {name for name in table if name.startswith("cosine")} == {"cosine00", "cosine01"}
+    texts = describe(table, 1 / 12)
+    assert list(texts) == list(table)
+    assert texts["cosine01"]["CutoffHz"] == 1 / 12
+
+
+@pytest.mark.parametrize(
+    ("change", "n_scans", "telling"),
+    [
+        (lambda table: table.iloc[:5], 6, "has 5 rows, sub-x.* 6 scans; record it again"),
+        (lambda table: table.assign(token_id=[1, 2, None, 4, 5, 6]), 6, "holds a token_id that is no number"),
+        (lambda table: table.assign(position=[*"01201x"]), 6, "holds a position that is no number"),
+        (lambda table: table.assign(entropy="high"), 6, "holds a entropy that is no number"),
+        (lambda table: table.drop(columns="entropy"), 6, "task-t_stim.json names no token columns"),
+        (lambda table: table.iloc[:0], 6, "has 0 rows|cannot be read"),
+    ],
+)
+def test_tokens_that_do_not_fit_are_refused(
+    tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], n_scans: int, telling: str
+) -> None:
+    run = with_tokens(tmp_path, change(tokens_of()), n_scans)
+    with pytest.raises(DatasetError, match=telling):
+        log_frequencies([run])
+
+
+# ---- whole datasets
+
+
+@pytest.fixture(scope="module")
+def prepared(
+    small_dataset: tuple[Path, list[Recording]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Prepared]]:
+    """The phantom's two tasks, prepared; do not write into it."""
+    root = tmp_path_factory.mktemp("prepared") / "ds"
+    shutil.copytree(small_dataset[0], root)
+    return root, prep(root, progress=False)
+
+
+@pytest.fixture(scope="module")
+def varied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second subject that reads in two sessions, two sites, each text from position 0; prepared."""
+    root = tmp_path_factory.mktemp("varied") / "ds"
+    design = {"task": "pathology", "runs": 1, "blocks": 2, "prompts_per_block": 2, "tokens": 5, "progress": False}
+    record(root, **design)
+    tiny = tiny_subject("gpt2")
+    tiny.tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()
+    record(root, tiny, subject="tiny", mode="read", sites=["block", "mlp"], sessions=2, **design)
+    prep(root, progress=False)
+    return root
+
+
+@pytest.fixture
+def raw(small_dataset: tuple[Path, list[Recording]], tmp_path: Path) -> Path:
+    """The phantom's two tasks, to write into."""
+    shutil.copytree(small_dataset[0], tmp_path / "ds")
+    return tmp_path / "ds"
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    """All files by name, but those that are being written."""
+    named = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {name: content for name, content in named.items() if STAGING not in name}
+
+
+def test_everything_promised_is_written_and_the_recording_stays(
+    small_dataset: tuple[Path, list[Recording]], prepared: tuple[Path, list[Prepared]]
+) -> None:
+    before, after = files_of(small_dataset[0]), files_of(prepared[0])
+    assert {name: after.pop(name) for name in before} == before
+    suffixes = ["space-L6C128block_desc-preproc_bold", "space-L6C128block_desc-brain_mask", "desc-confounds_timeseries"]
+    runs = [run for run in find_runs(prepared[0]) if run.root == prepared[0]]
+    expected = {f"sub-phantom/func/{run.name}_{suffix}.json" for run in runs for suffix in suffixes}
+    expected |= {name.replace("json", "tsv" if "timeseries" in name else "nii.gz") for name in expected}
+    expected |= {f"tpl-L6C128block/anat/tpl-L6C128block_atlas-layers_dseg.{end}" for end in ("nii.gz", "tsv", "json")}
+    expected |= {"dataset_description.json", "README.md", ".bidsignore", "atlas-layers_description.json"}
+    assert set(after) == {f"derivatives/llm2bids/{name}" for name in expected}
+
+
+@pytest.mark.parametrize("which", ["prepared", "varied"])
+def test_the_official_validator_finds_nothing(which: str, request: pytest.FixtureRequest) -> None:
+    made = request.getfixturevalue(which)
+    root = made if isinstance(made, Path) else made[0]
+    validations = validate(root)
+    assert [one.root.name for one in validations] == ["ds", "llm2bids", "phantom"]
+    assert [(one.n_errors, one.n_warnings) for one in validations] == [(0, 0)] * 3, [v.summary() for v in validations]
+
+
+def test_all_subjects_sessions_and_sites_are_prepared_alike(varied: Path) -> None:
+    names = [run.name for run in find_runs(varied / PREPARED, desc=PREPROC)]
+    assert names == [run.name for run in find_runs(varied)]
+    assert len(names) == 5
+    for run in find_runs(varied / PREPARED, desc=PREPROC):
+        signals = run.space.to_signals(nib.load(run.bold))
+        mask = run.space.to_signals(nib.load(run.beside("mask.nii.gz", desc="brain"))).astype(bool)
+        assert np.array_equal(mask, signals.std(0) > 0)
+        np.testing.assert_allclose(signals[:, mask].mean(0, dtype=np.float64), 10000, atol=1e-2)
+        np.testing.assert_allclose(signals[:, mask].std(0, dtype=np.float64), 100, atol=1e-2)
+        assert (run.own["NumberOfScans"], run.own["NumberVarying"]) == (len(signals), mask.sum())
+
+
+def test_confounds_tell_what_was_recorded_of_each_token(varied: Path) -> None:
+    runs = find_runs(varied, subjects=["tiny"])
+    told = {run.name: read_stim(run.beside("stim.tsv.gz"), STIM) for run in runs}
+    ids = np.concatenate([told[run.name]["token_id"] for run in runs if run.entities["acq"] == "mlp"])
+    for run in runs:
+        derived = BoldRun(varied / PREPARED, varied / PREPARED / run.place / run.beside("bold.nii.gz").name)
+        path = derived.beside("timeseries.tsv", desc="confounds")
+        table, tokens = pd.read_csv(path, sep="\t"), told[run.name]
+        assert list(read_json(path.with_suffix(".json"))) == list(table)
+        assert np.isfinite(table).all(axis=None)
+        share = [(ids == token).mean() for token in tokens["token_id"]]
+        np.testing.assert_allclose(10 ** table["tok_log_frequency"], share, rtol=1e-4)
+        assert (table["tok_position"] == tokens["position"]).all()
+        shown = tokens["surprisal"].notna()
+        np.testing.assert_allclose(table["tok_surprisal"][shown], tokens["surprisal"][shown], rtol=1e-5)
+        np.testing.assert_allclose(table["tok_entropy"][~shown], tokens["entropy"].mean(), rtol=1e-5)
+        preproc = derived.beside("bold.nii.gz", space=run.space.label, desc=PREPROC)
+        signals = run.space.to_signals(nib.load(preproc))
+        np.testing.assert_allclose(table["global_signal"], signals.mean(1, dtype=np.float64), rtol=1e-5)
+
+
+def test_nilearn_leaves_out_scans_at_position_0(varied: Path) -> None:
+    run = find_runs(varied / PREPARED, subjects=["tiny"], desc=PREPROC)[0]
+    table = read_tsv(run.beside("timeseries.tsv", space=None, desc="confounds"))
+    position = table["tok_position"].astype(int).to_numpy()
+    loaded, kept = load_confounds(str(run.bold), strategy=("high_pass", "global_signal"), global_signal="basic")
+    assert (position == 0).sum() == len(read_tsv(next(varied.glob(f"sub-tiny/ses-01/func/{run.name}_events.tsv"))))
+    assert kept.tolist() == np.flatnonzero(position).tolist()
+    assert {*loaded} == {"global_signal", *(name for name in table if name.startswith("cosine"))}
+
+
+@pytest.mark.filterwarnings("ignore:.*Given mask will be used:RuntimeWarning")  # nilearn's, of its own masker
+def test_nilearn_loads_and_analyses_the_derivative(prepared: tuple[Path, list[Prepared]]) -> None:
+    root = prepared[0]
+    first = find_runs(root / PREPARED, tasks=["pathology"], desc=PREPROC)[0]
+    mask = nib.load(first.beside("mask.nii.gz", desc="brain"))
+    models, (images,), (events,), (tables,) = first_level_from_bids(
+        root,
+        "pathology",
+        space_label=first.space.label,
+        derivatives_folder=str(PREPARED),
+        sub_labels=["phantom"],
+        hrf_model=None,
+        signal_scaling=False,
+        drift_model=None,
+        noise_model="ols",
+        mask_img=mask,
+    )
+    assert (len(models), models[0].slice_time_ref, models[0].t_r, len(images)) == (1, 0.5, 1.0, 2)
+    on = events[0].loc[events[0]["trial_type"] == "on", ["onset", "duration", "trial_type"]]
+    model = models[0].fit(images[0], on, tables[0])
+    effect = model.compute_contrast("on", output_type="effect_size")
+    shown = read_events(root / first.place / f"{first.name}_events.tsv", 50)
+    matrix = token_design(shown, frame_times(50, 1.0), ["on"], tables[0])
+    signals = first.space.to_signals(nib.load(first.bold)).astype(np.float64)
+    length = np.linalg.norm(matrix, axis=0)
+    betas = np.linalg.lstsq(matrix.to_numpy() / length, signals, rcond=None)[0] / length[:, np.newaxis]
+    assert matrix.columns[0] == "trial_type.on"
+    np.testing.assert_allclose(first.space.to_signals(effect), betas[0], atol=0.01)
+
+
+def test_atlas_gives_means_of_layers(prepared: tuple[Path, list[Prepared]]) -> None:
+    run = find_runs(prepared[0] / PREPARED, desc=PREPROC)[0]
+    atlas = prepared[0] / PREPARED / run.sidecar["SpatialReference"].removeprefix("bids::")
+    table = read_tsv(atlas.with_name(atlas.name.replace("nii.gz", "tsv")))
+    assert table["name"].tolist() == [f"block {number}" for number in range(6)]
+    means = NiftiLabelsMasker(str(atlas), standardize=None).fit_transform(str(run.bold))
+    signals = run.space.to_signals(nib.load(run.bold)).reshape(run.n_scans, 6, 128)
+    np.testing.assert_allclose(means, signals.mean(2, dtype=np.float64), rtol=1e-6)
+    assert np.unique(nib.load(atlas).get_fdata()).tolist() == [0, *table["index"].astype(int)]
+
+
+def test_layers_of_one_block_are_told_apart_and_places_outside_have_no_number() -> None:
+    table = layer_table(UnitSpace("own", ("embed:out", "h.0.a:out", "h.0.b:in", "h.3:out"), (4, 5, 5, 6)))
+    assert table.to_dict("list") == {
+        "index": [1, 2, 3, 4],
+        "name": ["own -1", "h.0.a:out", "h.0.b:in", "own 3"],
+        "block": ["n/a", 0, 0, 3],
+        "n_units": [4, 5, 5, 6],
+    }
+
+
+def test_several_processes_write_the_same_bytes(prepared: tuple[Path, list[Prepared]], raw: Path) -> None:
+    found = prep(raw, task_label=["pathology"], n_jobs=2, progress=False)
+    names = [run.name for run in find_runs(raw, tasks=["pathology"])]
+    assert [one.bold.name.partition("_space-")[0] for one in found] == names
+    alone = files_of(prepared[0])
+    both = {name: content for name, content in files_of(raw / PREPARED).items() if "medicalimaging" not in name}
+    assert both == {name: alone[f"{PREPARED}/{name}"] for name in both}
+    assert len(both) == 2 * 6 + 7
+
+
+def test_repetition_time_is_that_of_the_recording(raw: Path) -> None:
+    for run in find_runs(raw, tasks=["pathology"]):
+        write_json(run.beside("bold.json"), run.sidecar | {"RepetitionTime": 2.0})
+    first = prep(raw, task_label=["pathology"], progress=False)[0]
+    sidecar = read_json(first.bold.with_name(first.bold.name.replace("nii.gz", "json")))
+    assert (sidecar["RepetitionTime"], sidecar["StartTime"]) == (2.0, 1.0)
+    assert nib.load(first.bold).header.get_zooms()[3] == 2.0
+
+
+# ---- what is there already
+
+
+@contextmanager
+def unchanged(root: Path) -> Iterator[None]:
+    """No file is replaced meanwhile."""
+
+    def files() -> dict[Path, int]:
+        return {path: path.stat().st_ino for path in root.rglob("*") if path.is_file() and STAGING not in path.parts}
+
+    before = files()
+    yield
+    assert files() == before
+
+
+def test_what_is_there_stays_unless_asked_otherwise(raw: Path) -> None:
+    first = prep(raw, progress=False)
+    with unchanged(raw):
+        with pytest.raises(DatasetError, match="exists already; go on with --resume, or replace it with --overwrite"):
+            prep(raw, progress=False)
+        with pytest.raises(DatasetError, match="both --resume and --overwrite"):
+            prep(raw, resume=True, overwrite=True)
+        again = prep(raw, resume=True, progress=False)
+    assert all(one.skipped for one in again)
+    assert [(one.bold, one.n_scans, one.n_units, one.n_varying, one.n_clipped) for one in again] == [
+        (one.bold, one.n_scans, one.n_units, one.n_varying, one.n_clipped) for one in first
+    ]
+    before, inode = files_of(raw), first[0].bold.stat().st_ino
+    assert prep(raw, overwrite=True, progress=False) == first
+    assert (files_of(raw), first[0].bold.stat().st_ino == inode) == (before, False)
+
+
+def test_resume_prepares_what_is_missing(raw: Path) -> None:
+    first = prep(raw, task_label=["task-pathology"], progress=False)
+    mask = first[0].bold.with_name(first[0].bold.name.replace("preproc_bold", "brain_mask"))
+    complete = mask.read_bytes()
+    mask.unlink()
+    everything = prep(raw, resume=True, progress=False)
+    assert [one.skipped for one in everything] == [False, False, False, True]
+    assert mask.read_bytes() == complete
+
+
+@pytest.mark.parametrize("suffix", ["bold.json", "events.tsv"])
+def test_resume_refuses_what_was_recorded_anew(raw: Path, suffix: str) -> None:
+    prep(raw, progress=False)
+    run = find_runs(raw)[0]
+    path = run.beside(suffix)
+    before = path.read_bytes()
+    path.write_bytes(before.replace(b'"Seed": 0', b'"Seed": 1').replace(b"off", b"rest"))
+    assert path.read_bytes() != before
+    with unchanged(raw), pytest.raises(DatasetError, match=f"{run.name} was prepared from another recording or events"):
+        prep(raw, resume=True, progress=False)
+    prep(raw, overwrite=True, progress=False)
+    assert all(one.skipped for one in prep(raw, resume=True, progress=False))
+
+
+def test_a_recording_of_another_geometry_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    root, settings = tmp_path / "ds", {"subject": "tiny", "mode": "read", "task": "pathology", "runs": 1, "blocks": 2}
+    record(root, tiny_subject("gpt2"), progress=False, **settings)
+    (old,) = prep(root, progress=False)
+    record(root, tiny_subject("gpt2", n_embd=32), overwrite=True, progress=False, **settings)
+    with unchanged(root), pytest.raises(DatasetError, match="was prepared from another recording or events"):
+        prep(root, resume=True, progress=False)
+    with unchanged(root), pytest.raises(DatasetError, match="exists already"):
+        prep(root, progress=False)
+    (new,) = prep(root, overwrite=True, progress=False)
+    assert [run.bold for run in find_runs(root / PREPARED, desc=PREPROC)] == [new.bold]
+    assert {path.name.partition("_space-")[2][:3] for path in old.bold.parent.glob("*_space-*")} == {"L3C"}
+    assert not list(old.bold.parent.glob(f"*_space-{old.bold.name.partition('_space-')[2].partition('_')[0]}_*"))
+
+
+def test_a_run_that_another_process_writes_is_refused(raw: Path) -> None:
+    run = find_runs(raw)[1]
+    with (
+        Dataset(raw / PREPARED, "derivative").stage(run.name) as stage,
+        pytest.raises(DatasetError, match=f"{run.name} is being written by another process; wait for it"),
+    ):
+        write_bytes(stage / "func" / "half", b"")
+        prep(raw, progress=False)
+    assert len(prep(raw, resume=True, progress=False)) == 4
+
+
+def test_what_a_killed_process_left_is_removed_or_finished(raw: Path, prepared: tuple[Path, list[Prepared]]) -> None:
+    out, (half, ready) = raw / PREPARED, [run.name for run in find_runs(raw)[:2]]
+    write_bytes(out / STAGING / half / "sub-phantom" / "func" / f"{half}_desc-preproc_bold.nii.gz", b"half")
+    complete = prepared[0] / PREPARED / "sub-phantom" / "func"
+    for path in complete.glob(f"{ready}_*"):
+        write_bytes(out / STAGING / ready / "sub-phantom" / "func" / path.name, path.read_bytes())
+    (out / STAGING / ready / "READY").touch()
+    assert [one.skipped for one in prep(raw, resume=True, progress=False)] == [False, True, False, False]
+    assert files_of(out) == files_of(prepared[0] / PREPARED)
+    assert [path.name for path in (out / STAGING).iterdir()] == ["lock"]
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_no_half_run(raw: Path) -> None:
+    with full_disk(1 << 14), pytest.raises(DatasetError, match=r"preproc_bold.nii.gz could not be written \(File too"):
+        prep(raw, progress=False)
+    assert not list(raw.glob(f"{PREPARED}/sub-*/**/*.*"))
+    assert not any(one.skipped for one in prep(raw, resume=True, progress=False))
+
+
+# ---- what is wrong with a recording
+
+
+def first_run(root: Path) -> BoldRun:
+    """The first recording."""
+    return find_runs(root)[0]
+
+
+def flip(path: Path) -> None:
+    """Change one byte in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def change_sidecar(root: Path, **fields: Any) -> None:
+    """Change what the first sidecar says, our own part of it included."""
+    run = first_run(root)
+    own = run.own | fields.pop("own", {})
+    write_json(run.beside("bold.json"), run.sidecar | {"Llm2bids": own} | fields)
+
+
+def break_scan(root: Path) -> None:
+    """Put NaN into one scan of the first run."""
+    run = first_run(root)
+    volumes = np.concatenate(list(read_scans(run.bold)))
+    volumes[3, 2, 0, 0] = np.nan
+    with NiftiWriter(run.bold, Grid(run.space.shape, run.space.affine)) as writer:
+        writer.append(volumes)
+
+
+SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "flipped": (lambda root: flip(first_run(root).bold), "truncated or corrupted; record or prepare it again"),
+    "truncated": (
+        lambda root: first_run(root).bold.write_bytes(first_run(root).bold.read_bytes()[:-2000]),
+        "truncated or corrupted",
+    ),
+    "missing volume": (lambda root: [path.unlink() for path in root.glob("sub-*/func/*_bold.nii.gz")], "no bold files"),
+    "empty volume": (lambda root: first_run(root).bold.write_bytes(b""), "is no NIfTI-1 file"),
+    "NaN": (break_scan, "nan found in .*, scan 3, unit 128"),
+    "no sidecar": (lambda root: first_run(root).beside("bold.json").unlink(), "bold.json cannot be read"),
+    "no TR": (lambda root: change_sidecar(root, RepetitionTime=None), "RepetitionTime is None"),
+    "not ours": (lambda root: change_sidecar(root, Llm2bids={}), "no Llm2bids.UnitSpace"),
+    "scans": (lambda root: change_sidecar(root, own={"NumberOfScans": 49}), "has 50 scans, its sidecar says otherwise"),
+    "grid": (
+        lambda root: change_sidecar(root, own={"UnitSpace": SPACE.to_json()}),
+        r"has \(16, 8, 8\) voxels, \(4, 3, 4\) needed for L2C11w.*block; record it again",
+    ),
+    "no stim": (lambda root: first_run(root).beside("stim.tsv.gz").unlink(), "stim.tsv.gz cannot be read"),
+    "short stim": (
+        lambda root: first_run(root).beside("stim.tsv.gz").write_bytes(gzip.compress(b"1\t1\t1\t1\n")),
+        "stim.tsv.gz has 1 rows, .* 50 scans",
+    ),
+    "no columns": (lambda root: (root / "task-medicalimaging_stim.json").write_text("{}"), "names no token columns"),
+    "no events": (lambda root: first_run(root).beside("events.tsv").unlink(), "events.tsv cannot be read"),
+    "late events": (
+        lambda root: first_run(root).beside("events.tsv").write_bytes(b"onset\tduration\n49\t2\n"),
+        "line 2: an event of 2 s at 49 s lies outside the run, which lasts 50 s",
+    ),
+    "twice": (
+        lambda root: first_run(root).bold.with_suffix("").write_bytes(b""),
+        "found both as it is and compressed; remove one",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_recording_that_is_wrong_is_refused_and_nothing_of_it_prepared(raw: Path, name: str) -> None:
+    spoil, telling = SPOILT[name]
+    spoil(raw)
+    with pytest.raises(LLM2BIDSError, match=telling) as refused:
+        prep(raw, progress=False)
+    assert "\n" not in str(refused.value)
+    assert not list(raw.glob(f"{PREPARED}/sub-*/**/*.*"))
+
+
+def test_runs_that_were_complete_stay_where_a_later_one_is_wrong(raw: Path) -> None:
+    flip(find_runs(raw)[2].bold)
+    with pytest.raises(DatasetError, match="truncated or corrupted"):
+        prep(raw, progress=False)
+    done = find_runs(raw / PREPARED, desc=PREPROC)
+    assert [run.name for run in done] == [run.name for run in find_runs(raw)[:2]]
+
+
+@pytest.mark.parametrize(
+    ("asked", "telling"),
+    [
+        ({"participant_label": ["gpt2"]}, "sub-gpt2 not found in .*; there are phantom"),
+        ({"task_label": ["rest"]}, "task-rest not found in .*; there are medicalimaging, pathology"),
+        ({"sites": ["mlp"]}, "acq-mlp not found in .*; there are block"),
+        ({"n_jobs": 0}, "0 processes asked for"),
+    ],
+)
+def test_what_is_not_there_is_refused_by_name(
+    small_dataset: tuple[Path, list[Recording]], asked: dict[str, Any], telling: str
+) -> None:
+    before = files_of(small_dataset[0])
+    with pytest.raises(DatasetError, match=telling):
+        prep(small_dataset[0], progress=False, **asked)
+    assert files_of(small_dataset[0]) == before
+
+
+def test_other_folders_are_refused(prepared: tuple[Path, list[Prepared]], tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"dataset_description.json cannot be read"):
+        prep(tmp_path)
+    with pytest.raises(DatasetError, match="is a derivative; prep reads a raw dataset"):
+        prep(prepared[0] / PREPARED)
+    write_bytes(tmp_path / PREPARED / "notes.txt", b"")
+    write_json(tmp_path / "dataset_description.json", {"Name": "x"})
+    shutil.copytree(prepared[0] / "sub-phantom", tmp_path / "sub-phantom")
+    with pytest.raises(DatasetError, match=r"llm2bids holds files but no dataset_description.json"):
+        prep(tmp_path)
