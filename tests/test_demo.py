@@ -25,9 +25,12 @@ def test_the_demo_tells_planted_from_others(home: Path, capsys: pytest.CaptureFi
     assert told["errors"] == 0
     assert {row["task"] for row in told["tasks"]} == set(on_topics())
     for row in told["tasks"]:
-        assert (row["runs"], row["scans"]) == (2, 2 * 33 * 24)
-        assert row["d_planted"] > 1
-        assert abs(row["d_others"]) < 0.1
+        assert (row["runs"], row["scans"], row["units"]) == (4, 4 * 33 * 24, 768)
+        assert row["hits"] == row["planted"]
+        assert row["false"] == row["found"] - row["hits"]
+    assert sum(row["dice"] for row in told["tasks"]) / len(told["tasks"]) >= 0.95
+    assert len(list((home / "ds" / "derivatives" / "masks").glob("*.safetensors"))) == 7
+    assert (home / "ds" / "derivatives" / "glm" / "sub-phantom.html").exists()
 
 
 def test_the_demo_is_not_overwritten_unasked(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,62 @@
+"""The examples run as a reader would run them, and say what they promise."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+def run(*call: object, folder: Path) -> str:
+    """What a command prints."""
+    done = subprocess.run(
+        list(map(str, call)),
+        cwd=folder,
+        env=os.environ | {"PATH": PATH},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{call}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_recording_draws_its_picture(tmp_path: Path) -> None:
+    assert "(16, 8, 8, 792)" in run(sys.executable, EXAMPLES / "01_record.py", tmp_path, folder=tmp_path)
+    assert (tmp_path / "volume.png").stat().st_size > 50_000
+
+
+def test_nilearn_alone_finds_the_network(tmp_path: Path) -> None:
+    said = run(sys.executable, EXAMPLES / "02_nilearn.py", tmp_path, folder=tmp_path)
+    found = re.search(r"132 prompts, .* 48 planted, Dice (\d\.\d+)", said)
+    assert found
+    assert float(found[1]) >= 0.9
+    assert (tmp_path / "network.png").stat().st_size > 10_000
+    text = (EXAMPLES / "02_nilearn.py").read_text()
+    assert "import llm2bids" not in text
+    assert "from llm2bids" not in text
+
+
+def test_fsl_page_runs_as_far_as_it_goes_without_fsl(tmp_path: Path) -> None:
+    text = (EXAMPLES / "03_fsl.md").read_text()
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    said = run("bash", "-euo", "pipefail", "-c", "\n".join(blocks), folder=tmp_path)
+    for name in ("ev_on.txt", "design.mat", "design.con", "design.fsf"):
+        assert name in said
+    assert "72\t72\t1" in said or "72\t24\t1" in said
+    assert re.search(r"\d+ of 768 units", said)
+
+
+def test_a_silenced_network_is_missed_by_its_own_topic(tmp_path: Path) -> None:
+    said = run(sys.executable, EXAMPLES / "04_networks_to_model.py", tmp_path, folder=tmp_path)
+    rows = re.findall(r"^(\w+) +(\w+) +(\d+\.\d+) +(\d+\.\d+) ", said, re.MULTILINE)
+    assert len(rows) == 4
+    for network, topic, intact, silenced in rows:
+        harm = float(silenced) - float(intact)
+        assert harm > 3 if network == topic else harm < 1
