@@ -129,7 +129,7 @@ def null_recordings(model: str, sessions: int, folder: Path, n_jobs: int) -> lis
     prep(root, n_jobs=n_jobs)
     path = root / "code" / "models" / "null_smdl.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    node = {"Level": "Run", "Name": "run", "GroupBy": ["run"], "Model": {"X": [1], "Type": "glm"}}
+    node = {"Level": "Run", "Name": "run", "GroupBy": ["run", "session", "subject"], "Model": {"X": [1], "Type": "glm"}}
     pd.Series({"Name": "null", "BIDSModelVersion": "1.0.0", "Nodes": [node]}).to_json(path)
     (whole,) = find_analyses(root, Settings(), model=path)
     labels = sorted({run.volumes.entities["ses"] for run in whole.runs})

@@ -245,10 +245,18 @@ def _add_labels(verb: argparse.ArgumentParser) -> None:
 def _add_work(verb: argparse.ArgumentParser) -> None:
     """How the work is done, and what may happen to what is there."""
     work = verb.add_argument_group("work")
-    work.add_argument("--n-jobs", type=int, default=1, metavar="N", help="processes; -1 for all (%(default)s)")
+    work.add_argument("--n-jobs", type=_processes, default=1, metavar="N", help="processes; -1 for all (%(default)s)")
     work.add_argument("--resume", action="store_true", help="leave alone what is there and up to date, do the rest")
     work.add_argument("--overwrite", action="store_true", help="replace what is there")
     work.add_argument("--json", action="store_true", help="print the result for programs")
+
+
+def _processes(text: str) -> int:
+    """A number of processes; argparse makes one line of the error."""
+    number = int(text)
+    if number < 1 and number != -1:
+        raise argparse.ArgumentTypeError(f"{text} processes found; 1 or more needed, or -1 for all")
+    return number
 
 
 def _add_glm(verbs: argparse._SubParsersAction[_Parser]) -> None:
@@ -381,7 +389,8 @@ def _demo(args: argparse.Namespace) -> int:
     rows = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
     _print(*(validation.summary() for validation in validations), "", _table(rows), "")
     _print("planted: units of the task's network, known by construction; found: units at a false discovery rate of .05")
-    _print("hits: found and planted; false: found and not planted; dice: 1 where both are the same")
+    _print("hits: found and planted; false: found and not planted; dice: 1 where both are the same. The rate holds on")
+    _print("average over recordings, a single task has more or fewer (benchmarks/calibration.py has the average).")
     _print(f"The dataset is in {args.bids_dir}. Networks and a page to open in a browser are in its derivatives/glm,")
     _print("masks for the model in derivatives/masks, volumes for any other fMRI program in derivatives/llm2bids.")
     return int(errors > 0)

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -29,9 +30,14 @@ FACTOR: Final = "trial_type."
 """What the names of conditions begin with, once trial_type is a factor."""
 INTERCEPT: Final = "1"
 """The column of ones in ``X``."""
+WILDCARDS: Final = "*?["
+"""Of these a name in ``X`` holds one where it may match several columns, or none."""
 _LEVELS: Final = ("Run", "Subject", "Dataset")
 _INPUT: Final = {"task", "subject", "session", "run", "acquisition"}
 _TYPES: Final = {"Run": "glm", "Subject": "meta", "Dataset": "glm"}
+_GROUPS: Final = {"Run": {"run", "subject"}, "Subject": {"subject", "contrast"}, "Dataset": {"contrast"}}
+_APART: Final = {"task", "acquisition", "space"}
+"""What is analysed apart in any case."""
 _WHY: Final = {
     "Subject": "runs are combined by fixed effects, the prompt is the unit of inference",
     "Run": "first levels are linear models",
@@ -57,12 +63,12 @@ class Contrast:
     Raises
     ------
     StatsModelError
-        If the weights do not fit the columns, are all 0, or the name holds no letter or digit.
+        If the weights do not fit the columns, are all 0, a column is there twice, or the name holds no letter or digit.
 
     Examples
     --------
     >>> Contrast.from_expression("on - 0.5*off - 0.5*other")
-    Contrast(name='onMinus05offMinus05other', columns=('trial_type.on', 'trial_type.off', 'trial_type.other'), \
+    Contrast(name='onMinus0x5OffMinus0x5Other', columns=('trial_type.on', 'trial_type.off', 'trial_type.other'), \
 weights=((1.0, -0.5, -0.5),), test='t')
     """
 
@@ -82,6 +88,10 @@ weights=((1.0, -0.5, -0.5),), test='t')
             )
         if not all(any(row) for row in self.weights):
             raise StatsModelError(f"contrast {self.name} has only weights of 0; give one that is not")
+        if doubled := {column for column in self.columns if self.columns.count(column) > 1}:
+            raise StatsModelError(f"contrast {self.name} names {min(doubled)} twice; give each condition one weight")
+        if np.linalg.matrix_rank(self.weights) < len(self.weights) and self.test == "F":
+            raise StatsModelError(f"contrast {self.name} has rows that follow from others; leave those out")
         if self.test == "t" and len(self.weights) > 1:
             raise StatsModelError(f"contrast {self.name} is a t test with {len(self.weights)} rows; use F, or one row")
 
@@ -102,15 +112,18 @@ weights=((1.0, -0.5, -0.5),), test='t')
         Raises
         ------
         StatsModelError
-            If it is no sum of conditions.
+            If it is no sum of conditions, or one is in it twice.
         """
         name, equals, sum_ = text.rpartition("=")
         term = r"\s*([+-]?)\s*(?:(\d*\.?\d+)\s*\*\s*)?([^\W\d]\w*)"
         terms = re.findall(term, sum_)
-        if not terms or re.sub(term, "", sum_).strip():
+        if not terms or re.sub(term, "", sum_).strip() or not all(sign for sign, *_ in terms[1:]):
             raise StatsModelError(f"contrast {text!r} found; write a sum of conditions, e.g. 'on - off'")
         weights = tuple(float(f"{sign}{factor or 1}") for sign, factor, _ in terms)
-        made = to_label("".join({"-": "Minus", "+": "Plus"}.get(mark, mark) for mark in sum_.strip()))
+        words = {"-": "Minus", "+": "Plus", "": ""}
+        parts = (f"{words[sign]}{factor}{condition[0].upper()}{condition[1:]}" for sign, factor, condition in terms)
+        joined = "".join(parts).removeprefix("Plus")
+        made = to_label(joined[:1].lower() + joined[1:] if terms[0][2][0].islower() else joined)
         columns = tuple(f"{FACTOR}{condition}" for *_, condition in terms)
         return cls(name.strip() if equals else made, columns, (weights,))
 
@@ -208,9 +221,10 @@ class Node:
             if pattern == INTERCEPT:
                 continue
             found = [name for name in available if name == pattern or fnmatchcase(name, pattern)]
-            if not found and not set("*?[") & set(pattern):
+            if not found and not set(WILDCARDS) & set(pattern):
                 raise DesignError(
-                    f"{pattern} is asked for at level {self.level} and not there; there are {', '.join(available)}"
+                    f"{pattern} is asked for at level {self.level} and not there; there are "
+                    f"{', '.join(available) or 'none'}"
                 )
             chosen |= dict.fromkeys(found)
         return list(chosen)
@@ -260,9 +274,9 @@ class StatsModel:
         What the data are restricted to: values by entity (``task``, ``subject``, ``session``, ``run``,
         ``acquisition``).
 
-    See Also
-    --------
-    https://bids-standard.github.io/stats-models : the specification.
+    Notes
+    -----
+    The specification is at https://bids-standard.github.io/stats-models.
     """
 
     name: str
@@ -359,11 +373,28 @@ def _check_schema(fields: Mapping[str, Any]) -> None:
     from pydantic import ValidationError  # noqa: PLC0415
 
     try:
-        BIDSStatsModel(**fields)
+        known = BIDSStatsModel(**fields).model_dump(exclude_unset=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise StatsModelError(f"no valid BIDS Stats Model: {place}: {first['msg']}; mend it") from error
+    if unknown := _unknown(fields, known):
+        raise StatsModelError(f"{unknown} is no field of a BIDS Stats Model; mend its name, or leave it out")
+
+
+def _unknown(fields: Any, known: Any) -> str:
+    """The first field that the schema passes over; else a misspelt one would change the model in silence."""
+    if isinstance(fields, dict):
+        for key, value in fields.items():
+            if key not in known:
+                return str(key)
+            if below := _unknown(value, known[key]):
+                return f"{key}.{below}"
+    elif isinstance(fields, list):
+        for number, (value, own) in enumerate(zip(fields, known, strict=True)):
+            if below := _unknown(value, own):
+                return f"{number}.{below}"
+    return ""
 
 
 def _chain(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -397,51 +428,66 @@ def _node(fields: Mapping[str, Any]) -> Node:
         raise StatsModelError(
             f"Type {model['Type']} at level {level} is not supported ({_WHY[level]}); use {_TYPES[level]}"
         )
+    _check_groups(level, set(fields["GroupBy"]))
     x = tuple(map(str, model["X"]))
     if level == "Subject" and (x != (INTERCEPT,) or fields.get("Contrasts") or fields.get("Transformations")):
         raise StatsModelError(
             "a Subject node with columns, contrasts or transformations of its own is not supported; use X [1]"
         )
-    contrasts = [_contrast(one) for one in fields.get("Contrasts") or [] if one["Test"] != "skip"]
+    contrasts = [_contrast(one) for one in fields.get("Contrasts") or []]
     dummies = fields.get("DummyContrasts")
     if dummies and dummies["Test"] == "F":
         raise StatsModelError("DummyContrasts with Test F are not supported; use t, or name the F contrast")
-    listed = None if dummies is None or dummies["Test"] == "skip" else tuple(map(str, dummies.get("Contrasts") or ()))
-    return Node(level, x, tuple(contrasts), listed, _factors(fields, level), _options(model))
+    if level == "Dataset" and "pass" in [one["Test"] for one in (*(fields.get("Contrasts") or ()), dummies) if one]:
+        raise StatsModelError("Test pass at level Dataset is not supported, as nothing follows it; use t")
+    listed = None if dummies is None else tuple(map(str, dummies.get("Contrasts") or ()))
+    return Node(level, x, tuple(contrasts), listed, _factors(fields, level), _options(model, level))
+
+
+def _check_groups(level: str, groups: set[str]) -> None:
+    """Refuse to pool or to split otherwise than we do."""
+    needed, allowed = _GROUPS[level], _GROUPS[level] | _APART | ({"session"} if level == "Run" else set())
+    if wrong := (needed - groups) | (groups - allowed):
+        raise StatsModelError(
+            f"GroupBy at level {level} {'lacks' if min(wrong) in needed else 'holds'} {min(wrong)}, which is not "
+            f"supported; use {', '.join(sorted(needed))}"
+        )
 
 
 def _factors(fields: Mapping[str, Any], level: str) -> tuple[str, ...]:
     """Variables turned into factors; refuses every other transformation."""
     factors: list[str] = []
     for step in (fields.get("Transformations") or {}).get("Instructions", []):
-        name = step.get("Name")
-        if name == "Factor":
-            factors += step["Input"]
-        elif name == "Convolve" and str(step.get("Model", "spm")).lower() == "none":
-            continue
-        elif name == "Convolve":
-            raise StatsModelError(
-                f"Convolve with {step.get('Model', 'spm')} is not supported: units answer at once; leave it out"
-            )
-        else:
+        name = step.get("Name") if isinstance(step, dict) else step
+        if name not in {"Factor", "Convolve"}:
             raise StatsModelError(
                 f"transformation {name} is not supported at level {level}; Factor is, leave {name} out"
             )
+        if name == "Factor" and (set(step) != {"Name", "Input"} or not isinstance(step["Input"], list)):
+            raise StatsModelError(f"Factor with fields {', '.join(step)} found; Name and Input, a list, are supported")
+        if name == "Convolve" and str(step.get("Model", "spm")).lower() != "none":
+            raise StatsModelError(
+                f"Convolve with {step.get('Model', 'spm')} is not supported: units answer at once; leave it out"
+            )
+        factors += map(str, step["Input"]) if name == "Factor" else []
     if level == "Run" and set(factors) - {"trial_type"}:
         raise StatsModelError(f"Factor of {min(set(factors) - {'trial_type'})} is not supported; use trial_type")
     return tuple(factors)
 
 
-def _options(model: Mapping[str, Any]) -> float | None:
+def _options(model: Mapping[str, Any], level: str) -> float | None:
     """The high-pass cutoff; refuses every other option."""
     if model.get("Formula"):
         raise StatsModelError("Formula is not supported; list the columns in X")
     if (hrf := model.get("HRF")) and str(hrf.get("Model", "")).lower() != "none":
         raise StatsModelError(f"HRF {hrf.get('Model')} is not supported: units answer at once; leave it out")
-    options = {key: value for key, value in (model.get("Options") or {}).items() if value not in (None, "None")}
+    options = {key: value for key, value in (model.get("Options") or {}).items() if str(value).lower() != "none"}
     if unknown := set(options) - {"HighPassFilterCutoffHz"}:
         raise StatsModelError(f"option {min(unknown)} is not supported; HighPassFilterCutoffHz is")
-    return options.get("HighPassFilterCutoffHz")
+    cutoff: float | None = options.get("HighPassFilterCutoffHz")
+    if cutoff is not None and (level != "Run" or not 0 < cutoff < inf):
+        raise StatsModelError(f"a high-pass cutoff of {cutoff} Hz at level {level} found; at level Run, above 0 needed")
+    return cutoff
 
 
 def _contrast(fields: Mapping[str, Any]) -> Contrast:
@@ -450,7 +496,7 @@ def _contrast(fields: Mapping[str, Any]) -> Contrast:
     rows = weights if weights and isinstance(weights[0], list) else [weights]
     try:
         numbers = tuple(tuple(float(Fraction(str(weight).replace(" ", ""))) for weight in row) for row in rows)
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, ArithmeticError) as error:
         raise StatsModelError(f"contrast {fields['Name']}: a weight is no number ({error}); mend it") from error
     test: Literal["t", "F"] = "F" if fields["Test"] == "F" else "t"
     return Contrast(fields["Name"], tuple(map(str, fields["ConditionList"])), numbers, test)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -9,13 +10,14 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from llm2bids.bids.dataset import Dataset
+from llm2bids.bids.runs import PREPARED
 from llm2bids.bids.tables import read_json
 from llm2bids.errors import DatasetError, InferenceError, LLM2BIDSError
 from llm2bids.glm.analysis import find_analyses
 from llm2bids.glm.estimate import check
 from llm2bids.glm.group import find_groups
-from llm2bids.glm.jobs import existing
-from llm2bids.glm.output import Finding
+from llm2bids.glm.jobs import existing, stage_of
+from llm2bids.glm.output import Finding, check_links
 from llm2bids.glm.page import write_page
 from llm2bids.glm.participant import SubjectJob
 from llm2bids.glm.settings import Settings, refuse_neighbours
@@ -125,6 +127,8 @@ def glm(  # noqa: PLR0913 - the arguments of the command
     """
     if resume and overwrite:
         raise DatasetError("both --resume and --overwrite asked for; choose one")
+    if n_jobs == 0:
+        raise DatasetError("0 processes asked for; use 1 or more, or -1 for as many as there are processors")
     refuse_neighbours(smoothing_fwhm, cluster_threshold)
     settings = Settings(
         inference,
@@ -139,8 +143,10 @@ def glm(  # noqa: PLR0913 - the arguments of the command
         seed,
         drop_missing,
     )
-    raw, out = Path(bids_dir), Dataset(Path(out_dir), "derivative")
-    _check_apart(raw, out.root)
+    raw = Path(bids_dir)
+    _check_apart(raw, Path(out_dir))
+    out = Dataset(Path(out_dir), "derivative")
+    check_links(out, {"raw": raw, "prep": raw / PREPARED})
     labels = {"subjects": participant_label, "tasks": task_label, "sites": sites}
     path = None if model is None else Path(model)
     jobs: Sequence[Job]
@@ -168,19 +174,33 @@ def _run_all(
     there = {job.summary: existing(job, resume=resume, overwrite=overwrite) for job in jobs}
     done = {summary: found for summary, found in there.items() if found is not None}
     todo = [job for job in jobs if job.summary not in done]
-    if todo:
-        todo[0].describe()
+    new = [folder for folder in (out.root, *out.root.parents) if not folder.exists()]
     hide = None if progress is None else not progress
     finished = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_safely)(job) for job in todo)
-    with tqdm(finished, total=len(todo), unit=" analyses", disable=hide, dynamic_ncols=True, desc="glm") as bar:
-        for job, outcome in zip(todo, bar, strict=True):
-            if isinstance(outcome, LLM2BIDSError):
-                raise outcome
-            done[job.summary] = outcome
-    for place in dict.fromkeys(job.place for job in todo):
-        write_page(out, place)
+    try:
+        with tqdm(finished, total=len(todo), unit=" analyses", disable=hide, dynamic_ncols=True, desc="glm") as bar:
+            for job, outcome in zip(todo, bar, strict=True):
+                if isinstance(outcome, LLM2BIDSError):
+                    raise outcome
+                done[job.summary] = outcome
+    finally:
+        finished.close()
+        _tidy(out, [job for job in todo if job.summary not in done], new)
+        for place in dict.fromkeys(job.place for job in todo if job.summary in done):
+            write_page(out, place)
     for job in jobs:
         yield from done[job.summary]
+
+
+def _tidy(out: Dataset, broken_off: Sequence[Job], new: Sequence[Path]) -> None:
+    """Remove what analyses leave that were broken off, and the folders of an output that came to nothing."""
+    for job in broken_off:
+        with suppress(DatasetError):  # another process writes it
+            out.recover(stage_of(job))
+    out.forget_if_empty()
+    for folder in new:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _safely(job: Job) -> list[Finding] | LLM2BIDSError:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
+from nibabel.filebasedimages import ImageFileError
 
 from llm2bids.bids.nifti import read_scans
 from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs, read_events
@@ -15,10 +18,10 @@ from llm2bids.bids.tables import read_tsv
 from llm2bids.design import average, check_estimable, frame_times, prompt_design, token_design
 from llm2bids.errors import DatasetError, DesignError, StatsModelError
 from llm2bids.space import UnitMask
-from llm2bids.statsmodel import FACTOR, INTERCEPT, Node, StatsModel
+from llm2bids.statsmodel import FACTOR, INTERCEPT, WILDCARDS, Node, StatsModel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -73,12 +76,13 @@ class PreparedRun:
     @property
     def varying(self) -> UnitMask:
         """Units that vary in this run."""
-        import nibabel as nib  # noqa: PLC0415
-
         path = self.volumes.beside("mask.nii.gz", desc="brain")
-        if not path.exists():
-            raise DatasetError(f"{path} is missing; prepare the run again with llm2bids prep --overwrite")
-        return UnitMask.from_image(nib.load(path), self.volumes.space)
+        try:
+            return UnitMask.from_image(nib.load(path), self.volumes.space)
+        except (OSError, EOFError, zlib.error, ImageFileError) as error:
+            raise DatasetError(
+                f"{path} cannot be read ({error}); prepare the run again with llm2bids prep --overwrite"
+            ) from error
 
     @property
     def conditions(self) -> set[str]:
@@ -163,10 +167,13 @@ class Analysis:
     def conditions(self) -> list[str]:
         """Conditions that the design models, in the order of the model."""
         there = [f"{FACTOR}{name}" for name in sorted(set().union(*(run.conditions for run in self.runs)))]
-        asked = [name for name in self.model.run.x if name.startswith(FACTOR)]
-        if there and asked and "trial_type" not in self.model.run.factors:
-            raise StatsModelError(f"model {self.model.name} names {asked[0]} but makes no Factor of trial_type; add it")
-        chosen = Node("Run", tuple(asked)).select(there)
+        asked = [name for name in self.model.run.x if name.startswith(FACTOR) or set(WILDCARDS) & set(name)]
+        try:
+            chosen = Node("Run", tuple(asked)).select(there)
+        except DesignError as error:
+            raise DesignError(f"{self.name}: {error}") from error
+        if chosen and "trial_type" not in self.model.run.factors:
+            raise StatsModelError(f"model {self.model.name} names {chosen[0]} but no Factor of trial_type; add it")
         return [name.removeprefix(FACTOR) for name in chosen]
 
     @cached_property
@@ -181,8 +188,8 @@ class Analysis:
                 )
             if absent := set(contrast.conditions) - set(self.conditions):
                 raise DesignError(
-                    f"contrast {contrast.name} names condition {min(absent)}, which {self.name} does not have; there "
-                    f"are {', '.join(self.conditions) or 'none'}"
+                    f"contrast {contrast.name} names condition {min(absent)}, which the design of {self.name} does not "
+                    f"have; it has {', '.join(self.conditions) or 'none'}: name one of those, or add it to X"
                 )
         return asked
 
@@ -307,11 +314,10 @@ class Analysis:
 
     def _check_rows(self, matrix: pd.DataFrame, what: str, way_out: str = "") -> None:
         """Refuse designs that leave no degree of freedom."""
-        rank = int(np.linalg.matrix_rank(matrix.to_numpy()))
-        if len(matrix) <= rank:
+        n_columns = matrix.shape[1]  # not their rank: nilearn's variance counts columns
+        if len(matrix) <= n_columns:
             raise DesignError(
-                f"{self.name}_{what} and {rank} independent columns: none left for the noise; record a longer "
-                f"run{way_out}"
+                f"{self.name}_{what} and {n_columns} columns: none left for the noise; record a longer run{way_out}"
             )
 
 
@@ -351,12 +357,12 @@ def find_analyses(
         If the dataset is not prepared, a run of it is not, or a model is missing or malformed.
     """
     root = raw / PREPARED
-    if not root.is_dir():
+    if not any(root.glob("sub-*")):
         raise DatasetError(f"{raw} is not prepared (there is no {PREPARED.as_posix()}); run: llm2bids prep {raw}")
-    runs = find_runs(root, subjects, tasks, sites, desc=PREPROC)
-    _check_all_prepared(raw, runs, (subjects, tasks, sites))
+    prepared = {run.name: run for run in find_runs(root, desc=PREPROC)}
     groups: dict[tuple[str, ...], list[PreparedRun]] = {}
-    for run in runs:
+    for recorded in find_runs(raw, subjects, tasks, sites):
+        run = _prepared(recorded, prepared)
         groups.setdefault(tuple(run.entities.get(key, "") for key in ("sub", "task", "acq")), []).append(
             PreparedRun(run, raw)
         )
@@ -367,21 +373,21 @@ def find_analyses(
             _check_one_space(kept)
             found.append(Analysis(tuple(kept), asked.asking(contrasts) if contrasts else asked, settings))
     if not found:
-        raise StatsModelError(f"Input of {model} lets none of the runs in; mend it")
+        raise StatsModelError(f"Input of {model or raw / 'code' / 'models'} lets none of the runs in; mend it")
     return found
 
 
-def _check_all_prepared(raw: Path, prepared: Sequence[BoldRun], asked: tuple[Sequence[str], ...]) -> None:
-    """Refuse to leave out recordings that are not prepared, or were made anew since."""
-    there = {run.name: run.own.get("SourceSHA256") for run in prepared}
-    for run in find_runs(raw, *asked):
-        if run.name not in there:
-            raise DatasetError(f"{run.name} is recorded but not prepared; run: llm2bids prep {raw} --resume")
-        if there[run.name] != run.fingerprint:
-            raise DatasetError(
-                f"{run.name} was recorded anew, or its events changed, since it was prepared; run: llm2bids prep {raw} "
-                "--overwrite"
-            )
+def _prepared(recorded: BoldRun, prepared: Mapping[str, BoldRun]) -> BoldRun:
+    """The volumes made of a recording; refuses to leave one out that is not prepared, or was made anew since."""
+    run = prepared.get(recorded.name)
+    if run is None:
+        raise DatasetError(f"{recorded.name} is recorded but not prepared; run: llm2bids prep {recorded.root} --resume")
+    if run.own.get("SourceSHA256") != recorded.fingerprint:
+        raise DatasetError(
+            f"{recorded.name} was recorded anew, or its events changed, since it was prepared; run: llm2bids prep "
+            f"{recorded.root} --overwrite"
+        )
+    return run
 
 
 def _model_of(raw: Path, task: str, path: Path | None) -> StatsModel:

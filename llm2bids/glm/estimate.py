@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from llm2bids.design import check_estimable
-from llm2bids.errors import DesignError
+from llm2bids.errors import DesignError, InferenceError
 from llm2bids.glm.fit import StatMaps, add_runs, adjust, contrasts_of_run, join, max_t, prompt_effects, weigh_runs
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Fitted:
     maps : dict
         `StatMaps` over tested units, by name of the contrast.
     adjusted : dict
-        p-values corrected for the number of units, shape (n_tested,), by name of the contrast.
+        P-values corrected for the number of units, shape (n_tested,), by name of the contrast.
     designs : dict
         Design matrices, by what they are of: a run, or ``prompts``.
     dropped : dict
@@ -65,6 +65,8 @@ def check(analysis: Analysis) -> None:
         If a condition, confound or degree of freedom is missing, or a contrast cannot be estimated.
     """
     tokens = analysis.settings.inference == "token"
+    for contrast in analysis.contrasts:
+        _check_test(contrast, analysis)
     designs = {} if tokens else _prompt_designs(analysis)
     for contrast in analysis.contrasts:
         runs = analysis.runs_of(contrast)
@@ -249,6 +251,22 @@ def _stack(designs: list[pd.DataFrame]) -> pd.DataFrame:
     stacked = pd.concat(designs, ignore_index=True).fillna(0.0)
     shared = [column for column in designs[0].columns if column in stacked.columns]
     return stacked[[*shared, *(column for column in stacked.columns if column not in shared)]]
+
+
+def _check_test(contrast: Contrast, analysis: Analysis) -> None:
+    """Refuse F where runs or permutations do not allow it."""
+    if contrast.test == "t":
+        return
+    if analysis.settings.correction == "maxt":
+        raise InferenceError(
+            f"permutation of F contrast {contrast.name} asked for, signs and sizes are permuted for t only; use "
+            "--correction fdr or bonferroni"
+        )
+    if analysis.settings.inference == "run" or (analysis.settings.inference == "token" and len(analysis.runs) > 1):
+        raise InferenceError(
+            f"F contrast {contrast.name} over several runs with --inference {analysis.settings.inference} asked for, "
+            "which fixed effects only approximate; use --inference prompt"
+        )
 
 
 def _check_prompts(matrix: pd.DataFrame, contrast: Contrast, name: str) -> None:

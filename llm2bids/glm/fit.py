@@ -12,7 +12,7 @@ from nilearn.glm.first_level import run_glm
 from nilearn.mass_univariate import permuted_ols
 from scipy.stats import false_discovery_control, norm
 
-from llm2bids.design import partition
+from llm2bids.design import full_rank, partition
 from llm2bids.errors import InferenceError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llm2bids.glm.settings import Settings
     from llm2bids.statsmodel import Contrast
 
-_VALUES_AT_A_TIME: Final = 1 << 24
+_VALUES_AT_A_TIME: Final = 1 << 23
 """Values (scans × units) in a fit: nilearn holds about ten copies in double precision."""
 _TINY: Final = 1e-9
 
@@ -123,6 +123,9 @@ def prompt_effects(
     effects = np.empty((n_prompts, signals.shape[1]))
     for part in chunks(signals.shape):
         values = signals[:, part].astype(np.float64)
+        if noise_model == "ols":  # nilearn would go on to a variance, which one scan per prompt does not have
+            effects[:, part] = (np.linalg.pinv(matrix.to_numpy()) @ values)[:n_prompts]
+            continue
         labels, results = run_glm(values, matrix.to_numpy(), noise_model=noise_model)
         for label, result in results.items():
             effects[:, np.arange(signals.shape[1])[part][labels == label]] = result.theta[:n_prompts]
@@ -133,6 +136,8 @@ def contrasts_of_run(
     signals: NDArray[Any], matrix: pd.DataFrame, contrasts: Sequence[Contrast], noise_model: str
 ) -> dict[str, list[Estimate]]:
     """Fit one run and estimate contrasts, as `FirstLevelModel` and `SecondLevelModel` do.
+
+    With `noise_model` ``"ols"`` redundant columns are no matter; nilearn's variances are too large with them.
 
     Parameters
     ----------
@@ -151,11 +156,12 @@ def contrasts_of_run(
         nilearn's estimates by name of the contrast, some units at a time.
     """
     estimates: dict[str, list[Estimate]] = {contrast.name: [] for contrast in contrasts}
-    weights = {contrast.name: contrast.matrix(list(matrix.columns)) for contrast in contrasts}
+    design, weights = matrix.to_numpy(), [contrast.matrix(list(matrix.columns)) for contrast in contrasts]
+    if noise_model == "ols":
+        design, weights = full_rank(design, weights)
     for part in chunks(signals.shape):
-        labels, results = run_glm(signals[:, part].astype(np.float64), matrix.to_numpy(), noise_model=noise_model)
-        for contrast in contrasts:
-            rows = weights[contrast.name]
+        labels, results = run_glm(signals[:, part].astype(np.float64), design, noise_model=noise_model)
+        for contrast, rows in zip(contrasts, weights, strict=True):
             asked = rows[0] if contrast.test == "t" else rows
             estimates[contrast.name].append(compute_contrast(labels, results, asked, stat_type=contrast.test))
     return estimates
@@ -237,20 +243,36 @@ def max_t(
     """
     if contrast.test != "t":
         raise InferenceError(f"permutation of F contrast {contrast.name} asked for; use --correction fdr or bonferroni")
-    tested, nuisance = partition(matrix, contrast.matrix(list(matrix.columns))[0])
+    tested, nuisance, centred = _exchangeable(*partition(matrix, contrast.matrix(list(matrix.columns))[0]))
     found = permuted_ols(
         -tested if settings.tail == "negative" else tested,
         effects,
         confounding_vars=nuisance if nuisance.shape[1] else None,
-        model_intercept=False,
+        model_intercept=centred,
         n_perm=settings.n_permutations,
         two_sided_test=settings.tail == "two",
         random_state=settings.seed,
         n_jobs=n_jobs,
         output_type="dict",
     )
-    corrected: NDArray[np.float64] = 10.0 ** -found["logp_max_t"][0]
+    n_orders = settings.n_permutations + 1
+    corrected: NDArray[np.float64] = np.round(10.0 ** -found["logp_max_t"][0] * n_orders) / n_orders
     return corrected
+
+
+def _exchangeable(
+    tested: NDArray[np.float64], nuisance: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+    """Flip signs where the mean itself is tested, permute rows else; says whether nilearn is to add the constant.
+
+    Left to itself, nilearn flips signs in any design with a column that is constant to the last bit.
+    """
+    if np.ptp(tested) <= _TINY * np.abs(tested).max():
+        return np.full_like(tested, tested.mean()), nuisance, False
+    if np.abs(nuisance @ nuisance.sum(0) - 1).max() > _TINY:
+        return tested, nuisance, False
+    left, singular, _ = np.linalg.svd(nuisance - nuisance.mean(0), full_matrices=False)
+    return tested, left[:, singular > _TINY], True
 
 
 def adjust(p_values: NDArray[np.float64], correction: str) -> NDArray[np.float64]:

@@ -2,58 +2,74 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from llm2bids.bids.tables import read_json, write_json
 from llm2bids.errors import DatasetError
-from llm2bids.glm.output import findings
+from llm2bids.glm.output import SUMMARY, findings
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any, Protocol
 
     from llm2bids.bids.dataset import Dataset
     from llm2bids.glm.output import Finding
 
+    class Job(Protocol):
+        """An analysis that is to be carried out and written."""
 
-class Job(Protocol):
-    """An analysis that is to be carried out and written."""
+        @property
+        def out(self) -> Dataset:
+            """Where its results go."""
 
-    @property
-    def out(self) -> Dataset:
-        """Where its results go."""
+        @property
+        def place(self) -> str:
+            """Folder of its results, relative to the output."""
 
-    @property
-    def place(self) -> str:
-        """Folder of its results, relative to the output."""
+        @property
+        def summary(self) -> Path:
+            """The file that says what was done and found."""
 
-    @property
-    def summary(self) -> Path:
-        """The file that says what was done and found."""
+        @property
+        def fingerprint(self) -> str:
+            """Hash of all that the result depends on."""
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash of all that the result depends on."""
+        def about(self) -> dict[str, Any]:
+            """Describe the analysis for its summary.
 
-    def about(self) -> dict[str, Any]:
-        """Describe the analysis for its summary.
+            Returns
+            -------
+            dict
+                JSON values.
+            """
 
-        Returns
-        -------
-        dict
-            JSON values.
-        """
+        def describe(self) -> None:
+            """Make the output a BIDS derivative."""
 
-    def describe(self) -> None:
-        """Make the output a BIDS derivative."""
+        def run(self) -> list[Finding]:
+            """Carry it out and write all files at once.
 
-    def run(self) -> list[Finding]:
-        """Carry it out and write all files at once.
+            Returns
+            -------
+            list of Finding
+                One per contrast.
+            """
 
-        Returns
-        -------
-        list of Finding
-            One per contrast.
-        """
+
+def stage_of(job: Job) -> str:
+    """Name the folder in which a job is carried out.
+
+    Parameters
+    ----------
+    job : Job
+        What is to be done.
+
+    Returns
+    -------
+    str
+        Its results' name without suffix.
+    """
+    return job.summary.name.removesuffix(f"_{SUMMARY}")
 
 
 def existing(job: Job, *, resume: bool, overwrite: bool) -> list[Finding] | None:
@@ -74,8 +90,9 @@ def existing(job: Job, *, resume: bool, overwrite: bool) -> list[Finding] | None
     Raises
     ------
     DatasetError
-        If it is there and neither is allowed, or it was made otherwise.
+        If it is there and neither is allowed, it was made otherwise, or another process writes it.
     """
+    job.out.recover(stage_of(job))
     path = job.summary
     if overwrite or not path.exists():
         return None
@@ -113,6 +130,7 @@ def publish(job: Job, stage: Path, found: list[dict[str, Any]]) -> list[Finding]
     files = sorted(path.name for path in staged.parent.iterdir())
     summary = {**job.about(), "Fingerprint": job.fingerprint, "Found": found, "Files": files}
     write_json(staged, summary)
+    job.describe()  # not before: nothing stays of an output whose first analysis fails
     with job.out.lock():
         old = read_json(job.summary).get("Files", []) if job.summary.exists() else []
         for name in set(old) - set(files):

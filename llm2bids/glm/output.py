@@ -16,8 +16,9 @@ import numpy as np
 from llm2bids import __version__
 from llm2bids.bids.names import format_name
 from llm2bids.bids.nifti import write_image
-from llm2bids.bids.tables import write_bytes, write_json, write_tsv
+from llm2bids.bids.tables import read_json, write_bytes, write_json, write_tsv
 from llm2bids.bids.templates import template_json
+from llm2bids.errors import DatasetError
 from llm2bids.space import UnitMask
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 SUMMARY: Final = "glm.json"
 """Suffix of the file that says what an analysis did and found."""
 _LIBRARIES: Final = ("nilearn", "numpy", "scipy")
+_LABELS: Final = 48
+"""Columns or rows of a design that have room for their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +332,7 @@ def draw_design(matrix: pd.DataFrame) -> bytes:
     Parameters
     ----------
     matrix : DataFrame, shape (n_rows, n_regressors)
-        The design.
+        The design; rows with names, such as subjects, are labelled.
 
     Returns
     -------
@@ -338,14 +341,21 @@ def draw_design(matrix: pd.DataFrame) -> bytes:
     """
     from matplotlib.figure import Figure  # noqa: PLC0415 - pictures come last
 
-    width = min(3 + 0.28 * matrix.shape[1], 14)
-    figure = Figure(figsize=(width, 5), layout="constrained")
+    n_rows, n_columns = matrix.shape
+    width, height = min(max(3.5 + 0.28 * n_columns, 4.5), 14), min(max(2 + 0.25 * n_rows, 3), 5.5)
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     scaled = matrix / matrix.abs().max().replace(0, 1)
     drawn = axes.imshow(scaled, aspect="auto", cmap="PuOr_r", vmin=-1, vmax=1, interpolation="none")
-    axes.set_xticks(range(matrix.shape[1]), matrix.columns, rotation=90, fontsize=8)
-    axes.set_ylabel("prompt" if len(matrix) and matrix.index.dtype == object else "row")
-    figure.colorbar(drawn, ax=axes, label="regressor, largest value 1")
+    columns = range(0, n_columns, -(-n_columns // _LABELS))  # more would be written over each other
+    names = [str(matrix.columns[number]) for number in columns]
+    axes.set_xticks(columns, names, rotation=90 if max(map(len, names)) > 1 else 0, fontsize=8)
+    if n_rows <= _LABELS and all(isinstance(name, str) for name in matrix.index):
+        axes.set_yticks(range(n_rows), matrix.index, fontsize=8)
+    else:
+        axes.set_ylabel("row")
+        axes.locator_params(axis="y", integer=True)
+    figure.colorbar(drawn, ax=axes, label="relative to the largest")
     return as_png(figure)
 
 
@@ -434,6 +444,28 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def check_links(out: Dataset, links: Mapping[str, Path]) -> None:
+    """Refuse an output whose results were made from other datasets: sources are named relative to them.
+
+    Parameters
+    ----------
+    out : Dataset
+        The output.
+    links : mapping
+        Datasets it is made from, by name.
+
+    Raises
+    ------
+    DatasetError
+        If one of the names stands for another dataset there.
+    """
+    description = out.root / "dataset_description.json"
+    there = read_json(description).get("DatasetLinks", {}) if description.exists() else {}
+    for name, path in links.items():
+        if name in there and (out.root / there[name]).resolve() != path.resolve():
+            raise DatasetError(f"{out.root} holds results of {there[name]}, not of {path}; name another output folder")
+
+
 def describe_dataset(out: Dataset, links: Mapping[str, Path]) -> None:
     """Make the output a BIDS derivative; call with the lock held.
 
@@ -444,11 +476,15 @@ def describe_dataset(out: Dataset, links: Mapping[str, Path]) -> None:
     links : mapping
         Datasets it was made from, by name; written relative to it.
     """
-    relative = {name: Path(os.path.relpath(path, out.root)).as_posix() for name, path in links.items()}
+    root = out.root.resolve()
+    relative = {name: Path(os.path.relpath(path.resolve(), root)).as_posix() for name, path in links.items()}
     out.add_missing(
         "dataset_description.json",
         template_json("glm_description.json", version=__version__) | {"DatasetLinks": relative},
     )
+    there = read_json(out.root / "dataset_description.json").get("DatasetLinks", {})
+    if missing := {name: path for name, path in relative.items() if name not in there}:
+        out.merge_shared("dataset_description.json", {"DatasetLinks": missing})
     out.add_missing("README.md", "glm_README.md")
     out.add_missing(".bidsignore", "glm_bidsignore")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llm2bids.bids.runs import PREPARED
 from llm2bids.glm.estimate import estimate
-from llm2bids.glm.jobs import publish
+from llm2bids.glm.jobs import publish, stage_of
 from llm2bids.glm.output import (
     SUMMARY,
     Target,
@@ -98,7 +98,7 @@ class SubjectJob:
         LLM2BIDSError
             If a volume cannot be read, or another process writes the same.
         """
-        with self.out.stage(f"glm_{self.analysis.name}") as stage:
+        with self.out.stage(stage_of(self)) as stage:
             fitted = estimate(self.analysis)
             target = self._target(stage)
             target.folder.mkdir(parents=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from llm2bids.errors import InferenceError
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
 UNITS_OF_INFERENCE: Final = {
     "prompt": "Prompts are the samples: one effect per prompt, compared over prompts and runs. Calibrated.",
-    "run": "Prompts are the samples within each run; runs are combined by fixed effects, weighted by their precision.",
+    "run": "Prompts are the samples within each run; runs are combined by fixed effects, weighted by their precision "
+    "as if it were known. Finds somewhat too much, the fewer prompts per run the more.",
     "token": "Tokens are the samples, with AR(1) noise. Tokens of one prompt are not independent: too many units are "
     "found where there is nothing.",
 }
@@ -89,7 +91,7 @@ class Settings:
                 raise InferenceError(f"{name} {found!r} found; use {', '.join(known)}")
         if not 0 < self.alpha < 1:
             raise InferenceError(f"alpha {self.alpha} found; a level between 0 and 1 needed, e.g. 0.05")
-        if self.high_pass is not None and self.high_pass <= 0:
+        if self.high_pass is not None and not 0 < self.high_pass < inf:
             raise InferenceError(
                 f"a high-pass cutoff of {self.high_pass} Hz found; more than 0 needed, or --drift none"
             )
@@ -102,7 +104,7 @@ class Settings:
                 f"permutation with --inference {self.inference} asked for, but only prompts can be exchanged; use "
                 "--inference prompt, or --correction bonferroni"
             )
-        if self.n_permutations < 1 / self.alpha:
+        if self.correction == "maxt" and self.n_permutations < 1 / self.alpha:
             raise InferenceError(
                 f"{self.n_permutations} permutations found; level {self.alpha:g} needs {1 / self.alpha:.0f} at least"
             )

@@ -73,7 +73,7 @@ class Recording:
 def record(  # noqa: PLR0913 - the arguments of the command
     bids_dir: str | Path,
     model: str | Subject = "phantom",
-    task: str | Sequence[str] = "nencka2023",
+    task: str | Path | Sequence[str | Path] = "nencka2023",
     *,
     subject: str | None = None,
     sites: Sequence[str] = ("block",),
@@ -110,7 +110,7 @@ def record(  # noqa: PLR0913 - the arguments of the command
         Dataset to make or to add to.
     model : str or Subject
         ``"phantom"``, a folder made by ``save_pretrained``, a hub id, or a model in memory.
-    task : str or sequence of str
+    task : str, path-like or sequence of them
         Built-in tasks, families of tasks, or YAML or TSV files.
     subject : str, optional
         Label of the subject, letters and digits; by default made from the name of the model.
@@ -180,7 +180,7 @@ def record(  # noqa: PLR0913 - the arguments of the command
     protocol = Protocol(mode, tokens, temperature, top_p, top_k, seed, batch_size, nonfinite, compress)
     design = Design(runs, 1 if sessions is None else sessions, blocks, prompts_per_block, seed, reuse_prompts)
     label = subject_label(subject, model)
-    names = expand_tasks([task] if isinstance(task, str) else task)
+    names = expand_tasks([str(task)] if isinstance(task, str | Path) else [str(name) for name in task])
     laid_out = [one for name in names for one in lay_out(name, design)]
     planned = [Run(label, one, f"{one.session:02d}" if sessions else None) for one in laid_out]
     wanted = wanted_places(sites, hookpoints)

@@ -1,0 +1,745 @@
+"""`glm` on recordings of the phantom: against nilearn driven by hand, closed forms, and what was planted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, simplefilter
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from nilearn.glm import compute_fixed_effects
+from nilearn.glm.first_level import FirstLevelModel, first_level_from_bids
+from nilearn.glm.second_level import SecondLevelModel
+from nilearn.masking import intersect_masks
+from scipy import stats
+
+from llm2bids.bids.dataset import Dataset
+from llm2bids.bids.nifti import write_image
+from llm2bids.bids.tables import read_json, read_tsv, write_json, write_tsv
+from llm2bids.errors import DatasetError, DesignError, InferenceError, StatsModelError
+from llm2bids.glm import glm
+from llm2bids.mask import load_mask
+from llm2bids.prep import prep
+from llm2bids.record import record
+from llm2bids.validate import validate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from llm2bids.glm import Finding
+
+SMALL: dict[str, Any] = {"runs": 2, "blocks": 2, "prompts_per_block": 2, "tokens": 5, "progress": False}
+N_RUNS, N_PROMPTS, N_TOKENS = 2, 10, 5
+CUTOFF = 0.025
+"""Hz; leaves two cosines in a run of 50 scans."""
+PREPARED = Path("derivatives", "llm2bids", "sub-phantom", "func")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One task at two sites, two runs, prepared; do not write into it but below derivatives/NAME."""
+    root = tmp_path_factory.mktemp("glm") / "ds"
+    record(root, task="pathology", sites=["block", "mlp"], **SMALL)
+    prep(root, progress=False)
+    return root
+
+
+@pytest.fixture(scope="module")
+def found(prepared: Path) -> Finding:
+    """The network of the default settings, at site mlp, in derivatives/glm."""
+    return analysed(prepared, "glm")
+
+
+@pytest.fixture
+def copied(prepared: Path, tmp_path: Path) -> Path:
+    """A copy to change, without results."""
+    ignored = shutil.ignore_patterns("glm*", "*acq-block*")
+    return Path(shutil.copytree(prepared, tmp_path / "ds", ignore=ignored))
+
+
+def analysed(root: Path, name: str, **options: Any) -> Finding:
+    """The only network of an analysis."""
+    (one,) = glm(root, root / "derivatives" / name, progress=False, **{"sites": ["mlp"], **options})
+    return one
+
+
+def files_of(root: Path, ending: str) -> list[Path]:
+    """Files of the derivative at site mlp, in order of runs."""
+    return sorted((root / PREPARED).glob(f"*acq-mlp*{ending}"))
+
+
+def values(path: Path) -> NDArray[np.float64]:
+    """Every voxel of a map, scans last."""
+    image = nib.load(path).get_fdata()
+    return np.asarray(image.reshape(-1, *image.shape[3:]))
+
+
+def beside(one: Finding, statistic: str) -> Path:
+    """Another map of the same contrast."""
+    return one.z_map.with_name(one.z_map.name.replace("stat-z", f"stat-{statistic}"))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Hash of every file below a folder, locks aside."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def refused(error: type[Exception], told: str, root: Path, **options: Any) -> None:
+    """The analysis stops with one line, and nothing is left of its output."""
+    before = contents(root.parent)
+    with pytest.raises(error, match=told) as stop:
+        analysed(root, "new", **options)
+    assert "\n" not in str(stop.value)
+    assert contents(root.parent) == before
+    assert not (root / "derivatives" / "new").exists()
+
+
+# ---- nilearn driven by hand
+
+
+@pytest.mark.parametrize(
+    ("site", "confounds", "cutoff"), [("block", [], None), ("mlp", ["tok_position", "tok_surprisal"], CUTOFF)]
+)
+def test_tokens_equal_nilearn_through_its_bids_reader(
+    prepared: Path, site: str, confounds: list[str], cutoff: float | None
+) -> None:
+    one = analysed(prepared, f"glmtoken{site}", sites=[site], inference="token", confounds=confounds, high_pass=cutoff)
+    (sidecar, _) = sorted((prepared / PREPARED).glob(f"*acq-{site}*_bold.json"))
+    masks = [nib.load(path) for path in (prepared / PREPARED).glob(f"*acq-{site}*_mask.nii.gz")]
+    with catch_warnings():
+        simplefilter("ignore")
+        models, images, events, tables = first_level_from_bids(
+            prepared,
+            "pathology",
+            one.space,
+            img_filters=[("acq", site), ("desc", "preproc")],
+            derivatives_folder="derivatives/llm2bids",
+            slice_time_ref=None,
+            hrf_model=None,
+            drift_model="cosine",
+            high_pass=cutoff or read_json(sidecar)["Llm2bids"]["HighPassHz"],
+            noise_model="ar1",
+            signal_scaling=False,
+            smoothing_fwhm=None,
+            mask_img=intersect_masks(masks, threshold=1, connected=False),
+        )
+        chosen = [table[confounds] for table in tables[0]] if confounds else None
+        model = models[0].fit(images[0], events[0], chosen)
+        vectors = [
+            matrix.columns.isin(["on"]) * 1.0 - matrix.columns.isin(["off"]) for matrix in model.design_matrices_
+        ]
+        by_hand = model.compute_contrast(vectors, output_type="z_score").get_fdata().reshape(-1)
+    assert model.slice_time_ref == 0.5
+    assert np.abs(by_hand).max() > 3
+    np.testing.assert_allclose(values(one.z_map), by_hand, rtol=0, atol=1e-5)
+
+
+def mean_cosines(order: int) -> NDArray[np.float64]:
+    """Cosine of a drift over the prompts of a run."""
+    whole = np.cos(np.pi / (N_PROMPTS * N_TOKENS) * (np.arange(N_PROMPTS * N_TOKENS) + 0.5) * order)
+    averaged: NDArray[np.float64] = whole.reshape(N_PROMPTS, N_TOKENS).mean(1)
+    return averaged
+
+
+@pytest.mark.parametrize("cutoff", [None, CUTOFF])
+def test_prompts_equal_a_second_level_model_of_their_effects(prepared: Path, cutoff: float | None) -> None:
+    one = analysed(prepared, "glmprompt", high_pass=cutoff, overwrite=True)
+    shown = read_tsv(one.mask.with_name(one.mask.name.split("_contrast")[0] + "_prompts.tsv"))
+    effects = nib.load(
+        one.mask.with_name(one.mask.name.split("_contrast")[0] + "_stat-effect_desc-prompts_statmap.nii.gz")
+    )
+    assert effects.shape[3] == len(shown) == N_RUNS * N_PROMPTS
+    design = pd.DataFrame({"on": (shown["trial_type"] == "on") * 1.0})
+    for run in range(N_RUNS):
+        own = np.repeat(np.arange(N_RUNS) == run, N_PROMPTS)
+        design[f"run{run}"] = own * 1.0
+        for order in (1, 2) if cutoff else ():
+            design[f"drift{run}{order}"] = own * np.tile(mean_cosines(order), N_RUNS)
+    mask = nib.load(one.mask.with_name(one.mask.name.split("_contrast")[0] + "_desc-brain_mask.nii.gz"))
+    model = SecondLevelModel(mask_img=mask).fit(list(nib.four_to_three(effects)), design_matrix=design)
+    by_hand = model.compute_contrast("on", output_type="z_score").get_fdata().reshape(-1)
+    np.testing.assert_allclose(values(one.z_map), by_hand, rtol=0, atol=1e-5)
+
+
+def prompt_means(root: Path) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Mean of every unit over every prompt, in standard deviations, and which prompts are "on", run by run."""
+    scans = [(values(path) - 10000) / 100 for path in files_of(root, "_bold.nii.gz")]
+    means = np.stack([run.reshape(-1, N_PROMPTS, N_TOKENS).mean(2).T for run in scans])
+    tables = [read_tsv(path) for path in sorted((root / "sub-phantom" / "func").glob("*acq-mlp*events.tsv"))]
+    return means, np.stack([(table["trial_type"] == "on").to_numpy() for table in tables])
+
+
+def test_means_of_prompts_give_the_t_test_of_a_textbook(prepared: Path) -> None:
+    one = analysed(prepared, "glmmean", level="prompt-mean", drift="none", overwrite=True)
+    means, on = prompt_means(prepared)
+    within = on - on.mean(1, keepdims=True)
+    left = means - means.mean(1, keepdims=True)
+    slope = np.einsum("rp,rpv->v", within, left) / (within**2).sum()
+    rest = left - within[..., None] * slope
+    dof = on.size - N_RUNS - 1
+    error = np.sqrt((rest**2).sum((0, 1)) / dof / (within**2).sum())
+    tested = values(one.z_map) != 0
+    for statistic, expected in {"effect": slope, "variance": error**2, "t": slope / np.maximum(error, 1e-9)}.items():
+        np.testing.assert_allclose(values(beside(one, statistic))[tested], expected[tested], rtol=1e-4, atol=1e-6)
+    assert (
+        read_json(beside(one, "t").with_name(beside(one, "t").name.replace(".nii.gz", ".json")))["Llm2bids"][
+            "DegreesOfFreedom"
+        ]
+        == dof
+    )
+    p = 2 * stats.t.sf(np.abs(slope[tested] / error[tested]), dof)
+    np.testing.assert_allclose(values(beside(one, "p"))[tested], p, rtol=1e-3, atol=1e-7)
+
+
+def test_the_mean_of_a_prompt_is_its_effect_in_a_model_of_its_own(prepared: Path) -> None:
+    one = analysed(prepared, "glmmean", level="prompt-mean", drift="none", overwrite=True)
+    stem = one.mask.name.split("_contrast")[0]
+    effects = values(one.mask.with_name(f"{stem}_stat-effect_desc-prompts_statmap.nii.gz"))
+    means, _ = prompt_means(prepared)
+    tested = values(one.mask.with_name(f"{stem}_desc-brain_mask.nii.gz")) > 0
+    np.testing.assert_allclose(effects[tested], means.reshape(N_RUNS * N_PROMPTS, -1).T[tested], atol=1e-4)
+    mask = nib.load(one.mask.with_name(f"{stem}_desc-brain_mask.nii.gz"))
+    events = pd.DataFrame({"onset": np.arange(N_PROMPTS) * 5.0, "duration": 5.0, "trial_type": list("abcdefghij")})
+    with catch_warnings():
+        simplefilter("ignore")
+        model = FirstLevelModel(
+            t_r=1, slice_time_ref=0.5, hrf_model=None, drift_model=None, noise_model="ols", signal_scaling=False,
+            mask_img=mask,
+        ).fit(files_of(prepared, "_bold.nii.gz")[0], events)  # fmt: skip
+        by_hand = model.compute_contrast("c - d", output_type="effect_size").get_fdata().reshape(-1) / 100
+    np.testing.assert_allclose((effects[:, 2] - effects[:, 3])[tested], by_hand[tested], atol=1e-4)
+
+
+def test_runs_are_combined_by_fixed_effects(prepared: Path) -> None:
+    one = analysed(prepared, "glmrun", inference="run")
+    runs = [
+        [beside(one, f"{name}").name.replace("_space", f"_run-0{run}_space") for run in (1, 2)]
+        for name in ("effect", "variance")
+    ]
+    paths = [[one.z_map.with_name(name) for name in names] for names in runs]
+    dofs = [
+        read_json(path.with_name(path.name.replace(".nii.gz", ".json")))["Llm2bids"]["DegreesOfFreedom"]
+        for path in paths[0]
+    ]
+    assert dofs == [N_PROMPTS - 2] * N_RUNS
+    mask = nib.load(one.mask.with_name(one.mask.name.split("_contrast")[0] + "_desc-brain_mask.nii.gz"))
+    *_, z = compute_fixed_effects(*paths, mask, precision_weighted=True, dofs=dofs)
+    np.testing.assert_allclose(values(one.z_map), z.get_fdata().reshape(-1), atol=1e-4)
+
+
+# ---- what is written
+
+
+def test_the_network_is_what_the_false_discovery_rate_leaves(found: Finding) -> None:
+    stem = found.mask.name.split("_contrast")[0]
+    tested = values(found.mask.with_name(f"{stem}_desc-brain_mask.nii.gz")) > 0
+    p = 2 * stats.norm.sf(np.abs(values(found.z_map)[tested]))
+    ranks = np.arange(1, len(p) + 1)
+    below = np.flatnonzero(np.sort(p) <= 0.05 * ranks / len(p))
+    network = values(found.mask)[tested] > 0
+    np.testing.assert_array_equal(network, p <= np.sort(p)[below[-1]])
+    assert (found.n_tested, found.n_selected) == (tested.sum(), network.sum())
+    assert found.threshold == pytest.approx(np.abs(values(found.z_map)[values(found.mask) > 0]).min(), rel=1e-5)
+
+
+def test_the_table_of_units_is_the_mask(found: Finding) -> None:
+    table = read_tsv(found.units)
+    mask = load_mask(found.mask)
+    assert sorted(map(int, table["unit"])) == mask.units.tolist()
+    volume = nib.load(found.z_map).get_fdata()
+    for row in table.head(3).itertuples():
+        assert volume[mask.space.voxel_of(int(row.unit))] == pytest.approx(float(row.z), rel=1e-4)
+    strength = table["z"].astype(float).abs()
+    assert strength.is_monotonic_decreasing
+    assert strength.min() == pytest.approx(found.threshold, rel=1e-4)
+
+
+def test_every_sidecar_says_where_its_image_comes_from(prepared: Path, found: Finding) -> None:
+    raw = next((prepared / "sub-phantom" / "func").glob("*acq-mlp*bold.json"))
+    model = {
+        key: read_json(raw)["Llm2bids"][key] for key in ("Model", "Revision", "WeightsSHA256", "Site", "UnitSpace")
+    }
+    out = found.mask.parents[2]
+    links = read_json(out / "dataset_description.json")["DatasetLinks"]
+    images = sorted(found.mask.parent.glob("*acq-mlp*.nii.gz"))
+    assert len(images) == 8
+    for image in images:
+        sidecar = read_json(image.with_name(image.name.replace(".nii.gz", ".json")))
+        own = sidecar["Llm2bids"]
+        assert {key: own[key] for key in model} == model
+        assert (own["Statistics"]["Correction"], own["Statistics"]["Alpha"]) == ("fdr", 0.05)
+        assert len(own["Stimuli"]) == N_RUNS
+        for source in (*sidecar["Sources"], sidecar["SpatialReference"]):
+            _, name, path = source.split(":")
+            assert (out / links[name] / path).is_file(), source
+        if "_contrast-" in image.name:
+            assert own["Contrast"]["Name"] == "onVsOff"
+            assert own["RunsDropped"] == []
+    assert (
+        read_json(found.mask.with_name(found.mask.name.replace(".nii.gz", ".json")))["Llm2bids"]["ThresholdZ"]
+        == found.threshold
+    )
+
+
+def test_sidecars_hash_the_stimuli(prepared: Path, found: Finding) -> None:
+    raw = sorted((prepared / "sub-phantom" / "func").glob("*acq-mlp*bold.json"))
+    shown = [read_json(path)["Llm2bids"] for path in raw]
+    own = read_json(found.z_map.with_name(found.z_map.name.replace(".nii.gz", ".json")))["Llm2bids"]["Stimuli"]
+    assert own == [{"File": one["Stimuli"], "SHA256": one["Settings"]["StimuliSHA256"]} for one in shown]
+    assert all(re.fullmatch("[0-9a-f]{64}", one["SHA256"]) for one in own)
+
+
+def test_the_page_needs_nothing_from_elsewhere(found: Finding) -> None:
+    page = (found.mask.parents[2] / "sub-phantom.html").read_text()
+    assert page.count("data:image/png;base64,") >= 3
+    assert not re.findall(r"(?:src|href)=[\"']?(?!data:|#)[^\"'>]+", page)
+    assert f"{found.n_selected} of {found.n_tested} units" in page
+
+
+def test_results_are_valid_bids_inside_and_outside(prepared: Path, found: Finding, tmp_path: Path) -> None:
+    analysed(prepared, "glmrun", inference="run", overwrite=True)
+    glm(prepared, tmp_path / "else where" / "out", sites=["mlp"], progress=False)
+    folders = [*validate(found.mask.parents[2]), *validate(tmp_path / "else where" / "out")]
+    folders += validate(prepared / "derivatives" / "glmrun")
+    assert [(one.n_errors, one.n_warnings, one.summary()) for one in folders if one.issues] == []
+    links = read_json(tmp_path / "else where" / "out" / "dataset_description.json")["DatasetLinks"]
+    assert (tmp_path / "else where" / "out" / links["raw"]).resolve() == prepared.resolve()
+
+
+def test_two_processes_write_the_same_bytes_as_one(prepared: Path, tmp_path: Path) -> None:
+    for n_jobs in (1, 2):
+        glm(prepared, tmp_path / str(n_jobs), n_jobs=n_jobs, progress=False)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+def test_a_model_of_ones_own_with_f_confounds_and_wildcards(prepared: Path, tmp_path: Path) -> None:
+    fields = read_json(prepared / "code" / "models" / "model-pathology_smdl.json")
+    node = fields["Nodes"][0]
+    node["Model"] |= {"X": [1, "trial_type.*", "tok_*"], "Options": {"HighPassFilterCutoffHz": CUTOFF}}
+    node["Contrasts"] = [
+        {
+            "Name": "difference",
+            "ConditionList": ["trial_type.on", "trial_type.off"],
+            "Weights": ["1/2", -0.5],
+            "Test": "t",
+        },
+        {"Name": "any", "ConditionList": ["trial_type.on", "trial_type.off"], "Weights": [[1, -1]], "Test": "F"},
+    ]
+    fields["Input"] |= {"acquisition": ["mlp"]}
+    write_json(tmp_path / "own_smdl.json", fields)
+    t, f = glm(prepared, tmp_path / "out", model=tmp_path / "own_smdl.json", progress=False)
+    assert (t.contrast, f.contrast, t.site) == ("difference", "any", "mlp")
+    np.testing.assert_allclose(values(beside(f, "F")), values(beside(t, "t")) ** 2, rtol=1e-4)
+    own = read_json(f.z_map.with_name(f.z_map.name.replace(".nii.gz", ".json")))["Llm2bids"]
+    assert (own["HighPassHz"], own["Contrast"]["Weights"]) == (CUTOFF, [[1.0, -1.0]])
+    (one,) = glm(prepared, tmp_path / "half", sites=["mlp"], contrasts=["half=0.5*on - 0.5*off"],
+                 confounds=["tok_*"], high_pass=CUTOFF, progress=False)  # fmt: skip
+    np.testing.assert_array_equal(values(one.z_map), values(t.z_map))
+
+
+def test_input_leaves_runs_out(prepared: Path, tmp_path: Path) -> None:
+    fields = read_json(prepared / "code" / "models" / "model-pathology_smdl.json")
+    write_json(tmp_path / "one_smdl.json", fields | {"Input": {"run": [2]}})
+    (one,) = glm(prepared, tmp_path / "out", sites=["mlp"], model=tmp_path / "one_smdl.json", progress=False)
+    sources = read_json(one.mask.with_name(one.mask.name.replace(".nii.gz", ".json")))["Sources"]
+    assert [source.split("_run-")[1][:2] for source in sources] == ["02"]
+    write_json(tmp_path / "none_smdl.json", fields | {"Input": {"run": [3]}})
+    refused(StatsModelError, r"Input of .*none_smdl\.json lets none", prepared, model=tmp_path / "none_smdl.json")
+
+
+# ---- what is there already
+
+
+def test_what_is_there_stays_unless_replaced(copied: Path) -> None:
+    first = analysed(copied, "out")
+    before = contents(copied)
+    with pytest.raises(DatasetError, match=r"glm\.json exists already; go on with --resume, replace"):
+        analysed(copied, "out")
+    with pytest.raises(DatasetError, match="made of other data or with other settings"):
+        analysed(copied, "out", alpha=0.01, resume=True)
+    with pytest.raises(DatasetError, match="both --resume and --overwrite"):
+        analysed(copied, "out", resume=True, overwrite=True)
+    again = analysed(copied, "out", resume=True)
+    assert again.skipped
+    assert (again.mask, again.n_selected) == (first.mask, first.n_selected)
+    assert contents(copied) == before
+
+
+def test_another_correction_replaces_the_earlier_network(copied: Path) -> None:
+    first = analysed(copied, "out")
+    other = analysed(copied, "out", correction="maxt", n_permutations=99, overwrite=True)
+    assert other.mask.is_file()
+    assert not first.mask.exists()
+    assert [path.name for path in first.mask.parent.iterdir() if "fdr05" in path.name] == []
+
+
+def test_a_second_task_joins_the_first(copied: Path) -> None:
+    analysed(copied, "out")
+    record(copied, task="archeology", sites=["mlp"], **SMALL)
+    prep(copied, resume=True, progress=False)
+    glm(copied, copied / "derivatives" / "out", task_label=["archeology"], progress=False)
+    again = glm(copied, copied / "derivatives" / "out", resume=True, progress=False)
+    assert [(one.task, one.skipped) for one in again] == [("archeology", True), ("pathology", True)]
+    page = (copied / "derivatives" / "out" / "sub-phantom.html").read_text()
+    assert "Task archeology" in page
+    assert "Task pathology" in page
+
+
+def test_an_analysis_that_was_cut_off_while_moving_is_finished(copied: Path) -> None:
+    out = Dataset(copied / "derivatives" / "out", "derivative")
+    first = analysed(copied, "out")
+    before = contents(out.root)
+    stage = out.root / ".llm2bids" / first.mask.name.split("_contrast")[0]
+    (stage / "sub-phantom" / "func").mkdir(parents=True)
+    for path in first.mask.parent.glob("*.nii.gz"):
+        path.rename(stage / "sub-phantom" / "func" / path.name)
+    (stage / "READY").touch()
+    assert analysed(copied, "out", resume=True).skipped
+    assert contents(out.root) == before
+
+
+def test_results_of_another_dataset_are_refused(prepared: Path, copied: Path) -> None:
+    analysed(copied, "out")
+    with pytest.raises(DatasetError, match=r"holds results of \.\./\.\., not of .*; name another output folder"):
+        glm(prepared, copied / "derivatives" / "out", progress=False)
+
+
+def test_two_at_once_on_one_output_do_not_mix(copied: Path, found: Finding) -> None:
+    out = Dataset(copied / "derivatives" / "out", "derivative")
+    with out.stage(found.mask.name.split("_contrast")[0]) as other:
+        (other / "half").mkdir()
+        with pytest.raises(DatasetError, match="is being written by another process"):
+            analysed(copied, "out")
+        assert (other / "half").is_dir()
+    assert analysed(copied, "out").n_selected == found.n_selected
+
+
+# ---- where results may go
+
+
+@pytest.mark.parametrize(
+    "place", [".", "sub-phantom", "out", "derivatives", "derivatives/llm2bids", "derivatives/phantom/x"]
+)
+def test_the_raw_data_and_what_is_made_of_them_stay_apart(prepared: Path, place: str) -> None:
+    before = contents(prepared)
+    with pytest.raises(DatasetError, match="derivatives/NAME"):
+        glm(prepared, prepared / place, progress=False)
+    assert contents(prepared) == before
+
+
+def test_a_folder_that_is_something_else_is_refused(prepared: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "notes.txt").touch()
+    with pytest.raises(DatasetError, match="no BIDS dataset"):
+        glm(prepared, tmp_path / "notes", progress=False)
+    with pytest.raises(DatasetError, match="no BIDS dataset"):
+        glm(tmp_path / "notes", tmp_path / "out", progress=False)
+    with pytest.raises(DatasetError, match="is a derivative; give the raw dataset"):
+        glm(prepared / "derivatives" / "llm2bids", tmp_path / "out", progress=False)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["notes", "notes.txt"]
+
+
+# ---- bad input
+
+
+def test_a_dataset_that_is_not_prepared_is_refused(copied: Path) -> None:
+    shutil.rmtree(copied / "derivatives" / "llm2bids" / "sub-phantom")
+    refused(DatasetError, "is not prepared .* run: llm2bids prep", copied)
+    shutil.rmtree(copied / "derivatives" / "llm2bids")
+    refused(DatasetError, "is not prepared .* run: llm2bids prep", copied)
+
+
+def test_a_recording_that_is_not_prepared_is_refused(copied: Path) -> None:
+    record(copied, task="archeology", sites=["mlp"], **SMALL)
+    told = "sub-phantom_task-archeology_acq-mlp_run-01 is recorded but not prepared; run: llm2bids prep"
+    refused(DatasetError, told, copied)
+    refused(DatasetError, told, copied, task_label=["archeology"])
+    assert analysed(copied, "out", task_label=["pathology"]).task == "pathology"
+
+
+def test_a_recording_made_anew_is_refused(copied: Path) -> None:
+    record(copied, task="pathology", sites=["mlp"], seed=1, overwrite=True, **SMALL)
+    refused(DatasetError, "run-01 was recorded anew, .* llm2bids prep .* --overwrite", copied)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "told"),
+    [
+        ({"contrasts": ["mine=on - nope"]}, DesignError, "contrast mine names condition nope, .* it has on, off"),
+        ({"contrasts": ["on off"]}, StatsModelError, "contrast 'on off' found"),
+        ({"contrasts": ["a=on - off", "a=off - on"]}, StatsModelError, "two contrasts would be named a"),
+        ({"contrasts": ["on"]}, DesignError, "contrast on over the prompts of .* cannot be estimated: columns"),
+        ({"confounds": ["heart_rate"]}, DesignError, "task-pathology_acq-mlp_run-01: heart_rate .* tok_position"),
+        ({"high_pass": 0.6}, DesignError, "cutoff of 0.6 Hz found, which leaves nothing"),
+        ({"high_pass": 0.4}, DesignError, r"cannot be estimated: columns .*, \.\.\. are collinear"),
+        ({"high_pass": 0.49, "inference": "token"}, DesignError, "run-01 has 50 scans and 52 columns: none left"),
+        ({"participant_label": ["nobody"]}, DatasetError, "sub-nobody not found in .*; there are phantom"),
+        ({"task_label": ["rest"]}, DatasetError, "task-rest not found"),
+        ({"sites": ["head"]}, DatasetError, "acq-head not found in .*; there are mlp"),
+        ({"smoothing_fwhm": 6.0}, InferenceError, "smoothing asked for, but neighbouring voxels are neighbours on the"),
+        (
+            {"cluster_threshold": 10},
+            InferenceError,
+            "clusters asked for, but neighbouring voxels are neighbours on the",
+        ),
+        ({"compare": "group"}, InferenceError, "asked for a single subject"),
+        ({"analysis_level": "session"}, InferenceError, "level 'session' found; use participant or group"),
+        ({"model": "nowhere.json"}, DatasetError, r"nowhere\.json cannot be read"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused(
+    copied: Path, options: dict[str, Any], error: type[Exception], told: str
+) -> None:
+    refused(error, told, copied, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"correction": "maxt"}, "permutation of F contrast any"),
+        ({"inference": "run"}, "F contrast any over several runs with --inference run"),
+        ({"inference": "token"}, "F contrast any over several runs with --inference token"),
+    ],
+)
+def test_f_is_refused_where_it_is_no_f(copied: Path, options: dict[str, Any], told: str) -> None:
+    path = copied / "code" / "models" / "model-pathology_smdl.json"
+    fields = read_json(path)
+    fields["Nodes"][0]["Contrasts"][0] |= {"Name": "any", "Weights": [[1, -1]], "Test": "F"}
+    write_json(path, fields)
+    refused(InferenceError, told, copied, **options)
+
+
+def test_a_model_that_names_no_factor_or_the_intercept_is_refused(copied: Path) -> None:
+    path = copied / "code" / "models" / "model-pathology_smdl.json"
+    fields = read_json(path)
+    node = fields["Nodes"][0]
+    write_json(path, fields | {"Nodes": [node | {"Transformations": None}]})
+    refused(StatsModelError, r"model pathology names trial_type\.on but no Factor", copied)
+    one = {"Name": "mean", "ConditionList": [1, "trial_type.on"], "Weights": [1, 1], "Test": "t"}
+    write_json(path, fields | {"Nodes": [node | {"Contrasts": [one]}]})
+    refused(DesignError, "contrast mean weighs the intercept", copied)
+    write_json(path, fields | {"Nodes": [node | {"Model": {"Type": "glm", "X": ["trial_type.old"]}}]})
+    refused(
+        DesignError, r"task-pathology_acq-mlp: trial_type\.old .* there are trial_type\.off, trial_type\.on", copied
+    )
+    path.unlink()
+    refused(StatsModelError, "task pathology has no model .* --model", copied)
+
+
+def relabel(root: Path, run: int, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """Change the events of a run as if it had been recorded and prepared like that."""
+    (path,) = (root / "sub-phantom" / "func").glob(f"*acq-mlp_run-0{run}_events.tsv")
+    write_tsv(path, change(read_tsv(path)))
+    (prepared,) = (root / PREPARED).glob(f"*acq-mlp_run-0{run}_*_bold.json")
+    sidecar = read_json(prepared)
+    raw = path.with_name(path.name.replace("events.tsv", "bold.json"))
+    sidecar["Llm2bids"]["SourceSHA256"] = hashlib.sha256(raw.read_bytes() + path.read_bytes()).hexdigest()
+    write_json(prepared, sidecar)
+
+
+@pytest.mark.parametrize("inference", ["prompt", "run", "token"])
+def test_a_run_without_a_condition_is_refused_or_left_out(copied: Path, inference: str) -> None:
+    relabel(copied, 1, lambda table: table.replace({"trial_type": {"on": "off"}}))
+    told = "run-01 has no condition on, which contrast onVsOff needs; it has off: .* --drop-missing"
+    refused(DesignError, told, copied, inference=inference)
+    one = analysed(copied, "out", inference=inference, drop_missing=True)
+    sidecar = read_json(one.mask.with_name(one.mask.name.replace(".nii.gz", ".json")))
+    assert sidecar["Llm2bids"]["RunsDropped"] == ["run-01"]
+    fields = read_json(copied / "code" / "models" / "model-pathology_smdl.json") | {"Input": {"run": [2]}}
+    write_json(copied / "second_smdl.json", fields)
+    alone = analysed(copied, "alone", inference=inference, model=copied / "second_smdl.json")
+    np.testing.assert_allclose(values(one.z_map), values(alone.z_map), atol=1e-5)
+
+
+def test_no_run_with_all_conditions_is_refused(copied: Path) -> None:
+    relabel(copied, 1, lambda table: table.replace({"trial_type": {"on": "off"}}))
+    relabel(copied, 2, lambda table: table.replace({"trial_type": {"off": "on"}}))
+    refused(DesignError, "no run of .* has all conditions of contrast onVsOff", copied, drop_missing=True)
+
+
+def test_events_outside_the_run_are_refused(copied: Path) -> None:
+    relabel(copied, 2, lambda table: table.assign(duration=["99", *table["duration"][1:]]))
+    refused(DatasetError, r"run-02_events\.tsv line 2: an event of 99 s at 0 s lies outside the run, .* 50 s", copied)
+
+
+@pytest.mark.parametrize("inference", ["prompt", "token"])
+def test_a_confound_that_is_the_task_is_refused(copied: Path, inference: str) -> None:
+    for path, events in zip(
+        files_of(copied, "timeseries.tsv"),
+        sorted((copied / "sub-phantom" / "func").glob("*acq-mlp*events.tsv")),
+        strict=True,
+    ):
+        on = np.repeat(read_tsv(events)["trial_type"] == "on", N_TOKENS).astype(int)
+        write_tsv(path, read_tsv(path).assign(arousal=on.to_numpy()))
+    told = "cannot be estimated: columns .*arousal.* are collinear; leave one out"
+    refused(DesignError, told, copied, confounds=["arousal"], inference=inference)
+
+
+def test_confounds_that_are_no_numbers_are_refused(copied: Path) -> None:
+    path = min((copied / PREPARED).glob("*acq-mlp*timeseries.tsv"))
+    write_tsv(path, read_tsv(path).assign(tok_entropy="n/a"))
+    refused(DatasetError, "timeseries.tsv must hold one number per scan", copied, confounds=["tok_entropy"])
+
+
+def test_units_that_are_constant_in_a_run_are_not_tested(copied: Path, found: Finding) -> None:
+    record(copied, task="pathology", sites=["mlp"], overwrite=True, **SMALL)
+    (path,) = (copied / "sub-phantom" / "func").glob("*acq-mlp_run-02_bold.nii.gz")
+    image = nib.load(path)
+    planted = load_mask(found.mask).units[:3]
+    volumes = np.asarray(image.dataobj).copy()
+    for unit in planted:
+        volumes[load_mask(found.mask).space.voxel_of(int(unit))] = 7.0
+    write_image(path, nib.Nifti1Image(volumes, image.affine, image.header))
+    prep(copied, overwrite=True, progress=False)
+    one = analysed(copied, "out")
+    assert one.n_tested == found.n_tested - 3
+    assert not set(planted) & set(load_mask(one.mask).units)
+    space = load_mask(found.mask).space
+    for unit in planted:
+        assert [nib.load(beside(one, name)).get_fdata()[space.voxel_of(int(unit))] for name in ("z", "p")] == [0.0, 1.0]
+
+
+def test_a_run_of_three_scans(tmp_path: Path) -> None:
+    record(tmp_path / "ds", task="pathology", **SMALL | {"blocks": 1, "prompts_per_block": 1, "tokens": 1})
+    prep(tmp_path / "ds", progress=False)
+    told = "run-01 has 3 scans of 3 prompts and 3 columns: none left .* --level prompt-mean"
+    refused(DesignError, told, tmp_path / "ds", sites=[])
+    one = analysed(tmp_path / "ds", "out", sites=[], level="prompt-mean")
+    own = read_json(one.mask.with_name(one.mask.name.replace(".nii.gz", ".json")))["Llm2bids"]
+    assert own["DegreesOfFreedom"] == 6 - 3
+    refused(DesignError, "run-01 has 3 scans and 3 columns: none left", tmp_path / "ds", sites=[], inference="token")
+
+
+def test_a_single_run_with_two_prompts_leaves_nothing_for_the_noise(tmp_path: Path) -> None:
+    (tmp_path / "two.tsv").write_text("text\ttrial_type\na mountain\ton\na river\toff\n")
+    record(tmp_path / "ds", task=str(tmp_path / "two.tsv"), tokens=5, progress=False)
+    prep(tmp_path / "ds", progress=False)
+    refused(DesignError, "2 prompts and 2 independent columns: none left for the noise", tmp_path / "ds", sites=[])
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def corrupted(path: Path) -> None:
+    packed = bytearray(path.read_bytes())
+    packed[len(packed) // 2] ^= 0xFF
+    path.write_bytes(bytes(packed))
+
+
+def no_image(path: Path) -> None:
+    path.write_bytes(b"no image")
+
+
+def with_nan(path: Path) -> None:
+    image = nib.load(path)
+    volumes = np.asarray(image.dataobj).copy()
+    volumes[2, 2, 2, 1] = np.nan
+    write_image(path, nib.Nifti1Image(volumes, image.affine, image.header))
+
+
+@pytest.mark.parametrize(
+    ("damage", "n_jobs"), [(truncated, 1), (truncated, 2), (corrupted, 1), (no_image, 1), (with_nan, 1)]
+)
+def test_damaged_volumes_are_refused_and_nothing_is_written(
+    copied: Path, damage: Callable[[Path], None], n_jobs: int
+) -> None:
+    damage(files_of(copied, "_bold.nii.gz")[1])
+    refused(
+        DatasetError,
+        "(run-02_.*(truncated or corrupted|is no NIfTI)|NaN or infinity found in .*run-02)",
+        copied,
+        n_jobs=n_jobs,
+    )
+
+
+def test_folders_made_for_nothing_go(copied: Path, tmp_path: Path) -> None:
+    truncated(files_of(copied, "_bold.nii.gz")[1])
+    with pytest.raises(DatasetError, match="truncated"):
+        glm(copied, tmp_path / "a" / "b", progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ds"]
+
+
+@pytest.mark.parametrize("damage", [truncated, no_image, Path.unlink])
+def test_damaged_masks_are_refused(copied: Path, damage: Callable[[Path], None]) -> None:
+    damage(files_of(copied, "_mask.nii.gz")[0])
+    refused(DatasetError, r"run-01_.*_mask\.nii\.gz cannot be read .* llm2bids prep --overwrite", copied)
+
+
+def test_what_was_complete_stays_when_a_later_analysis_fails(copied: Path) -> None:
+    record(copied, task="archeology", sites=["mlp"], **SMALL)
+    prep(copied, resume=True, progress=False)
+    truncated(files_of(copied, "_bold.nii.gz")[-1])
+    out = copied / "derivatives" / "out"
+    with pytest.raises(DatasetError, match=r"task-pathology.*truncated"):
+        glm(copied, out, progress=False)
+    assert {path.name.split("_task-")[1].split("_")[0] for path in (out / "sub-phantom" / "func").iterdir()} == {
+        "archeology"
+    }
+    assert "Task archeology" in (out / "sub-phantom.html").read_text()
+    assert [path.name for path in (out / ".llm2bids").iterdir()] == ["lock"]
+    assert not [one.summary() for one in validate(out) if one.issues]
+
+
+def test_a_failed_replacement_leaves_the_old_results(copied: Path) -> None:
+    analysed(copied, "out")
+    before = contents(copied / "derivatives" / "out")
+    truncated(files_of(copied, "_bold.nii.gz")[1])
+    with pytest.raises(DatasetError, match="truncated"):
+        analysed(copied, "out", overwrite=True, alpha=0.01)
+    assert contents(copied / "derivatives" / "out") == before
+
+
+# ---- what was planted, and what was not
+
+
+def test_planted_networks_are_found(tmp_path: Path) -> None:
+    """On the average of two tasks at one seed; the false discovery rate is an expectation, no bound on each map."""
+    tasks = ["archeology", "medicalimaging"]
+    record(tmp_path / "ds", task=tasks, progress=False)
+    prep(tmp_path / "ds", progress=False)
+    rows = []
+    for one in glm(tmp_path / "ds", tmp_path / "ds" / "derivatives" / "glm", progress=False):
+        truth = next((tmp_path / "ds" / "derivatives" / "phantom").rglob(f"*task-{one.task}_*truth_mask.nii.gz"))
+        planted, network = values(truth) > 0, values(one.mask) > 0
+        hits = (planted & network).sum()
+        rows.append((hits / planted.sum(), 2 * hits / (planted.sum() + network.sum()), 1 - hits / network.sum()))
+    sensitivity, dice, false = np.mean(rows, axis=0)
+    assert len(rows) == len(tasks)
+    assert sensitivity >= 0.95
+    assert dice >= 0.95
+    assert false <= 0.05
+
+
+def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
+    """Rest whose prompts are called on and off by lot, at one seed; one such draw in twenty would find something."""
+    root = tmp_path / "ds"
+    record(root, task="rest", **SMALL | {"blocks": 3})
+    rng = np.random.default_rng(0)
+    for path in (root / "sub-phantom" / "func").glob("*events.tsv"):
+        table = read_tsv(path)
+        write_tsv(path, table.assign(trial_type=rng.permutation(np.resize(["on", "off"], len(table)))))
+    prep(root, progress=False)
+    contrast = {"Name": "lot", "ConditionList": ["trial_type.on", "trial_type.off"], "Weights": [1, -1], "Test": "t"}
+    factor = {"Transformer": "pybids-transforms-v1", "Instructions": [{"Name": "Factor", "Input": ["trial_type"]}]}
+    node = {"Level": "Run", "Name": "run", "GroupBy": ["run", "subject"], "Transformations": factor,
+            "Model": {"Type": "glm", "X": ["trial_type.*"]}, "Contrasts": [contrast]}  # fmt: skip
+    write_json(root / "lot_smdl.json", {"Name": "lot", "BIDSModelVersion": "1.0.0", "Nodes": [node]})
+    one = analysed(root, "out", sites=[], model=root / "lot_smdl.json", correction="maxt", n_permutations=199)
+    assert (one.n_selected, one.threshold) == (0, None)
+    assert one.n_tested > 700
+    assert read_tsv(one.units).empty
+    assert (
+        json.loads(one.mask.with_name(one.mask.name.replace(".nii.gz", ".json")).read_text())["Llm2bids"]["ThresholdZ"]
+        is None
+    )
