@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Final
 
 from llm2bids.errors import LabelError
@@ -94,6 +95,27 @@ def format_name(suffix: str, **entities: str | int | None) -> str:
     labels = {key: f"{value:02d}" if isinstance(value, int) else value for key, value in entities.items()}
     parts = [f"{key}-{check_label(str(labels[key]), key)}" for key in ENTITIES if labels.get(key) is not None]
     return "_".join([*parts, suffix])
+
+
+def sidecar_of(path: Path) -> Path:
+    """Name the sidecar of a file.
+
+    Parameters
+    ----------
+    path : Path
+        An image, table or anything else.
+
+    Returns
+    -------
+    Path
+        The ``.json`` beside it.
+
+    Examples
+    --------
+    >>> sidecar_of(Path("sub-gpt2_bold.nii.gz")).name, sidecar_of(Path("net.safetensors")).name
+    ('sub-gpt2_bold.json', 'net.json')
+    """
+    return path.with_name(path.name.removesuffix(".gz")).with_suffix(".json")
 
 
 def parse_name(name: str) -> tuple[str, dict[str, str]]:

@@ -24,6 +24,18 @@ PREPARED: Final = Path("derivatives", "llm2bids")
 """Where `prep` puts its derivative, relative to the raw dataset."""
 PREPROC: Final = "preproc"
 """Value of ``desc`` of volumes that are ready for statistics."""
+IDENTITY: Final = (
+    "Model",
+    "Revision",
+    "WeightsSHA256",
+    "Architecture",
+    "ModelType",
+    "Dtype",
+    "Tokenizer",
+    "Site",
+    "Mode",
+)
+"""What every sidecar made of a recording repeats of it."""
 _TOLERANCE: Final = 1e-6
 """Seconds by which an event may pass the end of its run: rounding."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from llm2bids import __version__
-from llm2bids.bids.names import format_name
+from llm2bids.bids.names import format_name, sidecar_of
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.tables import read_json, write_bytes, write_json, write_tsv
 from llm2bids.bids.templates import template_json
@@ -201,7 +201,7 @@ def write_contrast(
     about = (
         f"Units found by contrast {contrast.name}: {settings.correction} at {settings.alpha:g}, {settings.tail}-tailed."
     )
-    write_json(json_of(mask), target.sidecar(about, own, Type="ROI"))
+    write_json(sidecar_of(mask), target.sidecar(about, own, Type="ROI"))
     units = target.path("units.tsv", contrast=contrast.label, desc=settings.label)
     write_tsv(units, units_table(target, selected, maps, adjusted))
     write_json(units.with_suffix(".json"), template_json("units.json") | target.sidecar(about, own))
@@ -246,7 +246,7 @@ def write_maps(
     for statistic, (values, text) in told.items():
         path = target.path("statmap.nii.gz", contrast=contrast.label, stat=statistic, **entities)
         write_image(path, target.space.to_image(target.spread(values, 1.0 if statistic == "p" else 0.0)))
-        write_json(json_of(path), target.sidecar(f"{contrast.name}: {text}", own))
+        write_json(sidecar_of(path), target.sidecar(f"{contrast.name}: {text}", own))
     return target.path("statmap.nii.gz", contrast=contrast.label, stat="z", **entities)
 
 
@@ -288,7 +288,9 @@ def write_tested(target: Target) -> None:
     """
     mask = target.path("mask.nii.gz", desc="brain")
     write_image(mask, target.space.to_image(target.tested))
-    write_json(json_of(mask), target.sidecar("Units that were tested: those that vary in every run.", {}, Type="Brain"))
+    write_json(
+        sidecar_of(mask), target.sidecar("Units that were tested: those that vary in every run.", {}, Type="Brain")
+    )
 
 
 def write_prompts(target: Target, prompts: pd.DataFrame, effects: NDArray[np.float64]) -> None:
@@ -306,7 +308,7 @@ def write_prompts(target: Target, prompts: pd.DataFrame, effects: NDArray[np.flo
     image = target.path("statmap.nii.gz", stat="effect", desc="prompts")
     about = "Effect of each prompt, in standard deviations of the unit over the run; prompts along the fourth axis."
     write_image(image, target.space.to_image(target.spread(effects)))
-    write_json(json_of(image), target.sidecar(about, {}))
+    write_json(sidecar_of(image), target.sidecar(about, {}))
     write_tsv(target.path("prompts.tsv"), prompts)
 
 
@@ -399,22 +401,6 @@ def describe_contrast(contrast: Contrast) -> dict[str, Any]:
             "Test": contrast.test,
         }
     }
-
-
-def json_of(image: Path) -> Path:
-    """Name the sidecar of an image.
-
-    Parameters
-    ----------
-    image : Path
-        A ``.nii.gz``.
-
-    Returns
-    -------
-    Path
-        The ``.json`` beside it.
-    """
-    return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
 
 
 def versions() -> dict[str, str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from llm2bids.bids.runs import PREPARED
+from llm2bids.bids.runs import IDENTITY, PREPARED
 from llm2bids.glm.estimate import estimate
 from llm2bids.glm.jobs import publish, stage_of
 from llm2bids.glm.output import (
@@ -30,18 +30,6 @@ if TYPE_CHECKING:
     from llm2bids.glm.analysis import Analysis
     from llm2bids.glm.estimate import Fitted
     from llm2bids.glm.output import Finding
-
-_MODEL: Final = (
-    "Model",
-    "Revision",
-    "WeightsSHA256",
-    "Architecture",
-    "ModelType",
-    "Dtype",
-    "Tokenizer",
-    "Site",
-    "Mode",
-)
 
 
 @dataclass(frozen=True)
@@ -130,7 +118,7 @@ class SubjectJob:
             "TaskName": analysis.entities["task"],
             "SpatialReference": str(first.sidecar.get("SpatialReference", "")).replace("bids::", "bids:prep:"),
             "Sources": [run.volumes.uri("prep") for run in analysis.runs],
-            "Llm2bids": {key: first.own[key] for key in _MODEL if key in first.own}
+            "Llm2bids": {key: first.own[key] for key in IDENTITY if key in first.own}
             | {
                 "UnitSpace": analysis.space.to_json(),
                 "Stimuli": [

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2bids import __version__
+from llm2bids.bids.names import sidecar_of
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.tables import read_json, read_tsv, write_bytes, write_json, write_tsv
+from llm2bids.bids.templates import template_json
 from llm2bids.errors import MaskError, SpaceError
 from llm2bids.mask.maps import IMAGE_SUFFIXES, is_binary, read_volume
 from llm2bids.mask.rules import Rule
@@ -25,12 +27,6 @@ if TYPE_CHECKING:
 IDENTITY = ("Model", "Revision", "WeightsSHA256", "Dtype", "Site")
 """Keys of a provenance that say whose units are meant."""
 _TARGETS = (".nii.gz", ".tsv", ".json", ".safetensors")
-_COLUMNS = {
-    "unit": {"Description": "Number of the unit in its space, from 0"},
-    "hookpoint": {"Description": "Place in the model: module path and side"},
-    "block": {"Description": "Number of the transformer block, -1 outside the blocks"},
-    "channel": {"Description": "Index of the unit within its hookpoint, from 0"},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +174,7 @@ def check_target(target: Path, sources: Sequence[Path], *, overwrite: bool) -> N
     """
     if not target.name.endswith(_TARGETS) or target.name in _TARGETS:
         raise MaskError(f"target {target.name} found; end it with {', '.join(_TARGETS)}")
-    read = {file.resolve() for source in sources for file in (source, _sidecar(source))}
+    read = {file.resolve() for source in sources for file in (source, sidecar_of(source))}
     for file in _files(target):
         if file.resolve() in read:
             other = target.name.replace(".", "_units.", 1)
@@ -304,7 +300,7 @@ def read_origin(path: Path) -> Origin:
     if path.suffix == ".safetensors":
         mask = UnitMask.from_safetensors(path)
         return Origin(mask.space, mask.provenance)
-    sidecar = path if path.suffix == ".json" else _sidecar(path)
+    sidecar = path if path.suffix == ".json" else sidecar_of(path)
     fields = read_json(sidecar) if sidecar.exists() else {}
     if isinstance(own := fields.get("Llm2bids"), dict):
         space = own.get("UnitSpace")
@@ -421,15 +417,9 @@ def _self_contained(path: Path) -> UnitMask:
         raise SpaceError(f"{path}: {error}") from error
 
 
-def _sidecar(path: Path) -> Path:
-    """The JSON beside a file."""
-    suffix = next((end for end in (*IMAGE_SUFFIXES, *_TARGETS) if path.name.endswith(end)), path.suffix)
-    return path.with_name(path.name.removesuffix(suffix) + ".json")
-
-
 def _files(path: Path) -> list[Path]:
     """What a mask saved under a name consists of."""
-    return [path, _sidecar(path)] if path.name.endswith((".nii.gz", ".tsv")) else [path]
+    return [path, sidecar_of(path)] if path.name.endswith((".nii.gz", ".tsv")) else [path]
 
 
 def _write(mask: UnitMask, path: Path) -> None:
@@ -443,10 +433,11 @@ def _write(mask: UnitMask, path: Path) -> None:
     }
     if path.name.endswith(".nii.gz"):
         write_image(path, mask.to_image())
-        write_json(_sidecar(path), {"Type": "ROI", **shared, **own})
+        write_json(sidecar_of(path), {"Type": "ROI", **shared, **own})
     elif path.suffix == ".tsv":
         write_tsv(path, mask.table())
-        write_json(_sidecar(path), {**shared, **_COLUMNS, **own})
+        columns = template_json("units.json")
+        write_json(sidecar_of(path), {**shared, **{name: columns[name] for name in mask.table().columns}, **own})
     elif path.suffix == ".json":
         write_json(path, mask.to_json())
     else:

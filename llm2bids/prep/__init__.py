@@ -5,16 +5,16 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from llm2bids import __version__
 from llm2bids.bids.dataset import Dataset
-from llm2bids.bids.names import parse_name
+from llm2bids.bids.names import parse_name, sidecar_of
 from llm2bids.bids.nifti import write_image
-from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs, read_events
+from llm2bids.bids.runs import IDENTITY, PREPARED, PREPROC, BoldRun, find_runs, read_events
 from llm2bids.bids.tables import read_json, write_json, write_tsv
 from llm2bids.bids.templates import template_json
 from llm2bids.design import SLICE_TIME_REF, high_pass
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llm2bids.statsmodel import StatsModel
-
-_KEPT: Final = ("Model", "Revision", "WeightsSHA256", "Architecture", "ModelType", "Dtype", "Tokenizer", "Site", "Mode")
-"""What the sidecar of a preprocessed run repeats of the recording's, besides settings and unit space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +78,14 @@ class _Job:
         derived = BoldRun(self.out.root, self.bold)
         confounded = derived.beside("timeseries.tsv", space=None, desc="confounds")
         mask = derived.beside("mask.nii.gz", desc="brain")
-        files = [self.bold, derived.beside("bold.json"), mask, _json(mask), confounded, confounded.with_suffix(".json")]
+        files = [
+            self.bold,
+            derived.beside("bold.json"),
+            mask,
+            sidecar_of(mask),
+            confounded,
+            confounded.with_suffix(".json"),
+        ]
         return files + ([fsl_folder(self.out.root, self.run) / "design.fsf"] if self.model else [])
 
     @property
@@ -234,7 +238,7 @@ def _publish(job: _Job) -> Prepared:
         texts = {"task": run.entities["task"], "space": space.label, "source": run.uri("raw")}
         timing = {"RepetitionTime": run.t_r, "StartTime": run.t_r * SLICE_TIME_REF}
         write_json(staged.beside("bold.json"), template_json("preproc_bold.json", **texts) | timing | {"Llm2bids": own})
-        write_json(_json(mask), template_json("brain_mask.json", **texts) | {"Llm2bids": own})
+        write_json(sidecar_of(mask), template_json("brain_mask.json", **texts) | {"Llm2bids": own})
         write_json(listed.with_suffix(".json"), describe(table, job.cutoff))
         if job.model:
             export_fsl(run, job.model, job.bold.resolve(), job.cutoff, table, (stage, job.out.root.resolve()))
@@ -249,7 +253,7 @@ def _publish(job: _Job) -> Prepared:
 def _own(job: _Job, prepared: Prepared) -> dict[str, Any]:
     """Our own part of the sidecars of a run."""
     before = job.run.own
-    kept = {key: before[key] for key in (*_KEPT, "Settings", "Stimuli", "UnitSpace") if key in before}
+    kept = {key: before[key] for key in (*IDENTITY, "Settings", "Stimuli", "UnitSpace") if key in before}
     return kept | {
         "Version": __version__,
         "SourceSHA256": job.run.fingerprint,
@@ -274,8 +278,3 @@ def _describe(out: Dataset, jobs: Sequence[_Job]) -> None:
         out.add_missing("atlas-layers_description.json", template_json("atlas_description.json"))
         for space in {job.run.space.label: job.run.space for job in jobs}.values():
             add_atlas(out, space)
-
-
-def _json(image: Path) -> Path:
-    """The sidecar of an image."""
-    return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
