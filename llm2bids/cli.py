@@ -283,7 +283,9 @@ def _add_glm(verbs: argparse._SubParsersAction[_Parser]) -> None:
         help="instead of the model's, e.g. 'on - off', 'name=on - off'",
     )
     what.add_argument(
-        "--drop-missing", action="store_true", help="leave out runs that lack a condition, instead of an error"
+        "--drop-missing",
+        action="store_true",
+        help="leave out runs that lack a condition, or subjects that lack a contrast, instead of an error",
     )
     _add_estimate_options(verb.add_argument_group("how it is estimated"))
     _add_test_options(verb.add_argument_group("how it is tested"))

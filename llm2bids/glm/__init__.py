@@ -186,8 +186,10 @@ def _run_all(
     finally:
         finished.close()
         _tidy(out, [job for job in todo if job.summary not in done], new)
-        for place in dict.fromkeys(job.place for job in todo if job.summary in done):
-            write_page(out, place)
+        fresh = {job.place for job in todo if job.summary in done}
+        for place in dict.fromkeys(job.place for job in jobs if job.summary in done):
+            if place in fresh or not (out.root / f"{place}.html").exists():
+                write_page(out, place)
     for job in jobs:
         yield from done[job.summary]
 

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import comb
+from math import factorial, prod
 from typing import TYPE_CHECKING, Any, Final
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from llm2bids.bids.tables import read_json, read_tsv
-from llm2bids.design import check_estimable
+from llm2bids.bids.tables import read_json, write_bytes, write_tsv
+from llm2bids.design import check_estimable, partition
 from llm2bids.errors import DatasetError, DesignError, InferenceError
 from llm2bids.glm.fit import adjust, contrasts_of_run, join, max_t
-from llm2bids.glm.jobs import publish
+from llm2bids.glm.jobs import publish, stage_of
+from llm2bids.glm.members import ESTIMATED, Member, by_contrast, find_members, read_map
 from llm2bids.glm.output import (
     SUMMARY,
     Target,
     describe_contrast,
     describe_dataset,
+    draw_design,
     fingerprint,
     versions,
     write_contrast,
-    write_designs,
+    write_tested,
 )
+from llm2bids.glm.settings import Settings
+from llm2bids.glm.subjects import TABLE, SubjectDesign, participants_of, rows_of
 from llm2bids.space import UnitSpace
-from llm2bids.statsmodel import INTERCEPT, Contrast, Node, StatsModel
+from llm2bids.statsmodel import INTERCEPT, Contrast, StatsModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,11 +41,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llm2bids.bids.dataset import Dataset
+    from llm2bids.glm.fit import StatMaps
     from llm2bids.glm.output import Finding
-    from llm2bids.glm.settings import Settings
 
+_TINY: Final = 1e-6
 FOLDER: Final = "group"
 """Where results of groups go, relative to the output."""
+_DESCRIPTION: Final = (
+    "Subjects are the samples. A unit is taken for the same unit in every subject, as in models trained from one."
+)
 
 
 @dataclass(frozen=True)
@@ -50,29 +58,26 @@ class GroupJob:
 
     Parameters
     ----------
-    subjects : dict
-        Summary of each subject's analysis, by label.
-    contrast : str
-        Name of the contrast of conditions.
-    node : Node
-        Columns and contrasts over subjects.
-    matrix : DataFrame, shape (n_subjects, n_regressors)
-        The design; rows in the order of `subjects`.
+    members : tuple of Member
+        The subjects.
+    design : SubjectDesign
+        What is asked; rows in the order of `members`.
     settings : Settings
         Correction, level, tail, permutations.
     out : Dataset
         Where results are, and go.
     raw : Path
         The raw dataset.
+    dropped : tuple of str
+        Subjects left out because they lack the contrast.
     """
 
-    subjects: dict[str, dict[str, Any]]
-    contrast: str
-    node: Node
-    matrix: pd.DataFrame
+    members: tuple[Member, ...]
+    design: SubjectDesign
     settings: Settings
     out: Dataset
     raw: Path
+    dropped: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:
@@ -82,13 +87,18 @@ class GroupJob:
     @property
     def summary(self) -> Path:
         """The file that says what was done and found."""
-        label = Contrast(self.contrast, ("",), ((1.0,),)).label
-        return self._target(self.out.root).path(SUMMARY, contrast=label)
+        return self._target(self.out.root).path(SUMMARY)
+
+    @property
+    def contrast(self) -> str:
+        """Name of the contrast of conditions."""
+        name: str = self.members[0].asked["Name"]
+        return name
 
     @cached_property
     def first(self) -> dict[str, Any]:
         """Summary of the first subject, for what all share."""
-        return next(iter(self.subjects.values()))
+        return self.members[0].summary
 
     @cached_property
     def space(self) -> UnitSpace:
@@ -98,16 +108,19 @@ class GroupJob:
     @cached_property
     def questions(self) -> list[Contrast]:
         """Contrasts over subjects, named after that of conditions and their own."""
-        columns = [column for column in self.matrix.columns if not column.startswith("pair.")]
-        own = self.node.questions(columns)
-        return [replace(one, name=_joined(self.contrast, "" if one.name == INTERCEPT else one.name)) for one in own]
+        return [
+            replace(one, name=_joined(self.contrast, "" if one.name == INTERCEPT else one.name))
+            for one in self.design.questions
+        ]
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of all that the result depends on."""
-        subjects = {label: summary["Fingerprint"] for label, summary in self.subjects.items()}
+        subjects = {member.label: member.summary["Fingerprint"] for member in self.members}
         questions = [describe_contrast(contrast) for contrast in self.questions]
-        return fingerprint(subjects, questions, self.matrix.to_dict("records"), self.settings.to_json())
+        matrix = self.design.matrix.to_dict("records")
+        pairs = None if self.design.differences is None else self.design.differences.tolist()
+        return fingerprint(subjects, questions, matrix, pairs, self.settings.to_json(), self.dropped)
 
     def check(self) -> None:
         """Refuse what the subjects cannot answer.
@@ -115,25 +128,22 @@ class GroupJob:
         Raises
         ------
         LLM2BIDSError
-            If geometries differ, a contrast cannot be estimated, or there are too few subjects.
+            If geometries differ, subjects were analysed differently, a contrast cannot be estimated, or there are too
+            few subjects.
         """
-        for label, summary in self.subjects.items():
-            if (other := summary["Llm2bids"]["UnitSpace"]) != self.space.to_json():
-                first = next(iter(self.subjects))
-                raise DatasetError(
-                    f"sub-{label} lives in space {other['Label']} ({other['Hookpoints'][0]} ...), sub-{first} in "
-                    f"{self.space.label} ({self.space.hookpoints[0]} ...): units of different geometries do not "
-                    "correspond; choose models of one kind with --participant-label"
-                )
-        rank = int(np.linalg.matrix_rank(self.matrix.to_numpy()))
-        if len(self.matrix) <= rank:
+        for member in self.members[1:]:
+            self._check_alike(member)
+        n_subjects, rank = len(self.members), int(np.linalg.matrix_rank(self.design.scaled.to_numpy()))
+        if n_subjects <= rank:
             raise DesignError(
-                f"{len(self.matrix)} subjects and {rank} independent columns found: none left for the noise; analyse "
-                "more subjects"
+                f"{n_subjects} subjects and {rank} independent columns found: none left for the noise; analyse more "
+                "subjects"
             )
+        matrix = self.design.matrix
         for contrast in self.questions:
-            check_estimable(self.matrix, contrast.matrix(list(self.matrix.columns)), f"contrast {contrast.name}")
-        self._check_permutations()
+            check_estimable(matrix, contrast.matrix(list(matrix.columns)), f"contrast {contrast.name}")
+            if self.settings.correction == "maxt":
+                self._check_permutations(contrast)
 
     def describe(self) -> None:
         """Make the output a BIDS derivative, which it is already."""
@@ -151,23 +161,24 @@ class GroupJob:
         Raises
         ------
         LLM2BIDSError
-            If a map cannot be read, or another process writes the same.
+            If a map cannot be read, two subjects are the same, or another process writes the same.
         """
-        with self.out.stage(self.summary.name.removesuffix(f"_{SUMMARY}")) as stage:
-            target = self._target(stage)
+        with self.out.stage(stage_of(self)) as stage:
+            every = self._effects()
+            tested = self._tested(every)
+            effects = every[:, tested].astype(np.float64)
+            target = self._target(stage, tested)
             target.folder.mkdir(parents=True)
-            effects = np.stack([self._effects(label)[self.tested] for label in self.subjects])
-            maps = join(contrasts_of_run(effects, self.matrix, self.questions, "ols"))
+            asked = {contrast.name: self.design.asked(contrast) for contrast in self.questions}
+            maps = join(contrasts_of_run(effects, self.design.scaled, list(asked.values()), "ols"))
             found = []
             for contrast in self.questions:
-                adjusted = (
-                    max_t(effects, self.matrix, contrast, self.settings)
-                    if self.settings.correction == "maxt"
-                    else adjust(maps[contrast.name].p(self.settings.tail), self.settings.correction)
-                )
+                adjusted = self._adjusted(effects, asked[contrast.name], maps[contrast.name])
                 found.append(write_contrast(target, contrast, maps[contrast.name], adjusted, self.settings))
-            named = self.matrix.assign(participant_id=[f"sub-{label}" for label in self.subjects])
-            write_designs(target, {f"contrast-{_joined(self.contrast, '')}": named.set_index("participant_id")})
+            write_tested(target)
+            named = self.design.matrix.set_axis([f"sub-{member.label}" for member in self.members])
+            write_tsv(target.path("design.tsv"), named.rename_axis("participant_id").reset_index())
+            write_bytes(target.path("design.png"), draw_design(named))
             return publish(self, stage, found)
 
     def about(self) -> dict[str, Any]:
@@ -179,71 +190,110 @@ class GroupJob:
             ``Subject`` (``group``), ``Task``, ``Site``, ``Space``, ``Subjects`` and all fields of the sidecars.
         """
         shared = {key: self.first[key] for key in ("Task", "Site", "Space")}
-        subjects = [f"sub-{label}" for label in self.subjects]
+        subjects = [f"sub-{member.label}" for member in self.members]
         return {"Subject": "group", **shared, "Subjects": subjects, **self._target(self.out.root).common}
 
-    @cached_property
-    def tested(self) -> NDArray[np.bool_]:
-        """Units tested in every subject, shape (n_units,)."""
-        masks = [self._read(label, "_desc-brain_mask.nii.gz") > 0 for label in self.subjects]
-        both: NDArray[np.bool_] = np.logical_and.reduce(masks)
-        if not both.any():
-            raise DesignError("no unit was tested in every subject; analyse fewer subjects")
-        return both
+    def _effects(self) -> NDArray[np.float32]:
+        """Effect of the contrast in every subject, shape (n_subjects, n_units)."""
+        effects = np.stack([read_map(member.effect, self.space) for member in self.members])
+        seen: dict[bytes, str] = {}
+        for member, own in zip(self.members, effects, strict=True):
+            if (other := seen.setdefault(own.tobytes(), member.label)) != member.label:
+                raise DesignError(
+                    f"sub-{member.label} and sub-{other} have the same effects to the last digit, so they are one "
+                    "sample and not two; leave one out with --participant-label"
+                )
+        return effects
 
-    def _effects(self, label: str) -> NDArray[np.float64]:
-        """Effect of the contrast in one subject, shape (n_units,)."""
-        name = Contrast(self.contrast, ("",), ((1.0,),)).label
-        return self._read(label, f"_contrast-{name}_stat-effect_statmap.nii.gz").astype(np.float64)
+    def _tested(self, effects: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Units tested in every subject whose effects leave something to estimate noise from, shape (n_units,)."""
+        masks = [read_map(member.tested, self.space) > 0 for member in self.members]
+        left, singular, _ = np.linalg.svd(self.design.scaled.to_numpy(), full_matrices=False)
+        basis = left[:, singular > _TINY * singular.max()]
+        noise = effects - basis @ (basis.T @ effects)
+        varying = np.linalg.norm(noise, axis=0) > _TINY * np.linalg.norm(effects, axis=0)
+        tested: NDArray[np.bool_] = np.logical_and.reduce([*masks, varying])
+        if not tested.any():
+            raise DesignError("no unit was tested in every subject and varies over them; analyse fewer subjects")
+        return tested
 
-    def _read(self, label: str, ending: str) -> NDArray[Any]:
-        """A map of one subject, shape (n_units,)."""
-        summary = self.subjects[label]
-        stem = summary["Name"]
-        path = self.out.root / f"sub-{label}" / "func" / f"{stem}{ending}"
-        try:
-            return self.space.to_signals(nib.load(path))
-        except (OSError, EOFError) as error:
-            raise DatasetError(
-                f"{path} cannot be read ({error}); analyse the subject again with --overwrite"
-            ) from error
+    def _adjusted(self, effects: NDArray[np.float64], asked: Contrast, maps: StatMaps) -> NDArray[np.float64]:
+        """p-values corrected for the number of units, shape (n_tested,)."""
+        if self.settings.correction != "maxt":
+            return adjust(maps.p(self.settings.tail), self.settings.correction)
+        by = self.design.differences
+        values, matrix = (effects, self.design.scaled) if by is None else (by @ effects, self._exchanged)
+        return max_t(values, matrix, asked, self.settings)
 
-    def _target(self, root: Path) -> Target:
+    @property
+    def _exchanged(self) -> pd.DataFrame:
+        """The design over what is exchanged: subjects, or the differences of pairs, whose signs are."""
+        scaled, by = self.design.scaled, self.design.differences
+        return scaled if by is None else pd.DataFrame(by @ scaled.to_numpy(), columns=scaled.columns)
+
+    def _target(self, root: Path, tested: NDArray[np.bool_] | None = None) -> Target:
         """Names and common fields of all files."""
         entities = {"task": self.first["Task"], "acq": self.first["Site"] or None, "space": self.first["Space"]}
+        own = {"contrast": self.questions[0].label}
+        settings, estimated = self.settings.to_json(), self.first["Llm2bids"]["Statistics"]
+        statistics = {key: value for key, value in settings.items() if key not in {*ESTIMATED, "DropMissing"}}
+        shown = [one for member in self.members for one in member.summary["Llm2bids"]["Stimuli"]]
         common = {
             "TaskName": self.first["Task"],
             "SpatialReference": self.first["SpatialReference"],
-            "Sources": [f"bids::sub-{label}/func/{one['Name']}_{SUMMARY}" for label, one in self.subjects.items()],
+            "Sources": [f"bids::{member.effect.relative_to(self.out.root).as_posix()}" for member in self.members]
+            + ([f"bids:raw:{TABLE}"] if self.design.factors or self.design.centred else []),
             "Llm2bids": {
-                "Subjects": {f"sub-{label}": _identity(summary) for label, summary in self.subjects.items()},
+                "Subjects": {f"sub-{member.label}": member.identity for member in self.members},
+                "SubjectsDropped": [f"sub-{label}" for label in self.dropped],
                 "Site": self.first["Site"],
                 "UnitSpace": self.space.to_json(),
-                "Stimuli": [shown for summary in self.subjects.values() for shown in summary["Llm2bids"]["Stimuli"]],
-                "Design": list(self.matrix.columns),
-                "Statistics": self.settings.to_json()
-                | {"Inference": "subject", "InferenceDescription": "Subjects are the samples."},
+                "Stimuli": [one for number, one in enumerate(shown) if one not in shown[:number]],
+                "Design": list(self.design.matrix.columns),
+                "Centred": list(self.design.centred),
+                "Paired": self.design.differences is not None,
+                "EffectOfSubject": {"Contrast": self.members[0].asked} | {key: estimated.get(key) for key in ESTIMATED},
+                "Statistics": statistics | {"Inference": "subject", "InferenceDescription": _DESCRIPTION},
                 "Versions": versions(),
             },
         }
-        tested = self.tested if root != self.out.root else np.zeros(self.space.n_units, bool)
-        return Target(root / FOLDER, entities, self.space, tested, common)
+        none = np.zeros(self.space.n_units, bool)
+        return Target(root / FOLDER, {**entities, **own}, self.space, none if tested is None else tested, common)
 
-    def _check_permutations(self) -> None:
-        """Refuse permutation tests that cannot reach their level."""
-        if self.settings.correction != "maxt":
-            return
-        groups = [int(total) for name, total in self.matrix.sum().items() if self.matrix[name].isin([0, 1]).all()]
-        n_subjects = len(self.matrix)
-        possible = (
-            2**n_subjects if max(groups, default=0) == n_subjects else comb(n_subjects, groups[0] if groups else 1)
-        )
-        if self.settings.tail == "two":
-            possible //= 2
-        if possible < 1 / self.settings.alpha:
+    def _check_alike(self, member: Member) -> None:
+        """Refuse a subject whose effects are not of the same units, or do not mean the same."""
+        first = self.members[0]
+        if (other := member.summary["Llm2bids"]["UnitSpace"]) != self.space.to_json():
+            raise DatasetError(
+                f"sub-{member.label} lives in space {other['Label']} ({other['Hookpoints'][0]} ...), sub-{first.label} "
+                f"in {self.space.label} ({self.space.hookpoints[0]} ...): units of different geometries do not "
+                "correspond; choose models of one kind with --participant-label"
+            )
+        for name, value in first.terms.items():
+            if (own := member.terms[name]) != value:
+                raise DesignError(
+                    f"sub-{member.label} was analysed with {name} {own}, sub-{first.label} with {value}, so their "
+                    "effects do not mean the same; analyse one of them again with --overwrite"
+                )
+
+    def _check_permutations(self, contrast: Contrast) -> None:
+        """Refuse permutation tests that cannot reach their level, or that exchange what may not be exchanged."""
+        if contrast.test != "t":
             raise InferenceError(
-                f"{n_subjects} subjects allow {possible} different permutations, level {self.settings.alpha:g} needs "
-                f"{1 / self.settings.alpha:.0f}; analyse more subjects, or use --correction fdr"
+                f"permutation of F contrast {contrast.name} asked for; use --correction fdr or bonferroni"
+            )
+        if len(self.design.factors) > 1 and self.design.differences is None:
+            raise InferenceError(
+                f"permutation with factors {', '.join(self.design.factors)} asked for: which subjects may be exchanged "
+                "is not known; use --compare and --pairs, or --correction bonferroni"
+            )
+        weights = self.design.asked(contrast).weights[0]
+        possible = _n_orders(*partition(self._exchanged, weights), two_tailed=self.settings.tail == "two")
+        if possible * self.settings.alpha <= 1:
+            raise InferenceError(
+                f"{len(self.members)} subjects allow {possible} different permutations, level "
+                f"{self.settings.alpha:g} needs more than {1 / self.settings.alpha:.0f}; analyse more subjects, or use "
+                "--correction fdr"
             )
 
 
@@ -271,7 +321,8 @@ def find_groups(  # noqa: PLR0913 - filters of BIDS apps
     subjects, tasks, sites : sequence of str
         Labels to keep; all without.
     model : Path, optional
-        A BIDS Stats Model whose Dataset node says what is asked.
+        A BIDS Stats Model whose Dataset node says what is asked, and whose Input of what; by default, and unless
+        `design` says otherwise, the Dataset node of the one recorded for each task in ``code/models``.
     design : tuple
         Columns of participants.tsv: the one whose two values are compared, the one that pairs subjects, covariates.
 
@@ -287,84 +338,70 @@ def find_groups(  # noqa: PLR0913 - filters of BIDS apps
     """
     if model and any(design):
         raise InferenceError("a model and a comparison asked for; the Dataset node of the model says what is compared")
-    participants = _participants(raw)
-    grouped: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = defaultdict(dict)
+    _refuse_first_level(settings)
+    asked = StatsModel.from_file(model) if model else None
     wanted = ({label.removeprefix("sub-") for label in subjects}, set(tasks), set(sites))
-    for path in sorted(out.root.glob(f"sub-*/func/*_{SUMMARY}")):
-        summary = read_json(path) | {"Name": path.name.removesuffix(f"_{SUMMARY}")}
-        keys = (summary["Subject"], summary["Task"], summary["Site"])
-        if all(not labels or key in labels for key, labels in zip(keys, wanted, strict=True)):
-            for found in summary["Found"]:
-                grouped[*keys[1:], found["contrast"]][summary["Subject"]] = summary
-    if not grouped:
-        raise DatasetError(f"{out.root} holds no results of subjects; run llm2bids glm at the level participant first")
+    members = find_members(out.root, wanted, asked)
+    participants = participants_of(raw)
     jobs = []
-    for (_, _, contrast), found in grouped.items():
-        node = StatsModel.from_file(model).dataset if model else _node(participants.loc[list(found)], *design)
-        matrix = _matrix(node, participants, list(found))
-        jobs.append(GroupJob(found, contrast, node, matrix, settings, out, raw))
+    for own, dropped in by_contrast(members, drop_missing=settings.drop_missing):
+        rows = rows_of(participants, [member.label for member in own])
+        says = asked if asked or any(design) else _recorded(raw, own[0].summary["Task"])
+        one = SubjectDesign.from_node(says.dataset, rows) if says else SubjectDesign.comparing(rows, *design)
+        jobs.append(GroupJob(own, one, settings, out, raw, dropped))
     for job in jobs:
         job.check()
+    _check_names(jobs)
     return jobs
 
 
-def _participants(raw: Path) -> pd.DataFrame:
-    """The table of participants, by label."""
-    table = read_tsv(raw / "participants.tsv")
-    if "participant_id" not in table.columns:
-        raise DatasetError(f"{raw / 'participants.tsv'} has no column participant_id; add it")
-    return table.set_index(table["participant_id"].str.removeprefix("sub-"))
+def _refuse_first_level(settings: Settings) -> None:
+    """Refuse settings that subjects were analysed with, or should have been."""
+    usual = Settings()
+    for name in ("inference", "level", "drift", "high_pass", "confounds"):
+        if getattr(settings, name) != getattr(usual, name):
+            raise InferenceError(
+                f"{name} {getattr(settings, name)} asked for a group, but that is asked of subjects; analyse them anew "
+                "at the level participant"
+            )
 
 
-def _node(participants: pd.DataFrame, compare: str | None, pairs: str | None, covariates: tuple[str, ...]) -> Node:
-    """The Dataset node of a one-sample, two-sample or paired comparison."""
-    if pairs and not compare:
-        raise InferenceError("pairs without a comparison asked for; name the column with --compare")
-    if not compare:
-        return Node("Dataset", (INTERCEPT, *covariates), dummies=(INTERCEPT, *covariates))
-    if compare not in participants:
-        raise DesignError(f"participants.tsv has no column {compare}; it has {', '.join(participants.columns)}")
-    values = sorted(set(participants[compare]))
-    if len(values) != 2:  # noqa: PLR2004 - a comparison
-        raise DesignError(f"column {compare} has values {', '.join(values)} for these subjects; two needed")
-    one, other = (f"{compare}.{value}" for value in values)
-    contrast = Contrast(f"{values[0]} minus {values[1]}", (one, other), ((1.0, -1.0),))
-    x = (one, other, *([f"{pairs}.*"] if pairs else []), *covariates)
-    return Node("Dataset", x, (contrast,), covariates or None, (compare, *([pairs] if pairs else [])))
+def _recorded(raw: Path, task: str) -> StatsModel | None:
+    """The model that was recorded for a task; None for tasks without conditions."""
+    path = raw / "code" / "models" / f"model-{task}_smdl.json"
+    return StatsModel.from_file(path) if path.exists() else None
 
 
-def _matrix(node: Node, participants: pd.DataFrame, labels: list[str]) -> pd.DataFrame:
-    """The design over subjects; numbers are centred."""
-    if absent := [label for label in labels if label not in participants.index]:
-        raise DatasetError(f"participants.tsv has no row for sub-{absent[0]}; add it")
-    rows = participants.loc[labels].drop(columns="participant_id")
-    if unknown := set(node.factors) - set(rows.columns):
-        raise DesignError(f"participants.tsv has no column {min(unknown)}; it has {', '.join(rows.columns)}")
-    columns = {
-        f"{name}.{value}": (rows[name] == value).astype(float)
-        for name in node.factors
-        for value in sorted(set(rows[name]))
+def _check_names(jobs: Sequence[GroupJob]) -> None:
+    """Refuse contrasts whose files another contrast has, or would get."""
+    now = Counter((job.first["Task"], job.first["Site"], one.label) for job in jobs for one in job.questions)
+    places = {job.summary for job in jobs}
+    there = {
+        (summary["Task"], summary["Site"], Contrast(found["contrast"], ("",), ((1.0,),)).label): path.name
+        for path in jobs[0].summary.parent.glob(f"*_{SUMMARY}")
+        if path not in places
+        for summary in [read_json(path)]
+        for found in summary["Found"]
     }
-    numbers = rows.apply(pd.to_numeric, errors="coerce")
-    available = [*columns, *(name for name in rows.columns if name not in node.factors)]
-    chosen = node.select(available)
-    for name in chosen:
-        if name not in columns:
-            if numbers[name].isna().any():
-                raise DesignError(
-                    f"column {name} of participants.tsv is no number for every subject; mend it, or leave it out"
-                )
-            columns[name] = numbers[name] - numbers[name].mean()
-    matrix = pd.DataFrame({name: columns[name].to_numpy() for name in chosen}, index=range(len(labels)))
-    return matrix.assign(**{INTERCEPT: 1.0}) if INTERCEPT in node.x else matrix
+    for key, times in now.items():
+        if times > 1 or key in there:
+            whose = f"{there[key]} has" if key in there else "two contrasts have"
+            raise DatasetError(f"{whose} results named {key[-1]} for task {key[0]}; rename the contrast in the model")
 
 
-def _identity(summary: dict[str, Any]) -> dict[str, Any]:
-    """Which model a subject is."""
-    return {key: summary["Llm2bids"].get(key) for key in ("Model", "Revision", "WeightsSHA256", "Dtype")}
+def _n_orders(tested: NDArray[np.float64], nuisance: NDArray[np.float64], *, two_tailed: bool) -> int:
+    """How many permutations differ: of signs where the mean is tested, of rows else."""
+    n_rows = len(tested)
+    if np.allclose(tested, tested.mean()):
+        return 1 << (n_rows - two_tailed)
+    rows = np.hstack([tested, nuisance])
+    _, counts = np.unique((rows / np.abs(rows).max()).round(9), axis=0, return_counts=True)
+    orders = factorial(n_rows) // prod(map(factorial, counts.tolist()))
+    mirrored = two_tailed and np.allclose(np.sort(tested[:, 0]), np.sort(-tested[:, 0]))
+    return orders // 2 if mirrored else orders
 
 
 def _joined(*names: str) -> str:
     """Names in camel case, as one label."""
-    words = " ".join(names).replace("_", " ").replace("-", " ").split()
+    words: list[str] = re.findall(r"\d+\.\d+|[^\W_]+", " ".join(names))
     return words[0] + "".join(word[0].upper() + word[1:] for word in words[1:])
