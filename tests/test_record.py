@@ -402,3 +402,14 @@ def test_the_trained_model_is_recorded_validly(shared_model: str, tmp_path: Path
         "L6C384block", "L6C384attn", "L6C384mlp", "L6C1536neuron", "L6C384head",
     ]  # fmt: skip
     assert validate(tmp_path / "ds")[0].issues == ()
+
+
+def test_the_phantom_on_a_task_of_ones_own_has_no_truth(tmp_path: Path) -> None:
+    """A derivative without subjects is none: the validator warns of it."""
+    task = tmp_path / "mine.tsv"
+    task.write_text("text\ttrial_type\nOnce upon a time\tstory\nTwo plus two is\tsum\nThe dragon slept\tstory\n")
+    record(tmp_path / "ds", task=task, mode="read", progress=False)
+    assert [validation.summary() for validation in validate(tmp_path / "ds")] == [
+        f"{tmp_path / 'ds'}: 0 errors, 0 warnings"
+    ]
+    assert not (tmp_path / "ds" / "derivatives").exists()

@@ -199,17 +199,19 @@ def _stats_model(run: Run, conditions: list[str]) -> dict[str, Any]:
 
 
 def _write_truth(session: Session, run: Run) -> None:
-    """Write the phantom's planted networks beside the recording, as a derivative."""
+    """Write the phantom's planted networks beside the recording, as a derivative; own tasks and places have none."""
+    spaces = [space for space in session.spaces if space.site in SITES]
+    known = [(space, truth[run.task.name]) for space in spaces if run.task.name in (truth := phantom_truth(space))]
+    if not known:
+        return
     folder = session.dataset.root / "derivatives" / "phantom"
     description = template_json("phantom_description.json", version=__version__)
     session.dataset.add_missing("derivatives/phantom/dataset_description.json", description)
     session.dataset.add_missing("derivatives/phantom/README.md", "phantom_README.md")
-    for space in session.spaces:
-        if space.site not in SITES or run.task.name not in (truth := phantom_truth(space)):
-            continue
+    for space, mask in known:
         entities = {"sub": run.label, "task": run.task.name, "acq": space.site, "space": space.label, "desc": "truth"}
         stem = folder / f"sub-{run.label}" / "func" / format_name("mask", **entities)
         bold = run.path(space.site, "bold.nii.gz" if session.protocol.compress else "bold.nii").as_posix()
-        own = {"Llm2bids": {**truth[run.task.name].provenance, "UnitSpace": space.to_json()}}
-        write_image(stem.with_suffix(".nii.gz"), truth[run.task.name].to_image())
+        own = {"Llm2bids": {**mask.provenance, "UnitSpace": space.to_json()}}
+        write_image(stem.with_suffix(".nii.gz"), mask.to_image())
         write_json(stem.with_suffix(".json"), template_json("phantom_mask.json", task=run.task.name, bold=bold) | own)
