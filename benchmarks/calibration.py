@@ -56,16 +56,11 @@ class Relabelled(PreparedRun):
         return super().events.assign(trial_type=list(self.labels))
 
 
-def interval(values: list[float]) -> str:
-    """Mean and its 95 % interval, of independent draws."""
-    mean, half = np.mean(values), 1.96 * np.std(values, ddof=1) / sqrt(len(values))
-    return f"{mean:.3f} ({max(mean - half, 0):.3f} to {min(mean + half, 1):.3f})"
-
-
-def share(values: list[float]) -> str:
-    """The same with more digits, for small shares."""
-    mean, half = np.mean(values), 1.96 * np.std(values, ddof=1) / sqrt(len(values))
-    return f"{mean:.4f} ({max(mean - half, 0):.4f} to {mean + half:.4f})"
+def interval(values: list[float], digits: int = 3) -> str:
+    """Mean and its 95 % interval, of independent draws of shares."""
+    mean = float(np.mean(values))
+    half = 1.96 * np.std(values, ddof=1) / sqrt(len(values)) if len(values) > 1 else 1.0
+    return f"{mean:.{digits}f} ({max(mean - half, 0):.{digits}f} to {min(mean + half, 1):.{digits}f})"
 
 
 def frequency(hits: list[bool]) -> str:
@@ -91,7 +86,7 @@ def power(repeats: int, n_jobs: int) -> None:
                     hits = (planted & network).sum()
                     scores = (
                         hits / planted.sum(),
-                        1 - hits / max(network.sum(), 1),
+                        (network & ~planted).sum() / max(network.sum(), 1),
                         2 * hits / (planted.sum() + network.sum()),
                     )
                     rows.setdefault((inference, found.task), []).append(scores)
@@ -155,7 +150,7 @@ def calibration(model: str, n_designs: dict[str, int], sessions: int, n_jobs: in
             ]
             rates, strict, bonferroni, fdr, max_t = map(list, zip(*told, strict=True))
             permuted = [hit for hit in max_t if hit is not None]
-            line = f"{inference:<10}{len(told):<9}{share(rates):<26}{share(strict):<28}{frequency(bonferroni):<24}"
+            line = f"{inference:<10}{len(told):<9}{interval(rates, 4):<26}{interval(strict, 4):<28}{frequency(bonferroni):<24}"
             print(
                 line + f"{frequency(fdr):<24}" + (f"{frequency(permuted)} of {len(permuted)}" if permuted else "-"),
                 flush=True,

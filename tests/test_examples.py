@@ -1,4 +1,4 @@
-"""The examples run as a reader would run them, and say what they promise."""
+"""The examples run as a reader would run them, and say what they promise; so does calibration, in small."""
 
 from __future__ import annotations
 
@@ -60,3 +60,14 @@ def test_a_silenced_network_is_missed_by_its_own_topic(tmp_path: Path) -> None:
     for network, topic, intact, silenced in rows:
         harm = float(silenced) - float(intact)
         assert harm > 3 if network == topic else harm < 1
+
+
+def test_calibration_runs_in_small(tmp_path: Path) -> None:
+    """Too few designs for a verdict: the exit code may be 0 or 1."""
+    script = EXAMPLES.parent / "benchmarks" / "calibration.py"
+    call = [sys.executable, script, "--repeats", "0", "--designs", "4", "--sessions", "1"]
+    done = subprocess.run(list(map(str, call)), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode in {0, 1}, done.stderr
+    rates = dict(re.findall(r"^(prompt|run|token) +4 +(0\.\d+)", done.stdout, re.MULTILINE))
+    assert set(rates) == {"prompt", "run", "token"}
+    assert float(rates["prompt"]) < float(rates["token"])
