@@ -150,9 +150,11 @@ def calibration(model: str, n_designs: dict[str, int], sessions: int, n_jobs: in
             ]
             rates, strict, bonferroni, fdr, max_t = map(list, zip(*told, strict=True))
             permuted = [hit for hit in max_t if hit is not None]
-            line = f"{inference:<10}{len(told):<9}{interval(rates, 4):<26}{interval(strict, 4):<28}{frequency(bonferroni):<24}"
+            line = f"{inference:<10}{len(told):<9}{interval(rates, 4):<26}{interval(strict, 4):<28}"
             print(
-                line + f"{frequency(fdr):<24}" + (f"{frequency(permuted)} of {len(permuted)}" if permuted else "-"),
+                line
+                + f"{frequency(bonferroni):<24}{frequency(fdr):<24}"
+                + (f"{frequency(permuted)} of {len(permuted)}" if permuted else "-"),
                 flush=True,
             )
             if inference == "prompt":
