@@ -316,7 +316,11 @@ def _add_estimate_options(estimate: argparse._ArgumentGroup) -> None:
     )
     estimate.add_argument("--high-pass", type=float, metavar="HZ", help="its cutoff (fitted to the design)")
     estimate.add_argument(
-        "--confounds", nargs="+", default=[], metavar="NAME", help="columns of confounds, or wildcards such as 'tok_*'"
+        "--confounds",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="columns of confounds, or wildcards such as 'cosine*'",
     )
 
 

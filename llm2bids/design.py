@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 SLICE_TIME_REF: Final = 0.5
+SPIKE: Final = "non_steady_state_outlier"
+"""What the names of confounds begin with that are 1 at a single scan."""
 CONSTANT: Final = "constant"
 """Name of the column of ones."""
 LONGEST_PERIOD: Final = 128.0
@@ -46,7 +48,8 @@ def high_pass(events: Sequence[pd.DataFrame], n_seconds: Sequence[float]) -> flo
     -------
     float or None
         In Hz: one over twice the longest cycle, from a block of a condition to its next block, but no faster than
-        1/128 Hz. None where there are no conditions. A condition with a single block has a cycle of the whole run.
+        1/128 Hz. None where there are no conditions. A condition with a single block has a cycle of twice the
+        run, so that no drift is slow enough.
 
     Examples
     --------
@@ -65,7 +68,7 @@ def _longest_cycle(events: pd.DataFrame, n_seconds: float) -> float:
     starts = events[kinds.ne(kinds.shift())]
     named = starts[starts["trial_type"] != "n/a"]
     onsets = [group["onset"].to_numpy() for _, group in named.groupby("trial_type")]
-    return max((float(np.diff(times).max()) if len(times) > 1 else n_seconds for times in onsets), default=0.0)
+    return max((float(np.diff(times).max()) if len(times) > 1 else 2 * n_seconds for times in onsets), default=0.0)
 
 
 def frame_times(n_scans: int, t_r: float) -> NDArray[np.float64]:
@@ -138,7 +141,8 @@ def prompt_design(
     Returns
     -------
     matrix : DataFrame, shape (n_scans, n_prompts + n_confounds + 1)
-        ``prompt.0001`` ..., confounds, and ``constant`` where prompts leave scans free.
+        ``prompt.0001`` ..., confounds but for those that are a whole prompt (the spike at a prompt of one token), and
+        ``constant`` where prompts leave scans free.
     prompts : DataFrame
         One row per prompt: ``name`` of its column, ``prompt``, ``trial_type`` (``n/a`` where it has several),
         ``n_scans``, and ``block`` where the events have it.
@@ -152,8 +156,15 @@ def prompt_design(
     table["trial_type"] = np.where(kinds.min() == kinds.max(), kinds.min(), "n/a")
     if "block" in events:
         table["block"] = events["block"].groupby(codes).first()
-    matrix = pd.concat([own, *([] if confounds is None else [confounds.reset_index(drop=True)])], axis=1)
+    matrix = own if confounds is None else pd.concat([own, _without_twins(confounds, own)], axis=1)
     return matrix if np.allclose(own.sum(axis=1), 1) else matrix.assign(**{CONSTANT: 1.0}), table
+
+
+def _without_twins(confounds: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
+    """The confounds that are no copy of a prompt's column."""
+    twins = {prompts[name].to_numpy().tobytes() for name in prompts}
+    kept = [name for name in confounds if confounds[name].to_numpy(float).tobytes() not in twins]
+    return confounds[kept].reset_index(drop=True)
 
 
 def average(matrix: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from nilearn.glm.first_level import make_first_level_design_matrix
 from llm2bids.bids.runs import PREPARED, BoldRun, find_runs, read_events
 from llm2bids.bids.tables import read_json, write_json
 from llm2bids.design import frame_times
-from llm2bids.errors import DatasetError, StatsModelError
+from llm2bids.errors import DatasetError, DesignError, StatsModelError
 from llm2bids.prep import prep
 from llm2bids.record import record
 from llm2bids.validate import validate
@@ -131,3 +131,26 @@ def test_a_folder_that_feat_cannot_take_is_refused(small_dataset: tuple[Path, li
     with pytest.raises(DatasetError, match="FEAT cannot take"):
         prep(root, fsl=True, progress=False)
     assert not list(root.glob("derivatives/llm2bids/sub-*"))
+
+
+def test_the_models_own_cutoff_and_missing_conditions(
+    small_dataset: tuple[Path, list[Recording]], tmp_path: Path
+) -> None:
+    root = tmp_path / "ds"
+    shutil.copytree(small_dataset[0], root)
+    path = root / "code" / "models" / "model-pathology_smdl.json"
+    model = read_json(path)
+    model["Nodes"][0]["Model"]["Options"] = {"HighPassFilterCutoffHz": 0.01}
+    model["Nodes"][0]["Model"]["X"].append("trial_type.third")
+    write_json(path, model)
+    prep(root, task_label=["pathology"], fsl=True, progress=False)
+    settings = featanalysis.loadFsf(str(run_of(root, "pathology")[1] / "design.fsf"))
+    assert float(settings["paradigm_hp"]) == pytest.approx(100)
+    model["Nodes"][0]["Model"]["X"].append("tok_surprisal")
+    write_json(path, model)
+    with pytest.raises(DatasetError, match=r"has designs of another model of the task.*--overwrite"):
+        prep(root, task_label=["pathology"], fsl=True, resume=True, progress=False)
+    model["Nodes"][0]["Contrasts"][0]["ConditionList"][1] = "trial_type.third"
+    write_json(path, model)
+    with pytest.raises(DesignError, match=r"run-01 has trial_type.off, trial_type.on, too little"):
+        prep(root, task_label=["pathology"], fsl=True, overwrite=True, progress=False)

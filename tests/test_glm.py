@@ -624,7 +624,9 @@ def test_a_single_run_with_two_prompts_leaves_nothing_for_the_noise(tmp_path: Pa
     (tmp_path / "two.tsv").write_text("text\ttrial_type\na mountain\ton\na river\toff\n")
     record(tmp_path / "ds", task=str(tmp_path / "two.tsv"), tokens=5, progress=False)
     prep(tmp_path / "ds", progress=False)
-    refused(DesignError, "2 prompts and 2 independent columns: none left for the noise", tmp_path / "ds", sites=[])
+    refused(
+        DesignError, "2 different prompts and 2 independent columns: none left for the noise", tmp_path / "ds", sites=[]
+    )
 
 
 def truncated(path: Path) -> None:

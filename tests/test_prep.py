@@ -639,7 +639,7 @@ def test_what_is_not_there_is_refused_by_name(
 
 
 def test_other_folders_are_refused(prepared: tuple[Path, list[Prepared]], tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"dataset_description.json cannot be read"):
+    with pytest.raises(DatasetError, match=r"has no dataset_description.json, so it is no BIDS dataset"):
         prep(tmp_path)
     with pytest.raises(DatasetError, match="is a derivative; prep reads a raw dataset"):
         prep(prepared[0] / PREPARED)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +22,7 @@ from llm2bids.bids.templates import template_json, template_text
 from llm2bids.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 STAGING = ".llm2bids"
 """Folder for unfinished runs."""
@@ -275,6 +275,32 @@ class Dataset:
             write_bytes(path, template_text(content).encode())
         else:
             write_json(path, content)
+
+    @contextmanager
+    def tidied(self, names: Iterable[str]) -> Iterator[None]:
+        """Leave nothing of what is broken off: no stages, and no dataset where nothing was published.
+
+        Parameters
+        ----------
+        names : iterable of str
+            Names of the stages that are to be used.
+
+        Yields
+        ------
+        None
+            While the work is done.
+        """
+        new = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+        try:
+            yield
+        finally:
+            for name in names:
+                with suppress(DatasetError):  # another process writes it
+                    self.recover(name)
+            self.forget_if_empty()
+            for folder in new:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
 
     def forget_if_empty(self) -> None:
         """Remove the folder where nothing was recorded, as if it had never been made."""

@@ -197,6 +197,24 @@ def find_runs(
     return runs
 
 
+def stats_model_path(root: Path, task: str) -> Path:
+    """Say where the BIDS Stats Model of a task is.
+
+    Parameters
+    ----------
+    root : Path
+        The raw dataset.
+    task : str
+        Label of the task.
+
+    Returns
+    -------
+    Path
+        ``code/models/model-<task>_smdl.json``, which tasks without conditions do not have.
+    """
+    return root / "code" / "models" / f"model-{task}_smdl.json"
+
+
 def read_events(path: Path, n_seconds: float) -> pd.DataFrame:
     """Read what was shown when, and refuse what cannot be.
 
@@ -237,6 +255,8 @@ def read_events(path: Path, n_seconds: float) -> pd.DataFrame:
             f"{path} line {row + 2}: an event of {duration:g} s at {onset:g} s lies outside the run, which lasts "
             f"{n_seconds:g} s; mend onset or duration"
         )
+    if (twice := table.duplicated([name for name in ("onset", "duration", "trial_type") if name in table])).any():
+        raise DatasetError(f"{path} line {int(twice.to_numpy().argmax()) + 2} repeats an event; remove it")
     return table.assign(trial_type=table.get("trial_type", "n/a")).sort_values(
         "onset", kind="stable", ignore_index=True
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -174,35 +173,23 @@ def _run_all(
     there = {job.summary: existing(job, resume=resume, overwrite=overwrite) for job in jobs}
     done = {summary: found for summary, found in there.items() if found is not None}
     todo = [job for job in jobs if job.summary not in done]
-    new = [folder for folder in (out.root, *out.root.parents) if not folder.exists()]
     hide = None if progress is None else not progress
     finished = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_safely)(job) for job in todo)
-    try:
-        with tqdm(finished, total=len(todo), unit=" analyses", disable=hide, dynamic_ncols=True, desc="glm") as bar:
-            for job, outcome in zip(todo, bar, strict=True):
-                if isinstance(outcome, LLM2BIDSError):
-                    raise outcome
-                done[job.summary] = outcome
-    finally:
-        finished.close()
-        _tidy(out, [job for job in todo if job.summary not in done], new)
-        fresh = {job.place for job in todo if job.summary in done}
-        for place in dict.fromkeys(job.place for job in jobs if job.summary in done):
-            if place in fresh or not (out.root / f"{place}.html").exists():
-                write_page(out, place)
+    with out.tidied(stage_of(job) for job in todo):
+        try:
+            with tqdm(finished, total=len(todo), unit=" analyses", disable=hide, dynamic_ncols=True, desc="glm") as bar:
+                for job, outcome in zip(todo, bar, strict=True):
+                    if isinstance(outcome, LLM2BIDSError):
+                        raise outcome
+                    done[job.summary] = outcome
+        finally:
+            finished.close()
+            fresh = {job.place for job in todo if job.summary in done}
+            for place in dict.fromkeys(job.place for job in jobs if job.summary in done):
+                if place in fresh or not (out.root / f"{place}.html").exists():
+                    write_page(out, place)
     for job in jobs:
         yield from done[job.summary]
-
-
-def _tidy(out: Dataset, broken_off: Sequence[Job], new: Sequence[Path]) -> None:
-    """Remove what analyses leave that were broken off, and the folders of an output that came to nothing."""
-    for job in broken_off:
-        with suppress(DatasetError):  # another process writes it
-            out.recover(stage_of(job))
-    out.forget_if_empty()
-    for folder in new:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def _safely(job: Job) -> list[Finding] | LLM2BIDSError:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
+import hashlib
+import logging
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,15 +16,15 @@ import pandas as pd
 from nibabel.filebasedimages import ImageFileError
 
 from llm2bids.bids.nifti import read_scans
-from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs, read_events
-from llm2bids.bids.tables import read_tsv
-from llm2bids.design import average, check_estimable, frame_times, prompt_design, token_design
+from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs, read_events, stats_model_path
+from llm2bids.bids.tables import read_json, read_tsv
+from llm2bids.design import SPIKE, average, check_estimable, frame_times, prompt_design, token_design
 from llm2bids.errors import DatasetError, DesignError, StatsModelError
 from llm2bids.space import UnitMask
 from llm2bids.statsmodel import FACTOR, INTERCEPT, WILDCARDS, Node, StatsModel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from llm2bids.glm.settings import Settings
     from llm2bids.space import UnitSpace
     from llm2bids.statsmodel import Contrast
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,25 @@ class PreparedRun:
             raise DatasetError(
                 f"{path} cannot be read ({error}); prepare the run again with llm2bids prep --overwrite"
             ) from error
+
+    def stimuli(self, prompts: Iterable[str]) -> list[str]:
+        """Say which prompts are the same text.
+
+        Parameters
+        ----------
+        prompts : iterable of str
+            Numbers of prompts, as the events have them.
+
+        Returns
+        -------
+        list of str
+            One per prompt: the start of the SHA-256 of its text, or where texts were not recorded the name of run and
+            prompt.
+        """
+        path = self.raw / str(self.volumes.own.get("Stimuli") or "no texts")
+        shown = read_json(path).get("Prompts", []) if path.is_file() else []
+        texts = {str(one["prompt"]): hashlib.sha256(one["text"].encode()).hexdigest()[:12] for one in shown}
+        return [texts.get(str(prompt), f"{self.label}_{prompt}") for prompt in prompts]
 
     @property
     def conditions(self) -> set[str]:
@@ -250,7 +274,7 @@ class Analysis:
         DesignError
             If a confound is not there, or no scan is left to estimate noise from.
         """
-        matrix = token_design(run.events, run.times, self.conditions, self._confounds(run), self.cutoff)
+        matrix = token_design(run.events, run.times, self.conditions, self.confounds(run), self.cutoff)
         self._check_rows(matrix, f"{run.label} has {len(matrix)} scans")
         return matrix
 
@@ -265,16 +289,19 @@ class Analysis:
         Returns
         -------
         matrix : DataFrame, shape (n_scans, n_regressors)
-            Prompts, confounds, constant where needed.
+            Prompts, spikes, constant where needed. No other confounds: their slopes over the tokens of a prompt say
+            nothing about the differences between prompts, and an error in them would be common to all prompts.
         prompts : DataFrame
-            One row per prompt.
+            One row per prompt; equal ``stimulus`` means the same text.
 
         Raises
         ------
         DesignError
             If a confound is not there, an effect of a prompt cannot be estimated, or no scan is left for the noise.
         """
-        matrix, prompts = prompt_design(run.events, run.times, self._confounds(run))
+        confounds = self.confounds(run)
+        spikes = confounds[[name for name in confounds.columns if name.startswith(SPIKE)]]
+        matrix, prompts = prompt_design(run.events, run.times, spikes)
         check_estimable(
             matrix, np.eye(len(prompts), matrix.shape[1]), f"the effect of each prompt of {self.name}_{run.label}"
         )
@@ -282,10 +309,29 @@ class Analysis:
             self._check_rows(
                 matrix, f"{run.label} has {len(matrix)} scans of {len(prompts)} prompts", ", or use --level prompt-mean"
             )
-        return matrix, prompts
+        return matrix, prompts.assign(stimulus=run.stimuli(prompts["prompt"]))
+
+    def kinds(self, run: PreparedRun, prompts: Iterable[str]) -> list[str]:
+        """Say which condition prompts are of.
+
+        Parameters
+        ----------
+        run : PreparedRun
+            The run.
+        prompts : iterable of str
+            Numbers of prompts, as the events have them.
+
+        Returns
+        -------
+        list of str
+            ``n/a`` for a prompt of several conditions.
+        """
+        _, table = prompt_design(run.events, run.times)
+        found = dict(zip(table["prompt"], table["trial_type"], strict=True))
+        return [found[prompt] for prompt in prompts]
 
     def prompts_in_conditions(self, run: PreparedRun, prompts: pd.DataFrame) -> pd.DataFrame:
-        """Make the design over the prompts of a run: conditions and drift, averaged over each prompt.
+        """Make the design over the prompts of a run: conditions, confounds and drift, averaged over each prompt.
 
         Parameters
         ----------
@@ -297,19 +343,44 @@ class Analysis:
         Returns
         -------
         DataFrame, shape (n_prompts, n_regressors)
-            Conditions under their names; drift and constant under names that begin with the run's.
+            Conditions and confounds under their names; drift and constant under names that begin with the run's.
         """
-        matrix = token_design(run.events, run.times, self.conditions, None, self.cutoff)
-        own = {column: f"{run.label}_{column}" for column in matrix.columns if not column.startswith(FACTOR)}
+        confounds = self.confounds(run)
+        between = confounds[[name for name in confounds.columns if not name.startswith(SPIKE)]]
+        matrix = token_design(run.events, run.times, self.conditions, between, self.cutoff)
+        shared = {*between.columns, *(f"{FACTOR}{name}" for name in self.conditions)}
+        own = {column: f"{run.label}_{column}" for column in matrix.columns if column not in shared}
         return average(matrix, prompts).rename(columns=own)
 
-    def _confounds(self, run: PreparedRun) -> pd.DataFrame:
-        """Confounds that the model or the settings ask for."""
+    def confounds(self, run: PreparedRun) -> pd.DataFrame:
+        """Choose the confounds that the model or the settings ask for.
+
+        Parameters
+        ----------
+        run : PreparedRun
+            The run.
+
+        Returns
+        -------
+        DataFrame, shape (n_scans, n_confounds)
+            Their columns.
+
+        Raises
+        ------
+        DesignError
+            If one is not there, or a wildcard of the settings matches none.
+        """
+        available = list(run.confounds.columns)
         names = tuple(name for name in (*self.model.run.x, *self.settings.confounds) if not name.startswith(FACTOR))
         try:
-            chosen = Node("Run", names).select(list(run.confounds.columns)) if names else []
+            chosen = Node("Run", names).select(available) if names else []
         except DesignError as error:
             raise DesignError(f"{self.name}_{run.label}: {error}") from error
+        for pattern in self.settings.confounds:
+            if not fnmatch.filter(available, pattern):
+                raise DesignError(
+                    f"{self.name}_{run.label} has no confound {pattern}; there are {', '.join(available)}"
+                )
         return run.confounds[chosen]
 
     def _check_rows(self, matrix: pd.DataFrame, what: str, way_out: str = "") -> None:
@@ -360,21 +431,43 @@ def find_analyses(
     if not any(root.glob("sub-*")):
         raise DatasetError(f"{raw} is not prepared (there is no {PREPARED.as_posix()}); run: llm2bids prep {raw}")
     prepared = {run.name: run for run in find_runs(root, desc=PREPROC)}
-    groups: dict[tuple[str, ...], list[PreparedRun]] = {}
-    for recorded in find_runs(raw, subjects, tasks, sites):
-        run = _prepared(recorded, prepared)
-        groups.setdefault(tuple(run.entities.get(key, "") for key in ("sub", "task", "acq")), []).append(
-            PreparedRun(run, raw)
+    if left := set(prepared) - {run.name for run in find_runs(raw)}:
+        raise DatasetError(
+            f"{min(left)} is prepared but no longer recorded; remove its files from {root}, or record it again"
         )
+    recorded = find_runs(raw, subjects, tasks, sites)
+    models = _models(raw, recorded, model, may_skip=not tasks)
+    groups: dict[tuple[str, ...], list[PreparedRun]] = {}
+    for run in recorded:
+        asked = models.get(run.entities["task"])
+        if asked and asked.keeps(run.entities):
+            key = tuple(run.entities.get(name, "") for name in ("sub", "task", "acq"))
+            groups.setdefault(key, []).append(PreparedRun(_prepared(run, prepared), raw))
+    if not groups:
+        raise StatsModelError(f"Input of {model or raw / 'code' / 'models'} lets none of the runs in; mend it")
     found = []
     for (_, task, _), group in groups.items():
-        asked = _model_of(raw, task, model)
-        if kept := [run for run in group if asked.keeps(run.volumes.entities)]:
-            _check_one_space(kept)
-            found.append(Analysis(tuple(kept), asked.asking(contrasts) if contrasts else asked, settings))
-    if not found:
-        raise StatsModelError(f"Input of {model or raw / 'code' / 'models'} lets none of the runs in; mend it")
+        _check_one_space(group)
+        asked = models[task].asking(contrasts) if contrasts else models[task]
+        found.append(Analysis(tuple(group), asked, settings))
     return found
+
+
+def _models(raw: Path, runs: Sequence[BoldRun], path: Path | None, *, may_skip: bool) -> dict[str, StatsModel]:
+    """The Stats Model of each task; tasks without one are left out, with a warning, if there are others."""
+    if path is not None:
+        model = StatsModel.from_file(path)
+        return {run.entities["task"]: model for run in runs}
+    paths = {task: stats_model_path(raw, task) for task in sorted({run.entities["task"] for run in runs})}
+    missing = [task for task, file in paths.items() if not file.exists()]
+    if missing and (not may_skip or len(missing) == len(paths)):
+        raise StatsModelError(
+            f"task {missing[0]} has no model (no {paths[missing[0]].relative_to(raw)}), as tasks without conditions; "
+            "give one with --model, or leave the task out with --task-label"
+        )
+    if missing:
+        logger.warning("left out, since they have no model in code/models: task %s", ", ".join(missing))
+    return {task: StatsModel.from_file(file) for task, file in paths.items() if task not in missing}
 
 
 def _prepared(recorded: BoldRun, prepared: Mapping[str, BoldRun]) -> BoldRun:
@@ -388,17 +481,6 @@ def _prepared(recorded: BoldRun, prepared: Mapping[str, BoldRun]) -> BoldRun:
             f"{recorded.root} --overwrite"
         )
     return run
-
-
-def _model_of(raw: Path, task: str, path: Path | None) -> StatsModel:
-    """The Stats Model of a task."""
-    default = raw / "code" / "models" / f"model-{task}_smdl.json"
-    if path is None and not default.exists():
-        raise StatsModelError(
-            f"task {task} has no model (no {default.relative_to(raw)}), as tasks without conditions; give one with "
-            "--model, or leave the task out with --task-label"
-        )
-    return StatsModel.from_file(path or default)
 
 
 def _check_one_space(runs: Sequence[PreparedRun]) -> None:

@@ -13,6 +13,8 @@ from llm2bids.errors import DesignError, InferenceError
 from llm2bids.glm.fit import StatMaps, add_runs, adjust, contrasts_of_run, join, max_t, prompt_effects, weigh_runs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nilearn.glm.contrasts import Contrast as Estimate
     from numpy.typing import NDArray
 
@@ -37,7 +39,8 @@ class Fitted:
     by_run : dict
         `StatMaps` by label of the run, by name of the contrast; where runs were analysed apart.
     prompts : DataFrame
-        One row per prompt: ``run``, ``prompt``, ``trial_type``, ``n_scans``; empty where tokens were the samples.
+        One row per prompt: ``run``, ``prompt``, ``stimulus``, ``trial_type``, ``n_scans``; empty where tokens
+        were the samples.
     effects : ndarray, shape (n_prompts, n_tested)
         Effect of each prompt in standard deviations of the unit.
     """
@@ -64,22 +67,39 @@ def check(analysis: Analysis) -> None:
     LLM2BIDSError
         If a condition, confound or degree of freedom is missing, or a contrast cannot be estimated.
     """
-    tokens = analysis.settings.inference == "token"
     for contrast in analysis.contrasts:
         _check_test(contrast, analysis)
-    designs = {} if tokens else _prompt_designs(analysis)
+    if analysis.settings.inference == "token":
+        _check_tokens(analysis)
+        return
+    prompts = {}
+    for run in analysis.runs:
+        matrix, table = analysis.prompt_design(run)
+        prompts[run.label] = _Prompts(table, analysis.prompts_in_conditions(run, matrix[table["name"]]))
+    if analysis.settings.inference == "run":
+        _check_runs_apart(prompts, analysis.name)
     for contrast in analysis.contrasts:
-        runs = analysis.runs_of(contrast)
-        if analysis.settings.inference == "prompt":
-            _check_prompts(_stack([designs[run.label] for run in runs]), contrast, analysis.name)
-            continue
-        for run in runs:
-            name = f"{analysis.name}_{run.label}"
-            if tokens:
-                matrix = analysis.token_design(run)
-                check_estimable(matrix, contrast.matrix(list(matrix.columns)), f"contrast {contrast.name} in {name}")
-            else:
-                _check_prompts(designs[run.label], contrast, name)
+        runs = [run.label for run in analysis.runs_of(contrast)]
+        together = analysis.settings.inference == "prompt"
+        for labels, name in [(runs, "")] if together else [([run], f"_{run}") for run in runs]:
+            samples = _merged([prompts[label] for label in labels])
+            _check_prompts(samples.design, contrast, f"{analysis.name}{name}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prompts:
+    """Prompts of one or several runs, their design over conditions, and what they did (if it was estimated)."""
+
+    table: pd.DataFrame
+    design: pd.DataFrame
+    effects: NDArray[np.float64] | None = None
+
+    @property
+    def estimated(self) -> NDArray[np.float64]:
+        """The effects, which were estimated."""
+        if self.effects is None:
+            raise ValueError("no effects were estimated for these prompts")
+        return self.effects
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +113,8 @@ class PromptEffects:
     effects : dict
         Effect of each prompt in standard deviations of the unit, shape (n_prompts, n_tested), by label of the run.
     prompts : DataFrame
-        One row per prompt of all runs: ``run``, ``prompt``, ``trial_type``, ``n_scans``.
+        One row per prompt of all runs: ``run``, ``prompt``, ``stimulus`` (equal for equal texts), ``trial_type``,
+        ``n_scans``.
     """
 
     columns: dict[str, pd.DataFrame]
@@ -167,24 +188,28 @@ def second_level(analysis: Analysis, first: PromptEffects) -> Fitted:
     Fitted
         Maps over the units that vary in every run.
     """
-    designs = {run.label: analysis.prompts_in_conditions(run, first.columns[run.label]) for run in analysis.runs}
+    prompts = {}
+    for run in analysis.runs:
+        table = first.prompts[first.prompts["run"] == run.label].reset_index(drop=True)
+        kinds = analysis.kinds(run, table["prompt"])
+        design = analysis.prompts_in_conditions(run, first.columns[run.label])
+        prompts[run.label] = _Prompts(table.assign(trial_type=kinds), design, first.effects[run.label])
     if analysis.settings.inference == "run":
-        return _over_runs(analysis, designs, first)
+        return _over_runs(analysis, prompts)
     maps: dict[str, StatMaps] = {}
     adjusted, dropped = {}, {}
     for contrast in analysis.contrasts:
         runs = analysis.runs_of(contrast)
-        matrix = _stack([designs[run.label] for run in runs])
-        values = np.concatenate([first.effects[run.label] for run in runs])
-        maps |= join(contrasts_of_run(values, matrix, [contrast], "ols"))
+        samples = _merged([prompts[run.label] for run in runs])
+        maps |= join(contrasts_of_run(samples.estimated, samples.design, [contrast], "ols"))
         adjusted[contrast.name] = (
-            max_t(values, matrix, contrast, analysis.settings)
+            max_t(samples.estimated, samples.design, contrast, analysis.settings)
             if analysis.settings.correction == "maxt"
             else _adjusted(analysis, maps[contrast.name])
         )
         dropped[contrast.name] = _left_out(analysis, runs)
-    stacked = np.concatenate(list(first.effects.values()))
-    return Fitted(maps, adjusted, {"prompts": _stack(list(designs.values()))}, dropped, {}, first.prompts, stacked)
+    whole = _stacked(list(prompts.values()))
+    return Fitted(maps, adjusted, {"prompts": whole.design}, dropped, {}, whole.table, whole.estimated)
 
 
 def _over_tokens(analysis: Analysis) -> Fitted:
@@ -211,20 +236,20 @@ def _over_tokens(analysis: Analysis) -> Fitted:
     )
 
 
-def _over_runs(analysis: Analysis, designs: dict[str, pd.DataFrame], first: PromptEffects) -> Fitted:
+def _over_runs(analysis: Analysis, prompts: dict[str, _Prompts]) -> Fitted:
     """Prompts as samples within each run, then fixed effects over runs."""
-    by_run = {}
+    by_run: dict[str, dict[str, StatMaps]] = {}
     for contrast in analysis.contrasts:
+        samples = {run.label: _merged([prompts[run.label]]) for run in analysis.runs_of(contrast)}
         by_run[contrast.name] = {
-            run.label: join(contrasts_of_run(first.effects[run.label], designs[run.label], [contrast], "ols"))[
-                contrast.name
-            ]
-            for run in analysis.runs_of(contrast)
+            label: join(contrasts_of_run(one.estimated, one.design, [contrast], "ols"))[contrast.name]
+            for label, one in samples.items()
         }
     maps = {name: weigh_runs(list(runs.values())) for name, runs in by_run.items()}
     adjusted = {name: _adjusted(analysis, one) for name, one in maps.items()}
     dropped = {contrast.name: _left_out(analysis, analysis.runs_of(contrast)) for contrast in analysis.contrasts}
-    return Fitted(maps, adjusted, designs, dropped, by_run, first.prompts, np.concatenate(list(first.effects.values())))
+    whole, designs = _stacked(list(prompts.values())), {label: one.design for label, one in prompts.items()}
+    return Fitted(maps, adjusted, designs, dropped, by_run, whole.table, whole.estimated)
 
 
 def _adjusted(analysis: Analysis, maps: StatMaps) -> NDArray[np.float64]:
@@ -237,20 +262,43 @@ def _left_out(analysis: Analysis, kept: list[PreparedRun]) -> list[str]:
     return [run.label for run in analysis.runs if run not in kept]
 
 
-def _prompt_designs(analysis: Analysis) -> dict[str, pd.DataFrame]:
-    """The design over prompts of every run."""
-    designs = {}
-    for run in analysis.runs:
-        matrix, prompts = analysis.prompt_design(run)
-        designs[run.label] = analysis.prompts_in_conditions(run, matrix[prompts["name"]])
-    return designs
+def _stacked(runs: Sequence[_Prompts]) -> _Prompts:
+    """Prompts of several runs below each other; columns that a run does not have are 0 there."""
+    design = pd.concat([run.design for run in runs], ignore_index=True).fillna(0.0)
+    effects = None if runs[0].effects is None else np.concatenate([run.estimated for run in runs])
+    return _Prompts(pd.concat([run.table for run in runs], ignore_index=True), design, effects)
 
 
-def _stack(designs: list[pd.DataFrame]) -> pd.DataFrame:
-    """Designs of several runs below each other; what a run does not have is 0."""
-    stacked = pd.concat(designs, ignore_index=True).fillna(0.0)
-    shared = [column for column in designs[0].columns if column in stacked.columns]
-    return stacked[[*shared, *(column for column in stacked.columns if column not in shared)]]
+def _merged(runs: Sequence[_Prompts]) -> _Prompts:
+    """The samples of a test: a text that was shown again is no new one, so what it did is averaged."""
+    whole = _stacked(runs)
+    groups = whole.table.groupby(["stimulus", "trial_type"], sort=False).ngroup().to_numpy()
+    if groups.max() + 1 == len(groups):
+        return whole
+    weights = np.equal.outer(np.arange(groups.max() + 1), groups).astype(float)
+    weights /= weights.sum(1, keepdims=True)
+    first = whole.table.groupby(groups).first()
+    design = pd.DataFrame(weights @ whole.design.to_numpy(), columns=whole.design.columns)
+    return _Prompts(first, design, None if whole.effects is None else weights @ whole.estimated)
+
+
+def _check_tokens(analysis: Analysis) -> None:
+    """Refuse what the tokens of a run cannot answer."""
+    for contrast in analysis.contrasts:
+        for run in analysis.runs_of(contrast):
+            matrix = analysis.token_design(run)
+            what = f"contrast {contrast.name} in {analysis.name}_{run.label}"
+            check_estimable(matrix, contrast.matrix(list(matrix.columns)), what)
+
+
+def _check_runs_apart(prompts: dict[str, _Prompts], name: str) -> None:
+    """Refuse fixed effects over runs that show the same texts."""
+    shown = pd.concat([one.table["stimulus"].drop_duplicates() for one in prompts.values()])
+    if shown.duplicated().any():
+        raise InferenceError(
+            f"{name} shows {int(shown.duplicated().sum())} prompts in more than one run, so that runs are no "
+            "independent samples; use --inference prompt, which takes each text once"
+        )
 
 
 def _check_test(contrast: Contrast, analysis: Analysis) -> None:
@@ -277,6 +325,6 @@ def _check_prompts(matrix: pd.DataFrame, contrast: Contrast, name: str) -> None:
     rank = int(np.linalg.matrix_rank(matrix.to_numpy()))
     if len(matrix) <= rank:
         raise DesignError(
-            f"{name} has {len(matrix)} prompts and {rank} independent columns: none left for the noise; record more "
-            "prompts, or leave out the drift with --drift none"
+            f"{name} has {len(matrix)} different prompts and {rank} independent columns: none left for the noise; "
+            "record more prompts, or leave out the drift with --drift none"
         )

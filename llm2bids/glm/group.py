@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
+from llm2bids.bids.runs import stats_model_path
 from llm2bids.bids.tables import read_json, write_bytes, write_tsv
 from llm2bids.design import check_estimable, partition
 from llm2bids.errors import DatasetError, DesignError, InferenceError
@@ -368,7 +369,7 @@ def _refuse_first_level(settings: Settings) -> None:
 
 def _recorded(raw: Path, task: str) -> StatsModel | None:
     """The model that was recorded for a task; None for tasks without conditions."""
-    path = raw / "code" / "models" / f"model-{task}_smdl.json"
+    path = stats_model_path(raw, task)
     return StatsModel.from_file(path) if path.exists() else None
 
 

@@ -106,6 +106,8 @@ def existing(job: Job, *, resume: bool, overwrite: bool) -> list[Finding] | None
             f"{path.name} was made of other data or with other settings; replace it with --overwrite, or name another "
             "output folder"
         )
+    if not all((job.out.root / job.place / name).exists() for name in before.get("Files", [])):
+        return None
     return findings(before, path.parent, skipped=True)
 
 
@@ -127,13 +129,14 @@ def publish(job: Job, stage: Path, found: list[dict[str, Any]]) -> list[Finding]
         With the files in their places.
     """
     staged = stage / job.summary.relative_to(job.out.root)
-    files = sorted(path.name for path in staged.parent.iterdir())
+    home = stage / job.place
+    files = sorted(path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file())
     summary = {**job.about(), "Fingerprint": job.fingerprint, "Found": found, "Files": files}
     write_json(staged, summary)
     job.describe()  # not before: nothing stays of an output whose first analysis fails
     with job.out.lock():
         old = read_json(job.summary).get("Files", []) if job.summary.exists() else []
         for name in set(old) - set(files):
-            job.summary.with_name(name).unlink(missing_ok=True)
+            (job.out.root / job.place / name).unlink(missing_ok=True)
         job.out.publish(stage)
     return findings(summary, job.summary.parent)

@@ -78,9 +78,11 @@ class Target:
         Returns
         -------
         Path
-            In the folder.
+            In the folder, or that of the session.
         """
-        return self.folder / format_name(suffix, **{**self.entities, **entities})
+        session = f"ses-{entities['ses']}" if entities.get("ses") else ""
+        folder = self.folder.parent / session / self.folder.name if session else self.folder
+        return folder / format_name(suffix, **{**self.entities, **entities})
 
     def sidecar(self, description: str, own: Mapping[str, Any], **fields: object) -> dict[str, Any]:
         """Compose a sidecar.
@@ -199,7 +201,8 @@ def write_contrast(
     mask = target.path("mask.nii.gz", contrast=contrast.label, desc=settings.label)
     write_image(mask, target.space.to_image(selected))
     about = (
-        f"Units found by contrast {contrast.name}: {settings.correction} at {settings.alpha:g}, {settings.tail}-tailed."
+        f"Units found by contrast {contrast.name}: {settings.correction} at {settings.alpha:g}"
+        f"{'' if contrast.test == 'F' else f', {settings.tail}-tailed'}."
     )
     write_json(sidecar_of(mask), target.sidecar(about, own, Type="ROI"))
     units = target.path("units.tsv", contrast=contrast.label, desc=settings.label)
@@ -235,12 +238,16 @@ def write_maps(
     Path
         The z map.
     """
+    tails = "one-tailed by nature" if maps.test == "F" else f"{tail}-tailed"
+    effect, variance = "Effect, in standard deviations of the unit over the run.", "Variance of the effect."
+    if maps.test == "F":
+        effect, variance = "Root mean square of the whitened effects.", "Variance of the noise."
     told = {
-        "effect": (maps.effect, "Effect, in standard deviations of the unit over the run."),
-        "variance": (maps.variance, "Variance of the effect."),
-        maps.test: (maps.stat, f"{maps.test} statistic with {maps.dof:g} degrees of freedom."),
+        "effect": (maps.effect, effect),
+        "variance": (maps.variance, variance),
+        maps.test: (maps.stat, f"{maps.test} statistic with {maps.dof:g} degrees of freedom of the noise."),
         "z": (maps.z, "The same as a normal deviate."),
-        "p": (maps.p(tail), f"p-value, {tail}-tailed, not corrected; 1 where no unit was tested."),
+        "p": (maps.p(tail), f"p-value, {tails}, not corrected; 1 where no unit was tested."),
     }
     entities = dict(part.split("-") for part in run.split("_")) if run else {}
     for statistic, (values, text) in told.items():

@@ -201,8 +201,9 @@ def _section(path: Path, summary: dict[str, Any], anchor: str) -> str:
     parts += [
         _contrast(path.parent, found, space, f"{anchor}-{number}") for number, found in enumerate(summary["Found"])
     ]
+    home = path.parent.parent if path.parent.name == "func" else path.parent
     for name in summary["Files"]:
-        if name.endswith("design.png") and (picture := path.with_name(name)).exists():
+        if name.endswith("design.png") and (picture := home / name).exists():
             caption = "Design matrix: one row per prompt, scan or subject."
             parts.append(_figure(picture.read_bytes(), f"Design matrix {picture.stem}", caption, wide=True))
     return "\n".join(parts)

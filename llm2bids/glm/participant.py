@@ -100,7 +100,8 @@ class SubjectJob:
         for contrast in self.analysis.contrasts:
             maps, adjusted = fitted.maps[contrast.name], fitted.adjusted[contrast.name]
             dropped = fitted.dropped[contrast.name]
-            found.append(write_contrast(target, contrast, maps, adjusted, settings, RunsDropped=dropped))
+            told = {"RunsDropped": dropped, **_counts(fitted, dropped)}
+            found.append(write_contrast(target, contrast, maps, adjusted, settings, **told))
             for run, own in fitted.by_run.get(contrast.name, {}).items():
                 about = {**describe_contrast(contrast), "DegreesOfFreedom": own.dof, "Run": run}
                 write_maps(target, contrast, own, settings.tail, about, run)
@@ -131,6 +132,7 @@ class SubjectJob:
                 "StatsModel": analysis.model.name,
                 "Design": list(analysis.model.run.x),
                 "HighPassHz": analysis.cutoff,
+                "Confounds": sorted({name for run in analysis.runs for name in analysis.confounds(run).columns}),
                 "Statistics": analysis.settings.to_json(),
                 "Versions": versions(),
             },
@@ -154,3 +156,11 @@ class SubjectJob:
             "Runs": [run.label for run in self.analysis.runs],
             **self._target(self.out.root).common,
         }
+
+
+def _counts(fitted: Fitted, dropped: list[str]) -> dict[str, int]:
+    """How many prompts were shown, and how many different ones: repeats of a text were averaged."""
+    if not len(fitted.prompts):
+        return {}
+    kept = fitted.prompts[~fitted.prompts["run"].isin(dropped)]
+    return {"NumberOfPrompts": len(kept), "NumberOfSamples": len(kept[["stimulus", "trial_type"]].drop_duplicates())}

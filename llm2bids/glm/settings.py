@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from llm2bids.errors import InferenceError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 UNITS_OF_INFERENCE: Final = {
-    "prompt": "Prompts are the samples: one effect per prompt, compared over prompts and runs. Calibrated.",
+    "prompt": "Prompts are the samples: one effect per prompt, compared over prompts and runs; a text that is shown "
+    "again is no new sample.",
     "run": "Prompts are the samples within each run; runs are combined by fixed effects, weighted by their precision "
     "as if it were known. Finds somewhat too much, the fewer prompts per run the more.",
     "token": "Tokens are the samples, with AR(1) noise. Tokens of one prompt are not independent: too many units are "
@@ -104,6 +102,8 @@ class Settings:
                 f"permutation with --inference {self.inference} asked for, but only prompts can be exchanged; use "
                 "--inference prompt, or --correction bonferroni"
             )
+        if not 0 <= self.seed < 2**32:
+            raise InferenceError(f"seed {self.seed} found; a whole number from 0 to {2**32 - 1} needed")
         if self.correction == "maxt" and self.n_permutations < 1 / self.alpha:
             raise InferenceError(
                 f"{self.n_permutations} permutations found; level {self.alpha:g} needs {1 / self.alpha:.0f} at least"
@@ -166,24 +166,3 @@ def refuse_neighbours(smoothing_fwhm: float | None, cluster_threshold: int | Non
         raise InferenceError(f"smoothing asked for, but {_NEIGHBOURS}; leave it out")
     if cluster_threshold:
         raise InferenceError(f"clusters asked for, but {_NEIGHBOURS}; use fdr, bonferroni or maxt")
-
-
-def settings_from(options: Mapping[str, Any]) -> Settings:
-    """Make settings of the options of a command.
-
-    Parameters
-    ----------
-    options : mapping
-        Fields of `Settings`.
-
-    Returns
-    -------
-    Settings
-        Checked.
-
-    Raises
-    ------
-    InferenceError
-        If a choice is unknown or two contradict each other.
-    """
-    return Settings(**{**options, "confounds": tuple(options.get("confounds", ()))})

@@ -13,7 +13,7 @@ from llm2bids.bids.names import sidecar_of
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.tables import read_json, read_tsv, write_bytes, write_json, write_tsv
 from llm2bids.bids.templates import template_json
-from llm2bids.errors import MaskError, SpaceError
+from llm2bids.errors import DatasetError, MaskError, SpaceError
 from llm2bids.mask.maps import IMAGE_SUFFIXES, is_binary, read_volume
 from llm2bids.mask.rules import Rule
 from llm2bids.space import UnitMask, UnitSpace
@@ -181,6 +181,8 @@ def check_target(target: Path, sources: Sequence[Path], *, overwrite: bool) -> N
             raise MaskError(f"{file} belongs to a file this is made from; give the target another name, e.g. {other}")
         if file.exists() and not overwrite:
             raise MaskError(f"{file} is there already; choose another name, or replace it with --overwrite")
+        if file.exists() and not _is_mask(file):
+            raise MaskError(f"{file} is no mask of ours, and is not replaced; choose another name, or remove it")
 
 
 def check_same_model(
@@ -415,6 +417,23 @@ def _self_contained(path: Path) -> UnitMask:
         return UnitMask.from_json(fields)
     except SpaceError as error:
         raise SpaceError(f"{path}: {error}") from error
+
+
+def _is_mask(path: Path) -> bool:
+    """Whether a file is one that we wrote for a mask."""
+    if path.suffix == ".safetensors":
+        try:
+            return bool(UnitMask.from_safetensors(path).space)
+        except SpaceError:
+            return False
+    if path.suffix != ".json":
+        return sidecar_of(path).is_file() and _is_mask(sidecar_of(path))
+    try:
+        fields = read_json(path)
+    except DatasetError:
+        return False
+    described = "Llm2bids" in fields and ("unit" in fields or fields.get("Type") == "ROI")
+    return described or {"Space", "Units"} <= set(fields)
 
 
 def _files(path: Path) -> list[Path]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,7 @@ from llm2bids.design import SLICE_TIME_REF, high_pass
 from llm2bids.errors import DatasetError
 from llm2bids.prep.atlas import add_atlas
 from llm2bids.prep.confounds import confounds, describe, log_frequencies
-from llm2bids.prep.export import export_fsl, fsl_folder, read_stats_model
+from llm2bids.prep.export import export_fsl, feat_run, fsl_folder, read_stats_model
 from llm2bids.prep.scale import BASELINE, CLIP, ONE_SD, measure, rescale
 
 if TYPE_CHECKING:
@@ -89,6 +91,11 @@ class _Job:
         return files + ([fsl_folder(self.out.root, self.run) / "design.fsf"] if self.model else [])
 
     @property
+    def design(self) -> str:
+        """SHA-256 of the model of the task, where designs are asked for."""
+        return hashlib.sha256(repr(self.model).encode()).hexdigest()
+
+    @property
     def outdated(self) -> list[Path]:
         """Volumes and masks of a recording of this run in another space, which was replaced."""
         files = self.bold.parent.glob(f"{self.run.name}_space-*_desc-*")
@@ -141,18 +148,22 @@ def prep(  # noqa: PLR0913 - the arguments of the command
     if n_jobs == 0:
         raise DatasetError("0 processes asked for; use 1 or more, or -1 for as many as there are processors")
     root = Path(bids_dir)
+    if not (root / "dataset_description.json").is_file():
+        raise DatasetError(f"{root} has no dataset_description.json, so it is no BIDS dataset; give the folder of one")
     if read_json(root / "dataset_description.json").get("DatasetType", "raw") != "raw":
         raise DatasetError(f"{root} is a derivative; prep reads a raw dataset: give its folder")
     runs = find_runs(root, participant_label, task_label, sites)
     out = Dataset(root / PREPARED, "derivative")
     jobs = _plan(runs, out, fsl=fsl)
     todo = [job for job in jobs if not _is_done(job, resume=resume, overwrite=overwrite)]
-    if todo:
-        _describe(out, todo)
     done = {job.run: _existing(job) for job in jobs if job not in todo}
     hide = None if progress is None else not progress
     finished = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_prepare)(job) for job in todo)
-    with tqdm(finished, total=len(todo), unit=" runs", disable=hide, dynamic_ncols=True, desc="prep") as bar:
+    with (
+        out.tidied(job.run.name for job in todo),
+        closing(finished),
+        tqdm(finished, total=len(todo), unit=" runs", disable=hide, dynamic_ncols=True, desc="prep") as bar,
+    ):
         done |= {job.run: prepared for job, prepared in zip(todo, bar, strict=True)}
     return [done[job.run] for job in jobs]
 
@@ -168,10 +179,14 @@ def _plan(runs: Sequence[BoldRun], out: Dataset, *, fsl: bool) -> list[_Job]:
         events = [read_events(run.beside("events.tsv"), run.n_scans * run.t_r) for run in alike]
         cutoffs[design] = high_pass(events, [run.n_scans * run.t_r for run in alike])
     models = {task: read_stats_model(runs[0].root, task) for task in {r.entities["task"] for r in runs}} if fsl else {}
-    return [
+    jobs = [
         _Job(run, out, frequencies[run.entities["sub"]], cutoffs[_design(run)], models.get(run.entities["task"]))
         for run in runs
     ]
+    for job in jobs:
+        if job.model:
+            feat_run(job.run, job.model, job.bold.resolve(), job.cutoff, out.root.resolve())
+    return jobs
 
 
 def _design(run: BoldRun) -> tuple[str, ...]:
@@ -192,6 +207,10 @@ def _is_done(job: _Job, *, resume: bool, overwrite: bool) -> bool:
     before = {} if outdated else BoldRun(job.out.root, job.bold).own
     if before.get("SourceSHA256") != job.run.fingerprint:
         raise DatasetError(f"{job.run.name} was prepared from another recording or events; replace it with --overwrite")
+    if job.bold.stat().st_size != before.get("NumberOfBytes"):
+        return False  # truncated since
+    if job.model and before.get("DesignSHA256") != job.design:
+        raise DatasetError(f"{job.run.name} has designs of another model of the task; replace them with --overwrite")
     if before.get("HighPassHz") != job.cutoff:
         raise DatasetError(
             f"{job.run.name} was prepared before runs with slower designs were recorded, and needs another drift now; "
@@ -234,7 +253,7 @@ def _publish(job: _Job) -> Prepared:
         listed = staged.beside("timeseries.tsv", space=None, desc="confounds")
         write_tsv(listed, table)
         prepared = Prepared(job.bold, run.n_scans, space.n_units, int(moments.varies.sum()), n_clipped)
-        own = _own(job, prepared)
+        own = _own(job, prepared) | {"NumberOfBytes": staged.bold.stat().st_size}
         texts = {"task": run.entities["task"], "space": space.label, "source": run.uri("raw")}
         timing = {"RepetitionTime": run.t_r, "StartTime": run.t_r * SLICE_TIME_REF}
         write_json(staged.beside("bold.json"), template_json("preproc_bold.json", **texts) | timing | {"Llm2bids": own})
@@ -246,6 +265,7 @@ def _publish(job: _Job) -> Prepared:
             for path in job.outdated:
                 path.unlink()
             shutil.rmtree(fsl_folder(job.out.root, run), ignore_errors=True)
+            _describe(job)
             job.out.publish(stage)
     return prepared
 
@@ -265,16 +285,15 @@ def _own(job: _Job, prepared: Prepared) -> dict[str, Any]:
         "NumberVarying": prepared.n_varying,
         "NumberClipped": prepared.n_clipped,
         "HighPassHz": job.cutoff,
+        **({"DesignSHA256": job.design} if job.model else {}),
     }
 
 
-def _describe(out: Dataset, jobs: Sequence[_Job]) -> None:
-    """Write what the whole derivative shares."""
-    out.root.mkdir(parents=True, exist_ok=True)
-    with out.lock():
-        out.add_missing("dataset_description.json", template_json("prep_description.json", version=__version__))
-        out.add_missing("README.md", "prep_README.md")
-        out.add_missing(".bidsignore", "prep_bidsignore")
-        out.add_missing("atlas-layers_description.json", template_json("atlas_description.json"))
-        for space in {job.run.space.label: job.run.space for job in jobs}.values():
-            add_atlas(out, space)
+def _describe(job: _Job) -> None:
+    """Write what the whole derivative shares; call with the lock held, when a run is complete, not before."""
+    out = job.out
+    out.add_missing("dataset_description.json", template_json("prep_description.json", version=__version__))
+    out.add_missing("README.md", "prep_README.md")
+    out.add_missing(".bidsignore", "prep_bidsignore")
+    out.add_missing("atlas-layers_description.json", template_json("atlas_description.json"))
+    add_atlas(out, job.run.space)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from llm2bids.bids.tables import read_json, read_stim
 from llm2bids.bids.templates import template_json
-from llm2bids.design import cosines, frame_times
+from llm2bids.design import SPIKE, cosines, frame_times
 from llm2bids.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from llm2bids.bids.runs import BoldRun
 
-_SPIKE: Final = "non_steady_state_outlier"
 _TOKEN_COLUMNS: Final = ("token_id", "position", "surprisal", "entropy")
 
 
@@ -116,7 +115,7 @@ def confounds(
     first = np.flatnonzero(tokens["position"] == 0)
     spikes = pd.DataFrame(
         np.equal.outer(np.arange(len(tokens)), first).astype(int),
-        columns=[f"{_SPIKE}{number:02d}" for number in range(len(first))],
+        columns=[f"{SPIKE}{number:02d}" for number in range(len(first))],
     )
     return pd.concat([table, cosines(frame_times(len(tokens), run.t_r), cutoff), spikes], axis=1)
 
@@ -143,7 +142,7 @@ def describe(table: pd.DataFrame, cutoff: float | None) -> dict[str, Any]:
         Description by column.
     """
     texts = template_json("confounds.json")
-    families = {"cosine": texts.pop("cosine"), _SPIKE: texts.pop(_SPIKE)}
+    families = {"cosine": texts.pop("cosine"), SPIKE: texts.pop(SPIKE)}
     if cutoff is not None:
         families["cosine"]["CutoffHz"] = cutoff
     return {name: texts.get(name) or families[name.rstrip("0123456789")] for name in table.columns}

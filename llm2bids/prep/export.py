@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llm2bids.bids.runs import read_events
+from llm2bids.bids.runs import read_events, stats_model_path
 from llm2bids.bids.tables import write_bytes
 from llm2bids.design import CONSTANT, frame_times, token_design
 from llm2bids.errors import DesignError, StatsModelError
 from llm2bids.fsl import FeatRun, design_con, design_mat, ev_text, feat_fsf, reference_of
-from llm2bids.statsmodel import FACTOR, StatsModel
+from llm2bids.statsmodel import FACTOR, WILDCARDS, Node, StatsModel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +60,7 @@ def read_stats_model(root: Path, task: str) -> StatsModel:
     StatsModelError
         If there is none, or it is malformed.
     """
-    path = root / "code" / "models" / f"model-{task}_smdl.json"
+    path = stats_model_path(root, task)
     if not path.exists():
         raise StatsModelError(
             f"task {task} has no {path.relative_to(root)}, as tasks without conditions, so there is no design to "
@@ -69,10 +69,43 @@ def read_stats_model(root: Path, task: str) -> StatsModel:
     return StatsModel.from_file(path)
 
 
-def design_of(
-    run: BoldRun, model: StatsModel, confounds: pd.DataFrame, cutoff: float | None
-) -> tuple[pd.DataFrame, list[Contrast]]:
-    """Make the design that FSL is given.
+def conditions_of(run: BoldRun, model: StatsModel) -> tuple[list[str], list[Contrast]]:
+    """Choose the conditions and contrasts of a run that FSL is given.
+
+    Parameters
+    ----------
+    run : BoldRun
+        A recording.
+    model : StatsModel
+        What is asked.
+
+    Returns
+    -------
+    conditions : list of str
+        Those of the model that the run has.
+    contrasts : list of Contrast
+        Its t contrasts whose conditions the run has.
+
+    Raises
+    ------
+    DesignError
+        If that leaves no contrast.
+    """
+    events = read_events(run.beside("events.tsv"), run.n_scans * run.t_r)
+    there = [f"{FACTOR}{name}" for name in sorted(set(events["trial_type"]) - {"n/a"})]
+    asked = [name for name in model.run.x if name.startswith(FACTOR) and (name in there or set(WILDCARDS) & set(name))]
+    columns = Node("Run", tuple(asked)).select(there)
+    contrasts = [one for one in model.run.questions(columns) if one.test == "t" and set(one.columns) <= set(columns)]
+    if not contrasts:
+        raise DesignError(
+            f"{run.name} has {', '.join(there) or 'no condition'}, too little for any t contrast of model "
+            f"{model.name}; leave out --fsl, or mend the model"
+        )
+    return [name.removeprefix(FACTOR) for name in columns], contrasts
+
+
+def design_of(run: BoldRun, model: StatsModel, confounds: pd.DataFrame, cutoff: float | None) -> pd.DataFrame:
+    """Make the design matrix that FSL is given.
 
     Parameters
     ----------
@@ -83,36 +116,77 @@ def design_of(
     confounds : DataFrame, shape (n_scans, n_confounds)
         All confounds there are.
     cutoff : float or None
-        Of the drift, in Hz.
+        Of the drift, in Hz, where the model sets none.
 
     Returns
     -------
-    matrix : DataFrame, shape (n_scans, n_regressors)
+    DataFrame, shape (n_scans, n_regressors)
         Conditions, confounds of the model, drift; and the constant unless the conditions fill the run.
-    contrasts : list of Contrast
-        The t contrasts whose conditions the run has.
 
     Raises
     ------
     DesignError
-        If the run has fewer conditions than a contrast needs, for all of them.
+        If a confound is not there.
     """
-    times = frame_times(run.n_scans, run.t_r)
+    conditions, _ = conditions_of(run, model)
     events = read_events(run.beside("events.tsv"), run.n_scans * run.t_r)
-    there = [f"{FACTOR}{name}" for name in sorted(set(events["trial_type"]) - {"n/a"})]
-    chosen = model.run.select([*there, *confounds.columns])
-    conditions = [name.removeprefix(FACTOR) for name in chosen if name.startswith(FACTOR)]
-    others = confounds[[name for name in chosen if not name.startswith(FACTOR)]]
-    matrix = token_design(events, times, conditions, others, cutoff)
-    if np.allclose(matrix[[f"{FACTOR}{name}" for name in conditions]].sum(axis=1), 1):
-        matrix = matrix.drop(columns=CONSTANT)
-    asked = model.run.questions([f"{FACTOR}{name}" for name in conditions])
-    contrasts = [one for one in asked if one.test == "t" and set(one.columns) <= set(matrix.columns)]
-    if not contrasts:
-        raise DesignError(
-            f"{run.name} has conditions {', '.join(conditions) or 'none'}, too few for any t contrast of the model"
-        )
-    return matrix, contrasts
+    named = tuple(name for name in model.run.x if not name.startswith(FACTOR))
+    try:
+        others = confounds[Node("Run", named).select(list(confounds.columns))]
+    except DesignError as error:
+        raise DesignError(f"{run.name}: {error}") from error
+    times = frame_times(run.n_scans, run.t_r)
+    matrix = token_design(events, times, conditions, others, model.run.high_pass or cutoff)
+    filled = matrix[[f"{FACTOR}{name}" for name in conditions]].sum(axis=1)
+    return matrix.drop(columns=CONSTANT) if np.allclose(filled, 1) else matrix
+
+
+def feat_run(
+    run: BoldRun, model: StatsModel, bold: Path, cutoff: float | None, root: Path, confounds: Path | None = None
+) -> FeatRun:
+    """Say what FEAT must know of a run.
+
+    Parameters
+    ----------
+    run : BoldRun
+        A recording.
+    model : StatsModel
+        What is asked.
+    bold : Path
+        The preprocessed volumes, absolute.
+    cutoff : float or None
+        Of the drift, in Hz, where the model sets none.
+    root : Path
+        The derivative, absolute.
+    confounds : Path, optional
+        Table of confounds.
+
+    Returns
+    -------
+    FeatRun
+        Checked.
+
+    Raises
+    ------
+    LLM2BIDSError
+        If the design asks for what FSL cannot do, or a path is one that FEAT cannot take.
+    """
+    conditions, contrasts = conditions_of(run, model)
+    events = read_events(run.beside("events.tsv"), run.n_scans * run.t_r)
+    folder, period = fsl_folder(root, run), model.run.high_pass or cutoff
+    columns = [f"{FACTOR}{name}" for name in conditions]
+    return FeatRun(
+        bold=bold,
+        output=folder / f"{run.name}.feat",
+        n_scans=run.n_scans,
+        n_voxels=int(np.prod(run.space.shape)),
+        t_r=run.t_r,
+        evs=tuple((name, folder / f"ev_{name}.txt") for name in conditions),
+        contrasts=tuple((one.name, tuple(one.matrix(columns)[0])) for one in contrasts),
+        reference=reference_of(events[events["trial_type"].isin(conditions)], run.n_scans, run.t_r),
+        high_pass_cutoff=None if period is None else 1 / period,
+        confounds=confounds,
+    )
 
 
 def export_fsl(
@@ -134,7 +208,7 @@ def export_fsl(
     bold : Path
         The preprocessed volumes, absolute.
     cutoff : float or None
-        Of the drift, in Hz.
+        Of the drift, in Hz, where the model sets none.
     confounds : DataFrame, shape (n_scans, n_confounds)
         All confounds there are.
     roots : tuple of Path
@@ -145,30 +219,17 @@ def export_fsl(
     LLM2BIDSError
         If the design asks for what FSL cannot do, or a path is one that FEAT cannot take.
     """
-    now, final = (fsl_folder(root, run) for root in roots)
+    conditions, contrasts = conditions_of(run, model)
     events = read_events(run.beside("events.tsv"), run.n_scans * run.t_r)
-    matrix, contrasts = design_of(run, model, confounds, cutoff)
-    columns = list(matrix.columns)
-    conditions = [name.removeprefix(FACTOR) for name in columns if name.startswith(FACTOR)]
+    matrix = design_of(run, model, confounds, cutoff)
     files = {f"ev_{name}.txt": ev_text(events, name) for name in conditions}
-    weights = np.concatenate([contrast.matrix(columns) for contrast in contrasts])
+    weights = np.concatenate([contrast.matrix(list(matrix.columns)) for contrast in contrasts])
     files["design.mat"] = design_mat(matrix)
     files["design.con"] = design_con([contrast.name for contrast in contrasts], weights)
-    others = [name for name in columns if not name.startswith((FACTOR, "drift_", CONSTANT))]
+    others = [name for name in matrix.columns if name in confounds.columns]
     if others:
         files["confounds.txt"] = matrix[others].to_csv(sep="\t", header=False, index=False, float_format="%.9g")
-    feat = FeatRun(
-        bold=bold,
-        output=final / f"{run.name}.feat",
-        n_scans=run.n_scans,
-        n_voxels=int(np.prod(run.space.shape)),
-        t_r=run.t_r,
-        evs=tuple((name, final / f"ev_{name}.txt") for name in conditions),
-        contrasts=tuple((one.name, tuple(row[: len(conditions)])) for one, row in zip(contrasts, weights, strict=True)),
-        reference=reference_of(events[events["trial_type"].isin(conditions)], run.n_scans, run.t_r),
-        high_pass_cutoff=None if cutoff is None else 1 / cutoff,
-        confounds=final / "confounds.txt" if others else None,
-    )
-    files["design.fsf"] = feat_fsf(feat)
+    table = fsl_folder(roots[1], run) / "confounds.txt" if others else None
+    files["design.fsf"] = feat_fsf(feat_run(run, model, bold, cutoff, roots[1], table))
     for name, text in files.items():
-        write_bytes(now / name, text.encode())
+        write_bytes(fsl_folder(roots[0], run) / name, text.encode())
