@@ -79,7 +79,7 @@ def test_a_confound_that_prompts_do_not_differ_in_changes_nothing(prepared: Path
     assert own["Confounds"] == ["tok_position"]
 
 
-@pytest.mark.parametrize("name", ["tok_entropy", "tok_surprisal", "global_signal"])
+@pytest.mark.parametrize("name", ["tok_entropy", "tok_surprisal"])
 def test_a_confound_does_not_make_units_significant(prepared: Path, tmp_path: Path, name: str) -> None:
     """It may cost power. Were its slope taken from the tokens within prompts, hundreds of units would be found."""
     (bare,) = glm(prepared, tmp_path / "bare", progress=False)

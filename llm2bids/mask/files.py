@@ -399,6 +399,8 @@ def choice_text(provenance: Mapping[str, Any]) -> str:
         text = f"{provenance['Rule']} in {source}" + (
             f", volume {provenance['Volume']}" if "Volume" in provenance else ""
         )
+    elif isinstance(tested := provenance.get("Statistics"), dict):
+        text = f"{tested['Correction']} at {tested['Alpha']:g}, {tested['Inference']}s as samples"
     else:
         text = str(provenance.get("Description") or f"units chosen in {source}")
     contrast = provenance.get("Contrast")
