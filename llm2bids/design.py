@@ -124,6 +124,29 @@ def token_design(
     return pd.concat(parts, axis=1).assign(**{CONSTANT: 1.0})
 
 
+def name_prompts(events: pd.DataFrame) -> tuple[NDArray[np.int64], list[str], list[str]]:
+    """Say which events are one prompt, and which condition it is of.
+
+    Parameters
+    ----------
+    events : DataFrame
+        ``trial_type``, and ``prompt`` where one prompt has several events.
+
+    Returns
+    -------
+    codes : ndarray of int, shape (n_events,)
+        Place of each event's prompt in the lists.
+    prompts : list of str
+        Names of prompts, in order of onset.
+    trial_types : list of str
+        Condition of each prompt; ``n/a`` where it has several.
+    """
+    number = events.get("prompt", pd.Series(range(1, len(events) + 1), events.index).astype(str))
+    codes, labels = pd.factorize(number)
+    kinds = events["trial_type"].groupby(codes)
+    return codes, list(labels), np.where(kinds.min() == kinds.max(), kinds.min(), "n/a").tolist()
+
+
 def prompt_design(
     events: pd.DataFrame, times: NDArray[np.float64], confounds: pd.DataFrame | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -147,13 +170,11 @@ def prompt_design(
         One row per prompt: ``name`` of its column, ``prompt``, ``trial_type`` (``n/a`` where it has several),
         ``n_scans``, and ``block`` where the events have it.
     """
-    number = events.get("prompt", pd.Series(range(1, len(events) + 1), events.index).astype(str))
-    codes, labels = pd.factorize(number)
+    codes, labels, kinds = name_prompts(events)
     names = [f"prompt.{code + 1:04d}" for code in range(len(labels))]
     own = _boxcars(events[["onset", "duration"]].assign(trial_type=[names[code] for code in codes]), times, names)
     table = pd.DataFrame({"name": names, "prompt": labels, "n_scans": own.gt(0).sum().to_numpy()})
-    kinds = events["trial_type"].groupby(codes)
-    table["trial_type"] = np.where(kinds.min() == kinds.max(), kinds.min(), "n/a")
+    table["trial_type"] = kinds
     if "block" in events:
         table["block"] = events["block"].groupby(codes).first()
     matrix = own if confounds is None else pd.concat([own, _without_twins(confounds, own)], axis=1)

@@ -18,7 +18,7 @@ from nibabel.filebasedimages import ImageFileError
 from llm2bids.bids.nifti import read_scans
 from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs, read_events, stats_model_path
 from llm2bids.bids.tables import read_json, read_tsv
-from llm2bids.design import SPIKE, average, check_estimable, frame_times, prompt_design, token_design
+from llm2bids.design import SPIKE, average, check_estimable, frame_times, name_prompts, prompt_design, token_design
 from llm2bids.errors import DatasetError, DesignError, StatsModelError
 from llm2bids.space import UnitMask
 from llm2bids.statsmodel import FACTOR, INTERCEPT, WILDCARDS, Node, StatsModel
@@ -326,8 +326,8 @@ class Analysis:
         list of str
             ``n/a`` for a prompt of several conditions.
         """
-        _, table = prompt_design(run.events, run.times)
-        found = dict(zip(table["prompt"], table["trial_type"], strict=True))
+        _, names, kinds = name_prompts(run.events)
+        found = dict(zip(names, kinds, strict=True))
         return [found[prompt] for prompt in prompts]
 
     def prompts_in_conditions(self, run: PreparedRun, prompts: pd.DataFrame) -> pd.DataFrame:
