@@ -316,10 +316,16 @@ def test_results_are_valid_bids_inside_and_outside(prepared: Path, found: Findin
     assert (tmp_path / "else where" / "out" / links["raw"]).resolve() == prepared.resolve()
 
 
-def test_two_processes_write_the_same_bytes_as_one(prepared: Path, tmp_path: Path) -> None:
+def test_two_processes_find_what_one_finds(prepared: Path, tmp_path: Path) -> None:
+    """To rounding: how a matrix product adds up depends on where in memory its factors lie."""
     for n_jobs in (1, 2):
         glm(prepared, tmp_path / str(n_jobs), n_jobs=n_jobs, progress=False)
-    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    assert set(contents(tmp_path / "1")) == set(contents(tmp_path / "2"))
+    for path in (tmp_path / "1").rglob("*.nii.gz"):
+        one, two = (
+            nib.load(root / path.relative_to(tmp_path / "1")).get_fdata() for root in (tmp_path / "1", tmp_path / "2")
+        )
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
 
 
 def test_a_model_of_ones_own_with_f_confounds_and_wildcards(prepared: Path, tmp_path: Path) -> None:
