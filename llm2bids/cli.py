@@ -397,7 +397,7 @@ def _demo(args: argparse.Namespace) -> int:
     _print("planted: units of the task's network, known by construction; found: units at a false discovery rate of .05")
     share = (table["false"] / table["found"].clip(lower=1)).mean()
     _print("hits: found and planted; false: found and not planted; dice: 1 where both are the same")
-    _print(f"The rate is one on average, and {share:.3f} here; over 20 such recordings it was .037 (see README.md).")
+    _print(f"The rate is one on average, and {share:.3f} here; over 10 such recordings it was .039 (see README.md).")
     _print(f"The dataset is in {args.bids_dir}. Networks and a page to open in a browser are in its derivatives/glm,")
     _print("masks for the model in derivatives/masks, volumes for any other fMRI program in derivatives/llm2bids.")
     return int(errors > 0)
