@@ -1,0 +1,115 @@
+"""What verbs share at the terminal: options that mean the same to each, and results as text."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+
+def add_labels(verb: argparse.ArgumentParser) -> None:
+    """Add the options that say which runs, as BIDS apps name them.
+
+    Parameters
+    ----------
+    verb : argparse.ArgumentParser
+        Parser of the verb; a group richer afterwards.
+    """
+    labels = verb.add_argument_group("which runs (all)")
+    for option in ("participant", "task"):
+        labels.add_argument(f"--{option}-label", f"--{option}_label", nargs="+", default=[], metavar="LABEL")
+    labels.add_argument("--sites", nargs="+", default=[], metavar="SITE")
+
+
+def add_work(verb: argparse.ArgumentParser) -> None:
+    """Add the options that say how the work is done, and what may happen to what is there.
+
+    Parameters
+    ----------
+    verb : argparse.ArgumentParser
+        Parser of the verb; a group richer afterwards.
+    """
+    work = verb.add_argument_group("work")
+    work.add_argument("--n-jobs", type=processes, default=1, metavar="N", help="processes; -1 for all (%(default)s)")
+    work.add_argument("--resume", action="store_true", help="leave alone what is there and up to date, do the rest")
+    work.add_argument("--overwrite", action="store_true", help="replace what is there")
+    work.add_argument("--json", action="store_true", help="print the result for programs")
+
+
+def processes(text: str) -> int:
+    """A number of processes.
+
+    Parameters
+    ----------
+    text : str
+        What was typed.
+
+    Returns
+    -------
+    int
+        1 or more, or -1 for all.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        For any other number; argparse makes one line of it.
+    """
+    number = int(text)
+    if number < 1 and number != -1:
+        raise argparse.ArgumentTypeError(f"{text} processes found; 1 or more needed, or -1 for all")
+    return number
+
+
+def options(args: argparse.Namespace) -> dict[str, Any]:
+    """What goes to the function of a verb.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        All that was typed.
+
+    Returns
+    -------
+    dict
+        The arguments without those that only the command line knows.
+    """
+    return {key: value for key, value in vars(args).items() if key not in {"verb", "json"}}
+
+
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """Rows as aligned text with a header; numbers to the right.
+
+    Parameters
+    ----------
+    rows : list of dict
+        One dict per row, all with the same keys, which make the header.
+
+    Returns
+    -------
+    str
+        The lines; ``nothing`` if there are no rows.
+    """
+    if not rows:
+        return "nothing"
+    cells = [[str(key) for key in rows[0]], *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    right = [isinstance(value, int | float) for value in rows[0].values()]
+    lines = (
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        )
+        for line in cells
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def tell(*texts: str) -> None:
+    """Write results to standard output.
+
+    Parameters
+    ----------
+    *texts : str
+        One or more lines each.
+    """
+    sys.stdout.write("\n".join(texts) + "\n")

@@ -1,0 +1,43 @@
+"""``llm2bids validate``: what the validator found, and the exit code that goes with it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from llm2bids.cli.terminal import tell
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``llm2bids validate``.
+
+    Parameters
+    ----------
+    verbs : argparse._SubParsersAction
+        The verbs of ``llm2bids``; one more afterwards.
+    """
+    verb = verbs.add_parser(
+        "validate",
+        help="ask the official BIDS validator; exit 1 if it finds errors",
+        description="Run the official BIDS validator on a dataset and on each of its derivatives.",
+    )
+    verb.add_argument("bids_dir", metavar="DIR", help="a raw dataset or a derivative")
+    verb.add_argument("--json", action="store_true", help="print the result for programs")
+    verb.set_defaults(verb=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Validate and tell what was found."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from llm2bids.validate import validate  # noqa: PLC0415 - keeps --help fast
+
+    validations = validate(args.bids_dir)
+    if args.json:
+        tell(json.dumps([asdict(validation) for validation in validations], indent=2, default=str))
+    else:
+        tell(*(validation.summary() for validation in validations))
+    return int(any(validation.n_errors for validation in validations))
