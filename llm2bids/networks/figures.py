@@ -1,0 +1,186 @@
+"""Pictures of answers about networks: to be read without the code, by the colour-blind too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+"""Colours that the colour-blind tell apart (Okabe and Ito)."""
+GREY: Final = "#767676"
+_SHOWN: Final = 20
+"""Combinations of tasks with room for a bar."""
+_DARK: Final = 0.5
+"""Luminance below which text is white."""
+_CROWDED: Final = 10
+"""Tasks beyond which cells of a matrix have room for one number only."""
+
+
+def draw_matrix(
+    axes: Axes,
+    values: NDArray[np.float64],
+    names: Sequence[str],
+    texts: Sequence[Sequence[str]],
+    limits: tuple[float, float] = (0.0, 1.0),
+    colours: str = "cividis",
+) -> Any:
+    """Draw a matrix with a text in every cell.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where.
+    values : ndarray, shape (n_rows, n_columns)
+        NaN is left white.
+    names : sequence of str
+        Of rows and columns.
+    texts : sequence of sequence of str
+        One per cell.
+    limits : tuple of float
+        Values of the first and the last colour.
+    colours : str
+        Name of a colour map.
+
+    Returns
+    -------
+    AxesImage
+        For a colour bar.
+    """
+    drawn = axes.imshow(values, vmin=limits[0], vmax=limits[1], cmap=colours, interpolation="none", aspect="equal")
+    axes.set_xticks(range(values.shape[1]), names[: values.shape[1]], rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(values)), names)
+    scale, size = colormaps[colours], 9 if len(values) <= _CROWDED else 6.5
+    for row, line in enumerate(texts):
+        for column, text in enumerate(line):
+            value = values[row, column]
+            share = 1.0 if np.isnan(value) else (value - limits[0]) / (limits[1] - limits[0])
+            red, green, blue, _ = scale(float(np.clip(share, 0, 1)))
+            luminance = 1.0 if np.isnan(value) else 0.299 * red + 0.587 * green + 0.114 * blue
+            colour = "white" if luminance < _DARK else "black"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+    return drawn
+
+
+def draw_overlap(
+    tasks: Sequence[str],
+    dice: NDArray[np.float64],
+    pairs: pd.DataFrame,
+    combined: Mapping[tuple[str, ...], int],
+    space: str,
+) -> Figure:
+    """Draw what networks share: a matrix of Dice, and how many units each combination of tasks has to itself.
+
+    Parameters
+    ----------
+    tasks : sequence of str
+        Names of the networks.
+    dice : ndarray, shape (n_tasks, n_tasks)
+        The matrix.
+    pairs : DataFrame
+        ``task_a``, ``task_b``, ``dice_chance``, ``p_holm``, ``units_a``, ``units_b``.
+    combined : mapping
+        Units of each combination of tasks and no other; the most frequent first.
+    space : str
+        Label of the geometry.
+
+    Returns
+    -------
+    Figure
+        Two panels.
+    """
+    n_tasks, n_bars = len(tasks), min(len(combined), _SHOWN)
+    side = max(3.4, 0.62 * n_tasks)
+    figure = Figure(figsize=(side + 3.2 + max(3.0, 0.34 * n_bars + 2.4), side + 2.6), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[side + 3.2, max(3.0, 0.34 * n_bars + 2.4)])
+    _draw_dice(left, tasks, dice, pairs)
+    _draw_combinations(right, tasks, combined)
+    figure.suptitle(f"Overlap of the networks of {n_tasks} tasks (units of space {space})", fontsize=12)
+    return figure
+
+
+def _draw_dice(figure: Any, tasks: Sequence[str], dice: NDArray[np.float64], pairs: pd.DataFrame) -> None:
+    """The matrix: Dice, chance in brackets, a star where it is more; units on the diagonal."""
+    n_tasks, place = len(tasks), {task: number for number, task in enumerate(tasks)}
+    texts = [[""] * n_tasks for _ in tasks]
+    shown = np.where(np.eye(n_tasks, dtype=bool), np.nan, dice)
+    for row in pairs.to_dict("records"):
+        one, other = place[row["task_a"]], place[row["task_b"]]
+        star = "*" if row["p_holm"] <= 0.05 else ""  # noqa: PLR2004 - the usual level
+        below = "" if n_tasks > _CROWDED else f"\n({decimal(row['dice_chance'])})"
+        texts[one][other] = texts[other][one] = f"{decimal(row['dice'])}{star}{below}"
+        texts[one][one], texts[other][other] = f"{row['units_a']:,}", f"{row['units_b']:,}"
+    axes = figure.subplots()
+    largest = np.nanmax(shown) if np.isfinite(shown).any() else 1.0
+    drawn = draw_matrix(axes, shown, tasks, texts, (0.0, max(0.1, float(np.ceil(10 * largest) / 10))))
+    figure.colorbar(drawn, ax=axes, label="Dice (0: no unit shared, 1: the same units)", shrink=0.75)
+    chance = "" if n_tasks > _CROWDED else "(in brackets: by chance, units permuted within layers)\n"
+    axes.set_title(
+        f"Units shared by two tasks\n{chance}* more than tasks without effect share, p < .05 corrected\n"
+        "diagonal: units of the network",
+        fontsize=9,
+    )
+
+
+def _draw_combinations(figure: Any, tasks: Sequence[str], combined: Mapping[tuple[str, ...], int]) -> None:
+    """Bars of the units of each combination above dots that say which tasks it joins."""
+    bars, dots = figure.subplots(2, 1, sharex=True, height_ratios=[1.4, max(0.5, 0.13 * len(tasks))])
+    shown = list(combined.items())[:_SHOWN]
+    places = range(len(shown))
+    drawn = bars.bar(places, [count for _, count in shown], color=COLOURS[0], width=0.7)
+    bars.bar_label(drawn, [f"{count:,}" for _, count in shown], fontsize=8, padding=1)
+    left_out = sum(list(combined.values())[_SHOWN:])
+    rest = f"; {len(combined) - _SHOWN} rarer ones with {left_out:,} units not shown" if left_out else ""
+    bars.set_title(f"Units in just these tasks' networks{rest}", fontsize=9)
+    bars.set_ylabel("units")
+    bars.margins(y=0.15)
+    bars.spines[["top", "right"]].set_visible(False)
+    bars.tick_params(axis="x", length=0, labelbottom=False)
+    for row in range(0, len(tasks), 2):
+        dots.axhspan(row - 0.5, row + 0.5, color="#f2f2f2", zorder=0)
+    for place, (names, _) in enumerate(shown):
+        members = [row for row, task in enumerate(tasks) if task in names]
+        dots.scatter([place] * len(tasks), range(len(tasks)), s=16, color="#cccccc", zorder=1)
+        dots.scatter([place] * len(members), members, s=26, color="black", zorder=3)
+        dots.plot([place, place], [min(members), max(members)], color="black", linewidth=1.4, zorder=2)
+    dots.set_yticks(range(len(tasks)), tasks)
+    dots.set_ylim(len(tasks) - 0.5, -0.5)
+    dots.set_xlim(-0.6, max(len(shown), 1) - 0.4)
+    dots.set_xticks([])
+    dots.set_xlabel("combinations of tasks (black dots), the most frequent first")
+    dots.tick_params(axis="y", length=0)
+    for side in dots.spines.values():
+        side.set_visible(False)
+
+
+def decimal(value: float) -> str:
+    """Write a share as papers do.
+
+    Parameters
+    ----------
+    value : float
+        Between -1 and 1, or NaN.
+
+    Returns
+    -------
+    str
+        Two digits without the 0 before the point.
+
+    Examples
+    --------
+    >>> decimal(0.256), decimal(1.0), decimal(-0.5), decimal(float("nan"))
+    ('.26', '1.00', '-.50', '-')
+    """
+    if np.isnan(value):
+        return "-"
+    text = f"{value:.2f}"
+    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text

@@ -1,0 +1,179 @@
+"""How answers about networks lie on disk: tables, figures, and one sidecar that says how they were made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from llm2bids import __version__
+from llm2bids.bids.names import format_name
+from llm2bids.bids.tables import write_bytes, write_json, write_tsv
+from llm2bids.errors import DatasetError
+from llm2bids.glm.output import as_png, versions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from llm2bids.bids.dataset import Dataset
+    from llm2bids.networks.results import NetworkSet
+
+FOLDER: Final = "networks"
+"""Folder of answers about networks, inside the results of ``glm``."""
+_IGNORED: Final = ".bidsignore"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What a question about networks came to.
+
+    Parameters
+    ----------
+    question : str
+        Which one, e.g. ``"overlap"``.
+    subject, site : str
+        Of whom and where; the subject is empty where several are compared.
+    tables : dict of DataFrame
+        By name; the first is the answer in short.
+    figures : dict of Figure
+        By name.
+    settings : dict
+        How it was asked: JSON values.
+    columns : dict
+        What each column means, by name.
+    files : tuple of Path
+        Where it is written; empty while it is not.
+    """
+
+    question: str
+    subject: str
+    site: str
+    tables: Mapping[str, pd.DataFrame]
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+
+def name_files(networks: NetworkSet, question: str) -> dict[str, str]:
+    """Give the entities of the files of an answer.
+
+    Parameters
+    ----------
+    networks : NetworkSet
+        What is asked about.
+    question : str
+        What is asked.
+
+    Returns
+    -------
+    dict
+        ``sub`` (where it is one), ``acq``, ``space`` and ``desc``.
+    """
+    one = {"sub": networks.subjects[0]} if len(networks.subjects) == 1 else {}
+    site = {"acq": networks.site} if networks.site else {}
+    return {**one, **site, "space": networks.space.label, "desc": question}
+
+
+def refuse_existing(out: Dataset, asked: Sequence[NetworkSet], question: str, *, overwrite: bool) -> None:
+    """Refuse to replace an answer unasked.
+
+    Parameters
+    ----------
+    out : Dataset
+        The results of ``glm``.
+    asked : sequence of NetworkSet
+        What is asked about.
+    question : str
+        What is asked.
+    overwrite : bool
+        Whether it may be replaced.
+
+    Raises
+    ------
+    DatasetError
+        If one is there and may not.
+    """
+    for networks in asked:
+        path = out.root / FOLDER / format_name("networks.json", **name_files(networks, question))
+        if path.exists() and not overwrite:
+            raise DatasetError(f"{path} exists already; replace it with --overwrite")
+
+
+def write_answer(out: Dataset, networks: NetworkSet, answer: Answer) -> Answer:
+    """Write an answer; what was there of an earlier one goes.
+
+    Parameters
+    ----------
+    out : Dataset
+        The results of ``glm``.
+    networks : NetworkSet
+        What it is about.
+    answer : Answer
+        Tables and figures.
+
+    Returns
+    -------
+    Answer
+        With the names of its files.
+
+    Raises
+    ------
+    DatasetError
+        If another process writes the same.
+    """
+    entities = name_files(networks, answer.question)
+    stem = format_name("networks.json", **entities).removesuffix("_networks.json")
+    with out.stage(stem) as stage:
+        folder = stage / FOLDER
+        for name, table in answer.tables.items():
+            write_tsv(folder / format_name(f"{name}.tsv", **entities), table)
+        for name, figure in answer.figures.items():
+            write_bytes(folder / format_name(f"{name}.png", **entities), as_png(figure))
+        write_json(folder / f"{stem}_networks.json", _sidecar(networks, answer))
+        with out.lock():
+            for old in (out.root / FOLDER).glob(f"{stem}_*"):
+                old.unlink()
+            _ignore(out)
+            files = out.publish(stage)
+    return Answer(
+        answer.question,
+        answer.subject,
+        answer.site,
+        answer.tables,
+        answer.figures,
+        answer.settings,
+        answer.columns,
+        tuple(sorted(files)),
+    )
+
+
+def _sidecar(networks: NetworkSet, answer: Answer) -> dict[str, Any]:
+    """What the answer was made of and how."""
+    used = {column for table in answer.tables.values() for column in map(str, table.columns)}
+    return {
+        "Description": f"llm2bids networks {answer.question}",
+        "GeneratedBy": [{"Name": "llm2bids", "Version": __version__}],
+        "Sources": [f"bids::sub-{one.subject}/func/{one.found['z_map']}" for one in networks.networks],
+        "Columns": {name: text for name, text in answer.columns.items() if name in used},
+        "Llm2bids": {
+            "Models": sorted({str(one.fields["Llm2bids"].get("Model")) for one in networks.networks}),
+            "WeightsSHA256": sorted({str(one.fields["Llm2bids"].get("WeightsSHA256")) for one in networks.networks}),
+            "UnitSpace": networks.space.to_json(),
+            "NumberTested": int(networks.tested.sum()),
+            "Contrasts": {one.task: one.found["contrast"] for one in networks.networks},
+            "Settings": dict(answer.settings),
+            "Versions": versions(),
+        },
+    }
+
+
+def _ignore(out: Dataset) -> None:
+    """Keep the validator from reading the folder; results of older versions do not say so yet."""
+    path = out.root / _IGNORED
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    if FOLDER not in lines:
+        write_bytes(path, "\n".join([*lines, FOLDER, ""]).encode())

@@ -1,0 +1,282 @@
+"""How much networks have in common, and how much they would by chance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from llm2bids.networks.sums import strength, strongest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from llm2bids.networks.sums import Tail
+
+INDICES: Final[Mapping[str, str]] = {
+    "dice": "twice the shared units over the units of both",
+    "jaccard": "shared units over units of either",
+    "overlap_coefficient": "shared units over the units of the smaller network",
+}
+"""Measures of what two networks share: all 0 where nothing is, 1 where they are the same."""
+
+
+def shared_units(networks: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Count the units that networks share.
+
+    Parameters
+    ----------
+    networks : ndarray of bool, shape (..., n_networks, n_units)
+        One row per network.
+
+    Returns
+    -------
+    ndarray of int, shape (..., n_networks, n_networks)
+        Units shared; sizes on the diagonal.
+    """
+    rows = networks.astype(np.float32)  # whole numbers to 2**24, and fast
+    found: NDArray[np.int64] = np.rint(rows @ np.swapaxes(rows, -1, -2)).astype(np.int64)
+    return found
+
+
+def index_of(name: str, shared: ArrayLike, size: ArrayLike, other: ArrayLike) -> NDArray[np.float64]:
+    """Measure what two networks share.
+
+    Parameters
+    ----------
+    name : {"dice", "jaccard", "overlap_coefficient"}
+        The measure.
+    shared, size, other : array_like of int
+        Units shared, of the one and of the other.
+
+    Returns
+    -------
+    ndarray
+        Between 0 and 1; NaN where both networks (for the overlap coefficient: one) are empty.
+
+    Examples
+    --------
+    >>> [float(index_of(name, 2, 4, 8).round(3)) for name in INDICES]
+    [0.333, 0.2, 0.5]
+    """
+    common, one, two = (np.asarray(value, float) for value in (shared, size, other))
+    below = {"dice": (one + two) / 2, "jaccard": one + two - common, "overlap_coefficient": np.minimum(one, two)}[name]
+    return np.divide(common, below, out=np.full(np.broadcast(common, below).shape, np.nan), where=below > 0)
+
+
+def index_matrix(name: str, networks: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Measure what every two networks share.
+
+    Parameters
+    ----------
+    name : {"dice", "jaccard", "overlap_coefficient"}
+        The measure.
+    networks : ndarray of bool, shape (..., n_networks, n_units)
+        One row per network.
+
+    Returns
+    -------
+    ndarray, shape (..., n_networks, n_networks)
+        Between 0 and 1.
+    """
+    shared = shared_units(networks)
+    sizes = np.diagonal(shared, axis1=-2, axis2=-1)
+    return index_of(name, shared, sizes[..., :, None], sizes[..., None, :])
+
+
+def units_per_layer(networks: NDArray[np.bool_], layers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count the units of networks layer by layer.
+
+    Parameters
+    ----------
+    networks : ndarray of bool, shape (n_networks, n_units)
+        One row per network.
+    layers : ndarray of int, shape (n_units,)
+        Layer of each unit.
+
+    Returns
+    -------
+    ndarray of int, shape (n_networks, n_layers)
+        Counts.
+    """
+    members = layers[:, None] == np.arange(layers.max() + 1)
+    return networks.astype(np.int64) @ members.astype(np.int64)
+
+
+def shared_by_chance(
+    networks: NDArray[np.bool_], layers: NDArray[np.int64], n_draws: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Count shared units when the units of every layer are permuted.
+
+    Each network keeps its number of units per layer. The number that two of them share in a layer is then
+    hypergeometric, from which it is drawn.
+
+    Parameters
+    ----------
+    networks : ndarray of bool, shape (n_networks, n_units)
+        One row per network.
+    layers : ndarray of int, shape (n_units,)
+        Layer of each unit.
+    n_draws : int
+        Permutations.
+    rng : Generator
+        Which ones.
+
+    Returns
+    -------
+    ndarray of int, shape (n_draws, n_networks, n_networks)
+        Symmetric; sizes on the diagonal.
+    """
+    counts, widths = units_per_layer(networks, layers), np.bincount(layers)
+    n_networks = len(networks)
+    drawn = np.zeros((n_draws, n_networks, n_networks), np.int64)
+    for one in range(n_networks):
+        drawn[:, one, one] = counts[one].sum()
+        for other in range(one):
+            drawn[:, one, other] = rng.hypergeometric(
+                counts[one], widths - counts[one], counts[other], size=(n_draws, len(widths))
+            ).sum(1)
+            drawn[:, other, one] = drawn[:, one, other]
+    return drawn
+
+
+def units_of_k(networks: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Count the units that belong to k networks.
+
+    Parameters
+    ----------
+    networks : ndarray of bool, shape (..., n_networks, n_units)
+        One row per network.
+
+    Returns
+    -------
+    ndarray of int, shape (..., n_networks + 1)
+        Units of exactly 0, 1, 2 ... networks.
+
+    Examples
+    --------
+    >>> units_of_k(np.array([[True, True, False, False], [True, False, False, True]])).tolist()
+    [1, 2, 1]
+    """
+    membership = networks.sum(-2)
+    kinds = np.arange(networks.shape[-2] + 1)
+    found: NDArray[np.int64] = (membership[..., None] == kinds).sum(-2)
+    return found
+
+
+def units_of_k_by_chance(networks: NDArray[np.bool_], layers: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Expect how many units belong to k networks when the units of every layer are permuted.
+
+    Parameters
+    ----------
+    networks : ndarray of bool, shape (n_networks, n_units)
+        One row per network.
+    layers : ndarray of int, shape (n_units,)
+        Layer of each unit.
+
+    Returns
+    -------
+    ndarray, shape (n_networks + 1,)
+        Expected counts; in each layer the number of networks of a unit is Poisson binomial.
+    """
+    counts, widths = units_per_layer(networks, layers), np.bincount(layers)
+    expected = np.zeros(len(networks) + 1)
+    for layer, width in enumerate(widths):
+        chances = np.ones(1)
+        for count in counts[:, layer]:
+            chances = np.convolve(chances, [1 - count / max(width, 1), count / max(width, 1)])
+        expected += width * chances
+    return expected
+
+
+def combinations_of(networks: NDArray[np.bool_], names: Sequence[str]) -> dict[tuple[str, ...], int]:
+    """Count the units of every combination of networks that occurs.
+
+    Parameters
+    ----------
+    networks : ndarray of bool, shape (n_networks, n_units)
+        One row per network.
+    names : sequence of str
+        Their names.
+
+    Returns
+    -------
+    dict
+        Units that are in just these networks and no other, by names; the most frequent first, without those of none.
+
+    Examples
+    --------
+    >>> combinations_of(np.array([[True, True, True, False], [False, True, True, False]]), ["a", "b"])
+    {('a', 'b'): 2, ('a',): 1}
+    """
+    patterns, counts = np.unique(networks.T, axis=0, return_counts=True)
+    found = {
+        tuple(name for name, member in zip(names, pattern, strict=True) if member): int(count)
+        for pattern, count in zip(patterns, counts, strict=True)
+    }
+    return dict(sorted(((key, count) for key, count in found.items() if key), key=lambda item: (-item[1], item[0])))
+
+
+def matched_networks(
+    statistics: Iterator[NDArray[np.float64]], counts: NDArray[np.int64], layers: NDArray[np.int64], tail: Tail
+) -> Iterator[NDArray[np.bool_]]:
+    """Make networks of maps, with as many units in each layer as a given network has.
+
+    Parameters
+    ----------
+    statistics : iterator of ndarray, shape (n_some, n_units)
+        Maps, some at a time, as from `llm2bids.networks.sums.relabelled`.
+    counts : ndarray of int, shape (n_layers,)
+        Units per layer.
+    layers : ndarray of int, shape (n_units,)
+        Layer of each unit.
+    tail : {"two", "positive", "negative"}
+        Which effects count.
+
+    Yields
+    ------
+    ndarray of bool, shape (n_some, n_units)
+        The strongest units of each layer.
+    """
+    for maps in statistics:
+        values = strength(maps, tail)
+        chosen = np.zeros(maps.shape, bool)
+        for layer, count in enumerate(counts):
+            members = layers == layer
+            if count:
+                chosen[:, members] = strongest(values[:, members], np.full(len(maps), count))
+        yield chosen
+
+
+def p_at_least(
+    observed: ArrayLike, drawn: NDArray[np.floating] | NDArray[np.int64], rng: np.random.Generator | None = None
+) -> NDArray[np.float64]:
+    """Say how often chance gives as much or more.
+
+    Parameters
+    ----------
+    observed : array_like
+        What was found.
+    drawn : ndarray, shape (n_draws, ...)
+        What chance gave.
+    rng : Generator, optional
+        Break ties at random, for a p-value that is exactly uniform where there is nothing. Without, ties count as
+        more: the p-value is at most too large.
+
+    Returns
+    -------
+    ndarray
+        p-values: one plus the number of draws that are as large, over one plus the number of draws. NaN where nothing
+        was observed.
+
+    Notes
+    -----
+    Phipson and Smyth 2010.
+    """
+    found = np.asarray(observed, float)
+    n_draws = len(drawn)
+    more, equal = (drawn > found).sum(0), (drawn == found).sum(0)
+    ties = equal + 1.0 if rng is None else rng.uniform(size=np.shape(found)) * (equal + 1)
+    return np.where(np.isnan(found), np.nan, (more + ties) / (n_draws + 1))
