@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from llm2bids import __version__
-from llm2bids.cli import demo, glm, mask, prep, record, tasks, validate
+from llm2bids.cli import demo, glm, mask, networks, prep, record, tasks, validate
 from llm2bids.errors import LLM2BIDSError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ examples:
   llm2bids validate ds
   llm2bids prep ds
   llm2bids glm ds ds/derivatives/glm participant
+  llm2bids networks identify ds/derivatives/glm   which task was it?
   llm2bids mask show MASK                         which units, layer by layer
 
 exit codes: 0 done, 1 the answer is no (the validator found errors), 2 something you can mend: one line says how
@@ -78,6 +79,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"llm2bids {__version__}")
     verbs: argparse._SubParsersAction[argparse.ArgumentParser]
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
-    for add in (demo.add, record.add, tasks.add, validate.add, prep.add, glm.add, mask.add):  # the order of the help
-        add(verbs)
+    for verb in (demo, record, tasks, validate, prep, glm, networks, mask):  # the order of the help
+        verb.add(verbs)
     return parser

@@ -85,7 +85,8 @@ def standardized(maps: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     centred = maps - maps.mean(1, keepdims=True)
     spread = centred.std(1, keepdims=True)
-    return np.divide(centred, spread, out=np.full(centred.shape, np.nan), where=spread > 0)
+    found: NDArray[np.float64] = np.divide(centred, spread, out=np.full(centred.shape, np.nan), where=spread > 0)
+    return found
 
 
 def within_and_between(similarity: NDArray[np.float64], tasks: ArrayLike) -> tuple[float, float]:
@@ -247,7 +248,8 @@ def quantiles_by_layer(values: NDArray[np.float64], layers: NDArray[np.int64], g
     Returns
     -------
     DataFrame
-        One row per layer: ``layer``, ``n_units``, ``good`` (share of units), ``mean``, and quantiles ``q05``, ``q25``, ``q50``, ``q75``, ``q95``.
+        One row per layer: ``layer``, ``n_units``, ``good`` (share of units), ``mean``, and
+        quantiles ``q05``, ``q25``, ``q50``, ``q75``, ``q95``.
     """
     rows = []
     for layer in np.unique(layers):

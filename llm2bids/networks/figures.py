@@ -101,7 +101,7 @@ def draw_overlap(
     n_tasks, n_bars = len(tasks), min(len(combined), _SHOWN)
     side = max(3.4, 0.62 * n_tasks)
     figure = Figure(figsize=(side + 3.2 + max(3.0, 0.34 * n_bars + 2.4), side + 2.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[side + 3.2, max(3.0, 0.34 * n_bars + 2.4)])
+    left, right = np.ravel(figure.subfigures(1, 2, width_ratios=[side + 3.2, max(3.0, 0.34 * n_bars + 2.4)]))
     _draw_dice(left, tasks, dice, pairs)
     _draw_combinations(right, tasks, combined)
     figure.suptitle(f"Overlap of the networks of {n_tasks} tasks (units of space {space})", fontsize=12)

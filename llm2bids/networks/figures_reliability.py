@@ -48,8 +48,8 @@ def draw_reliability(
         Two matrices above, growth and layers below.
     """
     figure = Figure(figsize=(13, 10.5), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[1.15, 1])
-    panels = above.subplots(1, 2)
+    above, below = np.ravel(figure.subfigures(2, 1, height_ratios=[1.15, 1]))
+    panels = above.subplots(1, 2).tolist()
     _draw_runs(panels[0], similarities["dice"], tasks, f"Dice of the networks of two runs ({rule})", (0.0, 1.0))
     bound = float(np.nanmax(np.abs(similarities["correlation"] - np.eye(len(tasks)))))
     limit = max(0.1, float(np.ceil(10 * bound) / 10))
@@ -86,8 +86,8 @@ def _draw_runs(
     axes.set_xticks(middles, names, rotation=40, ha="right", rotation_mode="anchor", fontsize=9)
     axes.set_yticks(middles, names, fontsize=9)
     axes.tick_params(length=0)
-    axes.set_title(f"{title}\none row and column per run", fontsize=10)
-    axes.figure.colorbar(drawn, ax=axes, shrink=0.8)
+    axes.set_title(f"{title}\none row and column per run; a run with itself is left white", fontsize=10)
+    axes.figure.colorbar(drawn, ax=axes, shrink=0.8, label=title.partition(" ")[0])
 
 
 def _draw_growth(axes: Axes, growth: pd.DataFrame, label: str) -> None:
@@ -125,7 +125,9 @@ def _draw_layers(axes: Axes, layers: pd.DataFrame | None) -> None:
         return
     own = layers[layers["measure"] == "icc31"]
     place = own["layer"].to_numpy()
-    axes.fill_between(place, own["q05"], own["q95"], color=COLOURS[0], alpha=0.2, linewidth=0, label="5 to 95 % of units")
+    axes.fill_between(
+        place, own["q05"], own["q95"], color=COLOURS[0], alpha=0.2, linewidth=0, label="5 to 95 % of units"
+    )
     axes.fill_between(place, own["q25"], own["q75"], color=COLOURS[0], alpha=0.45, linewidth=0, label="25 to 75 %")
     axes.plot(place, own["q50"], color=COLOURS[0], marker="o", markersize=4, label="median")
     if "chance" in own:
@@ -134,4 +136,5 @@ def _draw_layers(axes: Axes, layers: pd.DataFrame | None) -> None:
     axes.set_xlabel("layer (number of the hookpoint, 0 is the first)")
     axes.set_ylabel("ICC(3,1)")
     axes.locator_params(axis="x", integer=True)
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    axes.set_ylim(min(-0.1, float(own["q05"].min()) - 0.05), 1.02)
+    axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)

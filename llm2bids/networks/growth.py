@@ -51,7 +51,11 @@ def growth_with_runs(
 
 
 def growth_with_prompts(
-    runs: Sequence[RunContrast], weights: Mapping[str, float], rule: NetworkRule, n_splits: int, rng: np.random.Generator
+    runs: Sequence[RunContrast],
+    weights: Mapping[str, float],
+    rule: NetworkRule,
+    n_splits: int,
+    rng: np.random.Generator,
 ) -> pd.DataFrame:
     """Compare disjoint sets of 2, 4, 8 ... prompts of each condition of a task, whatever their runs.
 
@@ -131,7 +135,8 @@ def compare_halves(one: Maps, other: Maps, rule: NetworkRule) -> dict[str, float
     Returns
     -------
     dict
-        ``n_splits``, mean and standard deviation over pairs of Dice (0 where both are empty) and of the correlation of effects.
+        ``n_splits``, mean and standard deviation over pairs of Dice (0 where both are empty) and of the correlation of
+        effects.
     """
     networks = rule.select(one), rule.select(other)
     sizes = [own.sum(1) for own in networks]

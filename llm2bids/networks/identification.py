@@ -166,7 +166,8 @@ def score(name: str, items: Items, maps: Maps, networks: NDArray[np.bool_], tail
         More is more alike; minus infinity for an empty network.
     """
     if name == "correlation":
-        return items.standardized @ np.nan_to_num(standardized(maps.t)).T / maps.t.shape[1]
+        alike: NDArray[np.float64] = items.standardized @ np.nan_to_num(standardized(maps.t)).T / maps.t.shape[1]
+        return alike
     sizes = networks.sum(1)
     if name == "mean-z":
         signed = networks * np.sign(maps.t)
@@ -336,13 +337,15 @@ class Experiment:
                     hits[row, column] += (told == labels[items.runs]).sum()
         chosen = hits.argmax(1)
         return {
-            name: (self.rules[chosen[row]], float(hits[row, chosen[row]] / n_items)) for row, name in enumerate(choosing)
+            name: (self.rules[chosen[row]], float(hits[row, chosen[row]] / n_items))
+            for row, name in enumerate(choosing)
         }
 
 
 def _choices(labels: NDArray[np.int64], training: NDArray[np.bool_], n_tasks: int) -> NDArray[np.bool_]:
     """Which runs the network of each task is made of, shape (n_tasks, n_runs)."""
-    return (labels == np.arange(n_tasks)[:, None]) & training
+    chosen: NDArray[np.bool_] = (labels == np.arange(n_tasks)[:, None]) & training
+    return chosen
 
 
 def confusion(labels: NDArray[np.int64], told: NDArray[np.int64], n_tasks: int) -> NDArray[np.int64]:

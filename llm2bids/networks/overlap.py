@@ -123,7 +123,7 @@ def overlap(  # noqa: PLR0913 - the arguments of the command
     answers = []
     with tqdm(total=len(asked) * n_draws, unit=" draws", disable=hide, dynamic_ncols=True, desc="overlap") as bar:
         for networks in asked:
-            answer = _answer(networks, n_draws, np.random.default_rng(seed), lambda n: bar.update(n))
+            answer = _answer(networks, n_draws, np.random.default_rng(seed), bar.update)
             answers.append(write_answer(out, networks, answer))
     return answers
 

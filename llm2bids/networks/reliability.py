@@ -49,16 +49,16 @@ _COLUMNS: Final = {
     "task": "Task; all for their mean.",
     "measure": "dice: of the networks of single runs; correlation: of their maps of effects over units; "
     "icc21, icc31: median over units; good21, good31: share of units whose ICC is .75 or more.",
-    "dice": "Dice of the networks of two runs, or two sets of runs or prompts, all chosen by the same rule; 0 where both "
-    "are empty.",
+    "dice": "Dice of the networks of two runs, or two sets of runs or prompts, all chosen by the same rule; 0 where "
+    "both are empty.",
     "correlation": "Correlation of their maps of effects over all tested units; no threshold.",
     "within": "Mean over pairs of runs of one task; of ICCs the number itself.",
     "between": "Mean over pairs of a run of this task and one of another.",
     "difference": "within less between; 0 for tasks that do not differ.",
     "low": "Lower end of its 95 % interval: jackknife over runs.",
     "high": "Upper end.",
-    "p": "How often the difference, or the median ICC, is as large or larger when tasks are exchanged among runs of the "
-    "same number.",
+    "p": "How often the difference, or the median ICC, is as large or larger when tasks are exchanged among runs of "
+    "the same number.",
     "of": "What a set is made of: runs, or prompts of all runs.",
     "n": "Runs, or prompts of each condition, in each of the two sets.",
     "n_prompts": "Prompts in each of the two sets.",
@@ -137,12 +137,14 @@ def reliability(  # noqa: PLR0913 - the arguments of the command
     refuse_existing(out, asked, "reliability", overwrite=overwrite)
     hide = None if progress is None else not progress
     answers = []
-    with tqdm(total=len(asked) * n_permutations, unit=" draws", disable=hide, dynamic_ncols=True, desc="reliability") as bar:
+    with tqdm(
+        total=len(asked) * n_permutations, unit=" draws", disable=hide, dynamic_ncols=True, desc="reliability"
+    ) as bar:
         for networks in asked:
             own = networks.networks[0].rule
             used = own if chosen is None else NetworkRule(chosen.name, chosen.level, own.tail)
             study = _Study(networks, tuple(networks.runs()), used, n_permutations, n_splits, seed)
-            answers.append(write_answer(out, networks, study.answer(lambda n: bar.update(n))))
+            answers.append(write_answer(out, networks, study.answer(bar.update)))
     return answers
 
 
@@ -162,8 +164,8 @@ class _Study:
         for task, own in self.by_task.items():
             if len(own) < 2:  # noqa: PLR2004 - nothing to compare with
                 raise InferenceError(
-                    f"{len(own)} run of task {task} found, reliability needs 2; record more, or leave the task out with "
-                    "--task-label"
+                    f"{len(own)} run of task {task} found, reliability needs 2; record more, or leave the task out "
+                    "with --task-label"
                 )
 
     @cached_property
@@ -253,7 +255,9 @@ class _Study:
                     drawn[name].append(value)
             tick(1)
         rows = [
-            self._row(name, task, np.array(drawn[name])) for name in self.similarities for task in ("all", *self.by_task)
+            self._row(name, task, np.array(drawn[name]))
+            for name in self.similarities
+            for task in ("all", *self.by_task)
         ]
         found = self._icc_of(self.tasks)
         if found is not None:

@@ -154,12 +154,14 @@ class Network:
     @cached_property
     def tested(self) -> NDArray[np.bool_]:
         """Units that were tested, shape (n_units,)."""
-        return read_map(self.beside("mask.nii.gz", desc="brain"), self.space) != 0
+        chosen: NDArray[np.bool_] = read_map(self.beside("mask.nii.gz", desc="brain"), self.space) != 0
+        return chosen
 
     @cached_property
     def selected(self) -> NDArray[np.bool_]:
         """Units of the network, shape (n_units,)."""
-        return read_map(self.file(self.found["mask"]), self.space) != 0
+        chosen: NDArray[np.bool_] = read_map(self.file(self.found["mask"]), self.space) != 0
+        return chosen
 
     def map(self, statistic: Literal["z", "effect"]) -> NDArray[np.float64]:
         """Read a map.
@@ -423,7 +425,9 @@ def _wanted(
         there = {str(one[key]) for one in fields.values()}
         asked = {label.removeprefix(f"{short[key]}-") for label in labels}
         if absent := asked - there:
-            raise DatasetError(f"{short[key]}-{min(absent)} not found in {out_dir}; there are {', '.join(sorted(there))}")
+            raise DatasetError(
+                f"{short[key]}-{min(absent)} not found in {out_dir}; there are {', '.join(sorted(there))}"
+            )
         left = {path: one for path, one in left.items() if not asked or one[key] in asked}
     if not left:
         raise DatasetError(f"{out_dir} holds no result of all labels asked for together; ask for fewer")

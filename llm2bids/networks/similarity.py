@@ -63,7 +63,9 @@ def index_of(name: str, shared: ArrayLike, size: ArrayLike, other: ArrayLike) ->
     """
     common, one, two = (np.asarray(value, float) for value in (shared, size, other))
     below = {"dice": (one + two) / 2, "jaccard": one + two - common, "overlap_coefficient": np.minimum(one, two)}[name]
-    return np.divide(common, below, out=np.full(np.broadcast(common, below).shape, np.nan), where=below > 0)
+    nothing = np.full(np.broadcast(common, below).shape, np.nan)
+    found: NDArray[np.float64] = np.divide(common, below, out=nothing, where=below > 0)
+    return found
 
 
 def index_matrix(name: str, networks: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -102,7 +104,8 @@ def units_per_layer(networks: NDArray[np.bool_], layers: NDArray[np.int64]) -> N
         Counts.
     """
     members = layers[:, None] == np.arange(layers.max() + 1)
-    return networks.astype(np.int64) @ members.astype(np.int64)
+    found: NDArray[np.int64] = networks.astype(np.int64) @ members.astype(np.int64)
+    return found
 
 
 def shared_by_chance(

@@ -62,7 +62,12 @@ class RunContrast:
 
     @classmethod
     def from_design(
-        cls, names: tuple[str, str, str], prompts: pd.DataFrame, effects: ArrayLike, design: pd.DataFrame, asked: Contrast
+        cls,
+        names: tuple[str, str, str],
+        prompts: pd.DataFrame,
+        effects: ArrayLike,
+        design: pd.DataFrame,
+        asked: Contrast,
     ) -> RunContrast:
         """Take the design of a run apart.
 
@@ -383,7 +388,8 @@ class NetworkRule:
         """
         if self.name == "top":
             known = ranks(strength(maps.t, self.tail)) if order is None else order
-            return known < max(1, round(self.level * maps.t.shape[1]))
+            chosen: NDArray[np.bool_] = known < max(1, round(self.level * maps.t.shape[1]))
+            return chosen
         p = maps.p(self.tail)
         return np.stack([adjust(row, self.name) <= self.level for row in p])
 

@@ -1,0 +1,79 @@
+"""A linear decoder of tasks, by nilearn: the reference that networks have to beat."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+from nilearn.decoding import Decoder
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import LeaveOneGroupOut
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from llm2bids.networks.identification import Items
+    from llm2bids.space import UnitSpace
+
+
+def decode(
+    items: Mapping[str, Items],
+    labels: Sequence[str],
+    groups: NDArray[np.str_],
+    space: UnitSpace,
+    kept: NDArray[np.bool_],
+) -> dict[str, NDArray[np.str_]]:
+    """Tell the task of held-out runs by a linear support vector machine, trained on blocks of the other runs.
+
+    Parameters
+    ----------
+    items : mapping of Items
+        ``block``, on whose maps it is trained, and other levels to be told.
+    labels : sequence of str
+        Task of each run.
+    groups : ndarray of str, shape (n_runs,)
+        Runs of one group are held out together; its penalty is chosen by holding out each of the others in turn.
+    space : UnitSpace
+        Which voxel is which unit.
+    kept : ndarray of bool, shape (n_units,)
+        Units of the maps.
+
+    Returns
+    -------
+    dict
+        Task told for each item, by level.
+
+    Notes
+    -----
+    `nilearn.decoding.Decoder`, with the default fifth of the units with the largest F over training blocks.
+    """
+    names = np.array(labels)
+    told = {level: np.empty(len(own.maps), names.dtype) for level, own in items.items()}
+    mask = space.to_image(kept)
+    blocks = items["block"]
+    for group in np.unique(groups):
+        training = (groups != group)[blocks.runs]
+        runs = blocks.runs[training]
+        inner = LeaveOneGroupOut() if len(np.unique(groups[runs])) > 1 else 2
+        decoder = Decoder(
+            estimator="svc", mask=mask, cv=inner, scoring="accuracy", standardize=None, smoothing_fwhm=None, n_jobs=1
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.simplefilter("ignore", UserWarning)  # nilearn's advice on masks that are no brains
+            decoder.fit(_image(blocks, training, space, kept), names[runs], groups=groups[runs])
+            for level, own in items.items():
+                held_out = (groups == group)[own.runs]
+                if held_out.any():
+                    told[level][held_out] = decoder.predict(_image(own, held_out, space, kept))
+    return told
+
+
+def _image(items: Items, rows: NDArray[np.bool_], space: UnitSpace, kept: NDArray[np.bool_]) -> object:
+    """Maps as a 4-D image, scaled over units as for the scores of networks."""
+    whole = np.zeros((int(rows.sum()), space.n_units), np.float32)
+    whole[:, kept] = items.standardized[rows]
+    return space.to_image(whole)
