@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from llm2bids.glm import glm
+from llm2bids.prep import prep
 from llm2bids.record import record
 
 if TYPE_CHECKING:
@@ -29,3 +32,19 @@ def shared_model() -> str:
     if not SHARED_MODEL.is_dir():
         pytest.skip(f"the trained model for realistic checks is not at {SHARED_MODEL}")
     return str(SHARED_MODEL)
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The phantom on six tasks, four runs each, with networks in derivatives/glm; do not write into it."""
+    root = tmp_path_factory.mktemp("planted") / "ds"
+    record(root, progress=False)
+    prep(root, progress=False)
+    glm(root, root / "derivatives" / "glm", progress=False)
+    return root
+
+
+@pytest.fixture
+def planted_results(planted: Path, tmp_path: Path) -> Path:
+    """Its networks, to write into."""
+    return shutil.copytree(planted / "derivatives" / "glm", tmp_path / "glm")

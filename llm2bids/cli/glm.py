@@ -97,9 +97,39 @@ def _add_test_options(test: argparse._ArgumentGroup) -> None:
     test.add_argument("--n-permutations", type=int, default=1000, metavar="N", help="of maxt (%(default)s)")
     test.add_argument("--seed", type=int, default=0, metavar="N", help="of maxt (%(default)s)")
     test.add_argument(
+        "--top",
+        nargs="+",
+        type=share,
+        default=[],
+        metavar="SHARE",
+        help="write masks of the largest statistics too, e.g. 1%% of the units tested; no test",
+    )
+    test.add_argument(
         "--smoothing-fwhm", type=float, metavar="MM", help="refused: neighbouring voxels are no neighbours"
     )
     test.add_argument("--cluster-threshold", type=int, metavar="K", help="refused for the same reason")
+
+
+def share(text: str) -> float:
+    """A share of units.
+
+    Parameters
+    ----------
+    text : str
+        What was typed: ``1%`` or ``0.01``.
+
+    Returns
+    -------
+    float
+        The share; `llm2bids.glm.glm` says which may be asked for.
+
+    Examples
+    --------
+    >>> share("1%"), share("0.5 %"), share("0.01")
+    (0.01, 0.005, 0.01)
+    """
+    number = text.strip()
+    return float(number.removesuffix("%")) / 100 if number.endswith("%") else float(number)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -55,8 +55,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     what.add_argument(
         "--mode",
         choices=["generate", "read"],
-        default="generate",
-        help="scans are the tokens generated after each prompt, or the tokens of the prompt (%(default)s)",
+        help="scans are the tokens generated after each prompt, or the tokens of the prompt "
+        "(generate; read for localizers)",
     )
     what.add_argument("--tokens", type=int, default=24, metavar="N", help="tokens to generate per prompt (%(default)s)")
     _add_design_options(verb.add_argument_group("design"))
@@ -69,7 +69,9 @@ def _add_design_options(design: argparse._ArgumentGroup) -> None:
     """How many prompts are shown in which order."""
     design.add_argument("--runs", type=int, metavar="N", help="runs per session (4, or what the task file holds)")
     design.add_argument("--sessions", type=int, metavar="N", help="sessions; each orders its prompts anew (none)")
-    design.add_argument("--blocks", type=int, default=5, metavar="N", help='"on" blocks per run (%(default)s)')
+    design.add_argument(
+        "--blocks", type=int, default=5, metavar="N", help='blocks of "on", the first condition, per run (%(default)s)'
+    )
     design.add_argument("--prompts-per-block", type=int, default=3, metavar="N", help="(%(default)s)")
     design.add_argument("--reuse-prompts", action="store_true", help="show prompts again where there are too few")
     design.add_argument(

@@ -49,7 +49,8 @@ def draw_identification(
     side = max(3.3, 0.42 * len(tasks) + 1.4)
     levels = [level for level in LEVELS if level in set(summary["level"])]
     figure = Figure(figsize=(4.6 + side * len(levels), side + 1.1), layout="constrained")
-    left, right = np.ravel(figure.subfigures(1, 2, width_ratios=[4.6, side * len(levels)]))
+    grid = figure.add_gridspec(1, 2, width_ratios=[4.6, side * len(levels)])
+    left, right = (figure.add_subfigure(grid[number]) for number in (0, 1))
     _draw_accuracies(left.subplots(), summary, levels, across)
     first = str(summary["score"].iloc[0])
     panels = np.atleast_1d(right.subplots(1, len(levels), sharey=True))

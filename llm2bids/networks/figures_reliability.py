@@ -48,7 +48,8 @@ def draw_reliability(
         Two matrices above, growth and layers below.
     """
     figure = Figure(figsize=(13, 10.5), layout="constrained")
-    above, below = np.ravel(figure.subfigures(2, 1, height_ratios=[1.15, 1]))
+    grid = figure.add_gridspec(2, 1, height_ratios=[1.15, 1])
+    above, below = (figure.add_subfigure(grid[number]) for number in (0, 1))
     panels = above.subplots(1, 2).tolist()
     _draw_runs(panels[0], similarities["dice"], tasks, f"Dice of the networks of two runs ({rule})", (0.0, 1.0))
     bound = float(np.nanmax(np.abs(similarities["correlation"] - np.eye(len(tasks)))))
