@@ -168,7 +168,18 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_help_of_record_tells_every_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("record", "--help") == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for told in ("(phantom)", "(nencka2023)", "(block)", "(generate)", "(24)", "(5)", "(3)", "(0)", "(8)", "(auto)"):
+    for told in (
+        "(phantom)",
+        "(nencka2023)",
+        "(block)",
+        "(generate; read",
+        "(24)",
+        "(5)",
+        "(3)",
+        "(0)",
+        "(8)",
+        "(auto)",
+    ):
         assert told in shown
 
 

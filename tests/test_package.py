@@ -26,7 +26,8 @@ def test_the_wheel_ships_templates_stimuli_and_licence(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     templates = {f"bids_templates/{path.name}" for path in (ROOT / "bids_templates").iterdir()}
     assert templates <= names
-    assert {"llm2bids/stimuli/prompts.tsv", "llm2bids/stimuli/tasks.yaml", "llm2bids/py.typed"} <= names
+    stimuli = {f"llm2bids/stimuli/{path.name}" for path in (ROOT / "llm2bids" / "stimuli").iterdir()}
+    assert {"llm2bids/stimuli/prompts.tsv", "llm2bids/py.typed"} | stimuli <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
 

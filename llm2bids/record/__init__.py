@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -78,7 +79,7 @@ def record(  # noqa: PLR0913 - the arguments of the command
     subject: str | None = None,
     sites: Sequence[str] = ("block",),
     hookpoints: Sequence[str] = (),
-    mode: Literal["generate", "read"] = "generate",
+    mode: Literal["generate", "read"] | None = None,
     tokens: int = 24,
     runs: int | None = None,
     sessions: int | None = None,
@@ -118,14 +119,15 @@ def record(  # noqa: PLR0913 - the arguments of the command
         Of ``block``, ``attn``, ``mlp``, ``neuron``, ``head``; all in one pass.
     hookpoints : sequence of str
         Further places as ``LABEL=GLOB[:in|:out]`` over module paths, each written as site ``LABEL``.
-    mode : {"generate", "read"}
-        Whether scans are the tokens the model generates after each prompt, or the tokens of the prompt.
+    mode : {"generate", "read"}, optional
+        Whether scans are the tokens the model generates after each prompt, or the tokens of the prompt; by default what
+        each task is made for, which is "read" for the localizers and "generate" for all others.
     tokens : int
         Tokens to generate per prompt.
     runs, sessions : int, optional
         Runs per session (4, or what the task file holds), and sessions (none).
     blocks, prompts_per_block : int
-        Design of built-in tasks: blocks of the "on" condition per run, prompts per block.
+        Design of built-in tasks: blocks of the first condition ("on") per run, prompts per block.
     reuse_prompts : bool
         Whether prompts may be shown twice in a session where there are too few.
     seed : int
@@ -203,7 +205,7 @@ def record(  # noqa: PLR0913 - the arguments of the command
         may_replace=overwrite,
         may_be_another=overwrite and label not in {volume["sub"] for volume in left},
     )
-    if mode == "generate":
+    if any(protocol.mode_of(run.task) == "generate" for run in planned):
         check_causal(model)
     _check_same_model(session, label)
     _check_same_places(session, label, planned)
@@ -221,7 +223,7 @@ def _record_all(
     session: Session, todo: dict[Run, tuple[str, ...]], shown: dict[Run, list[list[int]]], *, progress: bool | None
 ) -> Iterator[Recording]:
     """Record run after run, what is missing of each, under one progress bar."""
-    expected = {run: _expected_scans(session, tokens) for run, tokens in shown.items()}
+    expected = {run: _expected_scans(session, run, tokens) for run, tokens in shown.items()}
     hide = None if progress is None else not progress
     with tqdm(total=sum(expected.values()), unit=" tokens", disable=hide, dynamic_ncols=True) as bar:
         for run, tokens in shown.items():
@@ -275,7 +277,7 @@ def _scan(session: Session, run: Run, tokens: list[list[int]], paths: Sequence[P
 def _shown(session: Session, run: Run, tokens: list[list[int]]) -> Iterator[Scans]:
     """The scans of each prompt, in order of presentation."""
     protocol, points = session.protocol, session.hookpoints
-    if protocol.mode == "read":
+    if protocol.mode_of(run.task) == "read":
         return read(session.subject, points, tokens, protocol.batch_size)
     sampling = protocol.sampling(session.subject, run.task.name, run.task.session, run.task.run)
     return generate(session.subject, points, tokens, protocol.n_tokens, protocol.batch_size, sampling)
@@ -313,11 +315,15 @@ def _find_places(
 
 def _with_safe_batches(session: Session, shown: dict[Run, list[list[int]]]) -> Session:
     """The session, one text at a time where padding would change the numbers."""
-    tokens = [text for texts in shown.values() for text in texts]
-    generating = session.protocol.mode == "generate"
-    if session.protocol.batch_size == 1 or not tokens:
+    if session.protocol.batch_size == 1:
         return session
-    if padding_is_harmless(session.subject, session.hookpoints, tokens, generating=generating):
+    texts: dict[bool, list[list[int]]] = defaultdict(list)
+    for run, tokens in shown.items():
+        texts[session.protocol.mode_of(run.task) == "generate"] += tokens
+    if all(
+        padding_is_harmless(session.subject, session.hookpoints, tokens, generating=generating)
+        for generating, tokens in texts.items()
+    ):
         return session
     logger.warning(
         "%s gives other numbers for a text beside a longer one; recording one text at a time",
@@ -397,9 +403,9 @@ def _check_same_model(session: Session, label: str) -> None:
 
 def _tokens(session: Session, run: Run) -> list[list[int]]:
     """Tokens of every prompt of a run; refuses what cannot be shown or stored."""
-    n_new = session.protocol.n_tokens if session.protocol.mode == "generate" else 0
+    n_new = session.protocol.n_tokens if session.protocol.mode_of(run.task) == "generate" else 0
     tokens = tokenize(session.subject, [trial.text for trial in run.task.trials], n_new)
-    if (n_scans := _expected_scans(session, tokens)) > MAX_SCANS:
+    if (n_scans := _expected_scans(session, run, tokens)) > MAX_SCANS:
         raise RecordError(
             f"{run.name} would have {n_scans} scans, a NIfTI-1 file holds {MAX_SCANS}; ask for fewer "
             "blocks, prompts or tokens, and more runs"
@@ -407,9 +413,9 @@ def _tokens(session: Session, run: Run) -> list[list[int]]:
     return tokens
 
 
-def _expected_scans(session: Session, tokens: Sequence[Sequence[int]]) -> int:
+def _expected_scans(session: Session, run: Run, tokens: Sequence[Sequence[int]]) -> int:
     """Scans of a run, or the most it can have."""
-    if session.protocol.mode == "generate":
+    if session.protocol.mode_of(run.task) == "generate":
         return len(tokens) * session.protocol.n_tokens
     special = session.subject.special_ids
     return sum(token not in special for ids in tokens for token in ids)

@@ -38,8 +38,9 @@ class Protocol:
 
     Parameters
     ----------
-    mode : {"generate", "read"}
-        Whether scans are tokens the model generates after each prompt, or the tokens of the prompt.
+    mode : {"generate", "read"} or None
+        Whether scans are tokens the model generates after each prompt, or the tokens of the prompt; None for what each
+        task says.
     n_tokens : int
         Tokens to generate per prompt.
     temperature, top_p : float or None
@@ -61,7 +62,7 @@ class Protocol:
         If a setting is out of range.
     """
 
-    mode: Literal["generate", "read"] = "generate"
+    mode: Literal["generate", "read"] | None = None
     n_tokens: int = 24
     temperature: float | None = None
     top_p: float | None = None
@@ -73,7 +74,7 @@ class Protocol:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        if self.mode not in MODES:
+        if self.mode is not None and self.mode not in MODES:
             raise RecordError(f"mode {self.mode!r} found; use generate or read")
         if self.n_tokens < 1:
             raise RecordError(f"{self.n_tokens} tokens per prompt asked for; 1 or more needed")
@@ -91,6 +92,21 @@ class Protocol:
             raise RecordError(f"nonfinite {self.nonfinite!r} found; use error or zero")
         if self.seed < 0:
             raise RecordError(f"seed {self.seed} found; 0 or more needed")
+
+    def mode_of(self, task: Task) -> Literal["generate", "read"]:
+        """Say what the scans of a task are.
+
+        Parameters
+        ----------
+        task : Task
+            Which has a mode of its own where none is set.
+
+        Returns
+        -------
+        {"generate", "read"}
+            Tokens the model generates, or tokens of the prompt.
+        """
+        return self.mode or task.mode
 
     def sampling(self, subject: Subject, *parts: object) -> Sampling:
         """Say how tokens are drawn for one run.
@@ -359,9 +375,10 @@ def run_settings(protocol: Protocol, run: Run) -> dict[str, Any]:
     dict
         JSON values; what is not set is left out.
     """
+    mode = protocol.mode_of(run.task)
     fields = {
-        "Mode": protocol.mode,
-        "TokensPerPrompt": protocol.n_tokens if protocol.mode == "generate" else None,
+        "Mode": mode,
+        "TokensPerPrompt": protocol.n_tokens if mode == "generate" else None,
         "Temperature": protocol.temperature,
         "TopP": protocol.top_p,
         "TopK": protocol.top_k,
@@ -461,7 +478,7 @@ def shared_sidecars(task: Task, protocol: Protocol) -> dict[str, dict[str, Any]]
         "instructions": task.instructions or "Continue the text.",
     }
     events = template_json("task_events.json")
-    if protocol.mode == "generate":
+    if protocol.mode_of(task) == "generate":
         events |= template_json("events_responses.json")
     if levels := condition_levels(task):
         events["trial_type"]["Levels"] = levels

@@ -67,7 +67,7 @@ def write_run(session: Session, run: Run, told: Told, stage: Path) -> None:
     stage : Path
         Folder that stands for the dataset until the run is complete.
     """
-    responses = session.protocol.mode == "generate"
+    responses = session.protocol.mode_of(run.task) == "generate"
     events = run.task.events([scans.n_scans for scans in told.scans], T_R, responses=responses)
     stim = pd.DataFrame({name: np.concatenate([getattr(s, name) for s in told.scans]) for name in STIM_COLUMNS})
     for space in session.spaces:
@@ -113,6 +113,7 @@ def merge_shared(session: Session, run: Run) -> None:
 def _bold_sidecar(session: Session, run: Run, space: UnitSpace, told: Told) -> dict[str, Any]:
     """What a bold.json says."""
     subject, protocol = session.subject, session.protocol
+    mode = protocol.mode_of(run.task)
     versions = {name: version(name) for name in ("torch", "transformers", "tokenizers")} | {"llm2bids": __version__}
     fields = template_json(
         "bold.json",
@@ -122,7 +123,7 @@ def _bold_sidecar(session: Session, run: Run, space: UnitSpace, told: Told) -> d
     )
     own = subject.describe() | {
         "Site": space.site,
-        "Mode": protocol.mode,
+        "Mode": mode,
         "BatchSize": protocol.batch_size,
         "Settings": run_settings(protocol, run),
         "Stimuli": run.stimuli.as_posix(),
@@ -131,7 +132,7 @@ def _bold_sidecar(session: Session, run: Run, space: UnitSpace, told: Told) -> d
         "NonfiniteSetToZero": told.n_zeroed,
         "UnitSpace": space.to_json(),
     }
-    if protocol.mode == "generate":
+    if mode == "generate":
         sampling = protocol.sampling(subject, run.task.name, run.task.session, run.task.run)
         own["Generation"] = {
             "Temperature": sampling.temperature,
@@ -145,18 +146,19 @@ def _bold_sidecar(session: Session, run: Run, space: UnitSpace, told: Told) -> d
 def _stimuli(session: Session, run: Run, told: Told) -> dict[str, Any]:
     """What was shown, what was answered, and the text of every scan's token."""
     decode = session.subject.tokenizer.decode
+    mode = session.protocol.mode_of(run.task)
     prompts = [
         {
             "prompt": number,
             "trial_type": trial.trial_type,
             "block": trial.block,
             "text": trial.text,
-            **({"response": decode(scans.token_id)} if session.protocol.mode == "generate" else {}),
+            **({"response": decode(scans.token_id)} if mode == "generate" else {}),
             "tokens": [decode([token]) for token in scans.token_id],
         }
         for number, (trial, scans) in enumerate(zip(run.task.trials, told.scans, strict=True), 1)
     ]
-    return {"TaskName": run.task.name, "Mode": session.protocol.mode, "Prompts": prompts}
+    return {"TaskName": run.task.name, "Mode": mode, "Prompts": prompts}
 
 
 def _participant(subject: Subject) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from llm2bids.errors import TaskError
 from llm2bids.task.builtin import Prompt, builtin_prompts, builtin_tasks, expand_tasks, lay_out_builtin, on_topics
 from llm2bids.task.file import lay_out_file
+from llm2bids.task.localizers import lay_out_localizer, localizer_texts, localizers
 from llm2bids.task.trials import Design, Task, Trial
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "builtin_tasks",
     "expand_tasks",
     "lay_out",
+    "localizer_texts",
+    "localizers",
     "on_topics",
 ]
 
@@ -48,4 +51,4 @@ def lay_out(name: str, design: Design | None = None) -> tuple[Task, ...]:
     if name not in builtin_tasks() or expand_tasks([name]) != (name,):
         known = ", ".join(builtin_tasks())
         raise TaskError(f"task {name!r} is unknown; use one of {known}, or a .yaml or .tsv file")
-    return tuple(lay_out_builtin(name, design))
+    return tuple((lay_out_localizer if name in localizers() else lay_out_builtin)(name, design))

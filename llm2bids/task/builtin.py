@@ -65,7 +65,7 @@ def on_topics() -> dict[str, str]:
     dict
         Topic by task, e.g. ``{"medicalimaging": "medical imaging", ...}``.
     """
-    return {name: fields["topic"] for name, fields in _catalogue()["tasks"].items() if "topic" in fields}
+    return {name: fields["topic"] for name, fields in catalogue()["tasks"].items() if "topic" in fields}
 
 
 def builtin_tasks() -> dict[str, str]:
@@ -76,9 +76,8 @@ def builtin_tasks() -> dict[str, str]:
     dict
         Description by name; families of tasks first.
     """
-    catalogue = _catalogue()
-    families = {name: fields["description"] for name, fields in catalogue["families"].items()}
-    return families | {name: _describe(name) for name in catalogue["tasks"]}
+    families = {name: fields["description"] for name, fields in catalogue()["families"].items()}
+    return families | {name: describe(name) for name in catalogue()["tasks"]}
 
 
 def expand_tasks(names: Iterable[str]) -> tuple[str, ...]:
@@ -99,22 +98,39 @@ def expand_tasks(names: Iterable[str]) -> tuple[str, ...]:
     >>> expand_tasks(["rest", "nencka2023"])[:3]
     ('rest', 'politicalscience', 'medicalimaging')
     """
-    families = _catalogue()["families"]
+    families = catalogue()["families"]
     members = (families[name]["tasks"] if name in families else [name] for name in names)
     return tuple(dict.fromkeys(member for group in members for member in group))
 
 
 @cache
-def _catalogue() -> dict[str, Any]:
-    """What tasks.yaml says."""
+def catalogue() -> dict[str, Any]:
+    """Read what is said about the built-in tasks.
+
+    Returns
+    -------
+    dict
+        Contents of ``tasks.yaml``.
+    """
     text = files("llm2bids").joinpath("stimuli", "tasks.yaml").read_text(encoding="utf-8")
-    catalogue: dict[str, Any] = yaml.safe_load(text)
-    return catalogue
+    said: dict[str, Any] = yaml.safe_load(text)
+    return said
 
 
-def _describe(name: str) -> str:
-    """One line about a built-in task."""
-    fields = _catalogue()["tasks"][name]
+def describe(name: str) -> str:
+    """Describe a built-in task.
+
+    Parameters
+    ----------
+    name : str
+        One of `builtin_tasks` that is no family.
+
+    Returns
+    -------
+    str
+        One line.
+    """
+    fields = catalogue()["tasks"][name]
     return str(fields.get("description") or f"Prompts on {fields['topic']} (on) against fifteen other topics (off).")
 
 
@@ -139,7 +155,7 @@ def lay_out_builtin(name: str, design: Design) -> Iterator[Task]:
         If there are too few prompts.
     """
     topic = on_topics().get(name)
-    task = Task(name, (), description=_describe(name), instructions=_catalogue()["instructions"])
+    task = Task(name, (), description=describe(name), instructions=catalogue()["instructions"])
     if topic:
         levels = {"on": f"Prompts on {topic}.", "off": "Prompts on fifteen other topics."}
         task = replace(task, trial_types=levels)
@@ -182,9 +198,28 @@ def _deck(name: str, kind: str | None, session: int, design: Design) -> Iterator
         if not design.reuse:
             break
     n_blocks = {"on": design.n_blocks, "off": design.n_blocks + 1, None: 2 * design.n_blocks + 1}[kind]
+    raise too_few(f"{sum(map(len, pool))} {kind or 'mixed'} prompts found for task {name}", n_blocks, design)
+
+
+def too_few(found: str, n_blocks: int, design: Design) -> TaskError:
+    """Say that a design needs more prompts than there are.
+
+    Parameters
+    ----------
+    found : str
+        How many there are of what.
+    n_blocks : int
+        Blocks of them per run.
+    design : Design
+        How many are asked for.
+
+    Returns
+    -------
+    TaskError
+        To be raised.
+    """
     runs = design.n_runs or RUNS
-    raise TaskError(
-        f"{sum(map(len, pool))} {kind or 'mixed'} prompts found for task {name}, "
-        f"{runs * n_blocks * design.prompts_per_block} needed for {runs} runs; ask for fewer runs, blocks or prompts "
-        "per block, or allow repeats with --reuse-prompts"
+    return TaskError(
+        f"{found}, {runs * n_blocks * design.prompts_per_block} needed for {runs} runs; ask for fewer runs, blocks or "
+        "prompts per block, or allow repeats with --reuse-prompts"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from llm2bids.errors import TaskError
 
@@ -49,6 +49,9 @@ class Task:
         What the task is about, and what the model is asked to do.
     trial_types : mapping
         What each condition means, by name; empty where the task has none.
+    mode : {"generate", "read"}
+        Whether its scans are the tokens the model generates after each prompt, or the tokens of the prompt, unless told
+        otherwise.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Task:
     description: str = ""
     instructions: str = ""
     trial_types: Mapping[str, str] = field(default_factory=dict, hash=False)
+    mode: Literal["generate", "read"] = "generate"
 
     def events(self, n_scans: Sequence[int], t_r: float = 1.0, *, responses: bool = False) -> pd.DataFrame:
         """Say what was shown when.
@@ -103,7 +107,7 @@ class Design:
     n_sessions : int
         Sessions. Within one no prompt is shown twice; each draws and orders its prompts anew.
     n_blocks : int
-        Blocks of the "on" condition per run; one block of "off" comes before each and one after the last.
+        Blocks of the first condition ("on") per run; one block of the other comes before each and one after the last.
     prompts_per_block : int
         Prompts per block.
     seed : int
