@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from nilearn.decoding import Decoder
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import LeaveOneGroupOut
+from sklearn.model_selection import LeaveOneGroupOut, StratifiedKFold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def decode(
     items: Mapping[str, Items],
     labels: Sequence[str],
-    groups: NDArray[np.str_],
+    groups: tuple[NDArray[np.str_], NDArray[np.str_]],
     space: UnitSpace,
     kept: NDArray[np.bool_],
 ) -> dict[str, NDArray[np.str_]]:
@@ -34,8 +34,9 @@ def decode(
         ``block``, on whose maps it is trained, and other levels to be told.
     labels : sequence of str
         Task of each run.
-    groups : ndarray of str, shape (n_runs,)
-        Runs of one group are held out together; its penalty is chosen by holding out each of the others in turn.
+    groups : pair of ndarray of str, shape (n_runs,)
+        Runs of one group are held out together; the penalty is chosen by holding out each of the other groups in turn,
+        or where there is one group, each of its parts, which come second.
     space : UnitSpace
         Which voxel is which unit.
     kept : ndarray of bool, shape (n_units,)
@@ -54,19 +55,27 @@ def decode(
     told = {level: np.empty(len(own.maps), names.dtype) for level, own in items.items()}
     mask = space.to_image(kept)
     blocks = items["block"]
-    for group in np.unique(groups):
-        training = (groups != group)[blocks.runs]
+    outer, parts = groups
+    for group in np.unique(outer):
+        training = (outer != group)[blocks.runs]
         runs = blocks.runs[training]
-        inner = LeaveOneGroupOut() if len(np.unique(groups[runs])) > 1 else 2
+        inner = outer[runs] if len(np.unique(outer[runs])) > 1 else parts[runs]
+        several = len(np.unique(inner)) > 1
         decoder = Decoder(
-            estimator="svc", mask=mask, cv=inner, scoring="accuracy", standardize=None, smoothing_fwhm=None, n_jobs=1
+            estimator="svc",
+            mask=mask,
+            cv=LeaveOneGroupOut() if several else StratifiedKFold(2),
+            scoring="accuracy",
+            standardize=None,
+            smoothing_fwhm=None,
+            n_jobs=1,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.simplefilter("ignore", UserWarning)  # nilearn's advice on masks that are no brains
-            decoder.fit(_image(blocks, training, space, kept), names[runs], groups=groups[runs])
+            decoder.fit(_image(blocks, training, space, kept), names[runs], groups=inner if several else None)
             for level, own in items.items():
-                held_out = (groups == group)[own.runs]
+                held_out = (outer == group)[own.runs]
                 if held_out.any():
                     told[level][held_out] = decoder.predict(_image(own, held_out, space, kept))
     return told

@@ -234,6 +234,8 @@ class Experiment:
         Runs of one group are held out together.
     rules : tuple of NetworkRule
         Among which the training runs choose.
+    parts : ndarray of str, shape (n_runs,)
+        Runs of one part are held out together while rules are chosen, where the training runs are of a single group.
     scores : tuple of str
         Of `SCORES`.
     tail : {"two", "positive", "negative"}
@@ -244,6 +246,7 @@ class Experiment:
     items: Mapping[str, Items]
     groups: NDArray[np.str_]
     rules: tuple[NetworkRule, ...]
+    parts: NDArray[np.str_]
     scores: tuple[str, ...] = tuple(SCORES)
     tail: Tail = "two"
 
@@ -270,7 +273,7 @@ class Experiment:
         for group in np.unique(self.groups):
             held_out = self.groups == group
             maps = self.sums.pooled(_choices(labels, ~held_out, n_tasks))
-            chosen, order = self._choose(labels, held_out, rng), ranks(strength(maps.t, self.tail))
+            chosen, order = self._choose(labels, group, rng), ranks(strength(maps.t, self.tail))
             for name in self.scores:
                 rule, accuracy = chosen.get(name, (self.rules[0], np.nan))
                 told_by = "all units" if name == "correlation" else rule.label
@@ -278,7 +281,7 @@ class Experiment:
                 networks = rule.select(maps, order)
                 for level, whole in self.items.items():
                     places = held_out[whole.runs]
-                    found = score(name, self._parts[level, group], maps, networks, self.tail)
+                    found = score(name, self._held_out[level, group], maps, networks, self.tail)
                     scores[level, name][places] = found
                     predictions[level, name][places] = best(found, rng)
         return Identification(predictions, scores, pd.DataFrame(folds))
@@ -304,7 +307,7 @@ class Experiment:
         }
 
     @cached_property
-    def _parts(self) -> dict[tuple[str, str], Items]:
+    def _held_out(self) -> dict[tuple[str, str], Items]:
         """Items of each group, by level."""
         return {
             (level, group): whole.of_runs(self.groups == group)
@@ -312,22 +315,37 @@ class Experiment:
             for group in np.unique(self.groups)
         }
 
-    def _choose(
-        self, labels: NDArray[np.int64], held_out: NDArray[np.bool_], rng: np.random.Generator
-    ) -> dict[str, tuple[NetworkRule, float]]:
-        """The rule by which each score tells the prompts of training runs best, each group held out in turn.
+    @cached_property
+    def _inner(self) -> dict[str, list[tuple[NDArray[np.bool_], Items]]]:
+        """Training runs, and prompts to test on, for each choice while a group is held out."""
+        folds: dict[str, list[tuple[NDArray[np.bool_], Items]]] = {}
+        for group in np.unique(self.groups):
+            left = self.groups != group
+            several = len(np.unique(self.groups[left])) > 1
+            names = self.groups if several else self.parts
+            for name in np.unique(names[left]):
+                testing = left & (names == name)
+                if (left & ~testing).any():
+                    whole = self.items["prompt"].of_runs(testing)
+                    folds.setdefault(group, []).append((left & ~testing, whole))
+        return folds
 
-        Nothing of the runs that are held out by the caller is looked at.
+    def _choose(
+        self, labels: NDArray[np.int64], group: str, rng: np.random.Generator
+    ) -> dict[str, tuple[NetworkRule, float]]:
+        """The rule by which each score tells the prompts of training runs best, some of them held out in turn.
+
+        Nothing of the runs that the caller holds out is looked at. Empty where there is nothing to choose by: one
+        rule, or not enough runs that each task has training runs left.
         """
-        inner = np.unique(self.groups[~held_out])
         choosing = [name for name in self.scores if name != "correlation"]
-        if len(self.rules) == 1 or len(inner) < 2:  # noqa: PLR2004 - nothing to choose by
-            return {}
         n_tasks = int(labels.max()) + 1
+        folds = [fold for fold in self._inner.get(group, []) if _choices(labels, fold[0], n_tasks).any(1).all()]
+        if len(self.rules) == 1 or not folds:
+            return {}
         hits, n_items = np.zeros((len(choosing), len(self.rules))), 0
-        for group in inner:
-            items = self._parts["prompt", group]
-            maps = self.sums.pooled(_choices(labels, ~held_out & (self.groups != group), n_tasks))
+        for training, items in folds:
+            maps = self.sums.pooled(_choices(labels, training, n_tasks))
             order = ranks(strength(maps.t, self.tail))
             n_items += len(items.maps)
             for column, rule in enumerate(self.rules):

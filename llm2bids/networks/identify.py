@@ -25,7 +25,7 @@ from llm2bids.networks.identification import (
     items_of,
 )
 from llm2bids.networks.output import Answer, refuse_existing, write_answer
-from llm2bids.networks.results import find_networks
+from llm2bids.networks.results import find_networks, with_tasks
 from llm2bids.networks.similarity import p_at_least
 from llm2bids.networks.sums import NetworkRule, RunSums
 
@@ -127,9 +127,8 @@ def identify(  # noqa: PLR0913 - the arguments of the command
     _check_choices(across, scores, rules, n_permutations)
     out = Dataset(Path(out_dir), "derivative")
     labels: dict[str, Any] = {"subjects": participant_label, "tasks": task_label, "sites": sites}
-    asked = find_networks(out.root, **labels, contrasts=contrasts, together=across == "subject")
-    for networks in asked:
-        networks.check_tasks(2, "identification")
+    found = find_networks(out.root, **labels, contrasts=contrasts, together=across == "subject")
+    asked = with_tasks(found, 2, "identification")
     refuse_existing(out, asked, _question(across), overwrite=overwrite)
     studies = []
     for networks in asked:
@@ -206,7 +205,8 @@ class _Study:
             for condition, weight in network.weights.items()
         }
         items = items_of(self.runs, sums, weights)
-        return Experiment(sums, items, self.groups, self.rules, self.scores, self.rules[0].tail)
+        parts = np.array([run.run for run in self.runs])
+        return Experiment(sums, items, self.groups, self.rules, parts, self.scores, self.rules[0].tail)
 
     def check(self, *, allow_overlap: bool) -> None:
         """Refuse what cannot be told apart, or only by its texts."""
@@ -242,7 +242,9 @@ class _Study:
         told = dict(found.predictions)
         if decoder:
             names = [tasks[label] for label in self.labels]
-            decoded = decode(experiment.items, names, self.groups, self.networks.space, self.networks.tested)
+            decoded = decode(
+                experiment.items, names, (self.groups, experiment.parts), self.networks.space, self.networks.tested
+            )
             told |= {(level, DECODER): np.array([tasks.index(name) for name in own]) for level, own in decoded.items()}
         drawn = self._by_chance(n_permutations, rng, tick)
         summary = self._summary(told, drawn)

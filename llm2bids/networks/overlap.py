@@ -15,7 +15,7 @@ from llm2bids.errors import DesignError, InferenceError
 from llm2bids.networks.agreement import jackknife
 from llm2bids.networks.figures import draw_overlap
 from llm2bids.networks.output import Answer, refuse_existing, write_answer
-from llm2bids.networks.results import find_networks
+from llm2bids.networks.results import find_networks, with_tasks
 from llm2bids.networks.similarity import (
     INDICES,
     combinations_of,
@@ -115,9 +115,7 @@ def overlap(  # noqa: PLR0913 - the arguments of the command
         raise InferenceError(f"{n_draws} draws asked for; 1000 or more needed for a p-value of .001")
     out = Dataset(Path(out_dir), "derivative")
     labels: dict[str, Any] = {"subjects": participant_label, "tasks": task_label, "sites": sites}
-    asked = find_networks(out.root, **labels, contrasts=contrasts)
-    for networks in asked:
-        networks.check_tasks(2, "overlap")
+    asked = with_tasks(find_networks(out.root, **labels, contrasts=contrasts), 2, "overlap")
     refuse_existing(out, asked, "overlap", overwrite=overwrite)
     hide = None if progress is None else not progress
     answers = []

@@ -306,6 +306,13 @@ class NetworkSet:
         return self.networks[0].site
 
     @property
+    def sites(self) -> list[NetworkSet]:
+        """Sets of one site each; itself where it is of one."""
+        labels = dict.fromkeys(network.site for network in self.networks)
+        own = [tuple(network for network in self.networks if network.site == label) for label in labels]
+        return [self] if len(own) == 1 else [NetworkSet(networks) for networks in own]
+
+    @property
     def name(self) -> str:
         """What it is called in messages."""
         return f"{', '.join(f'sub-{one}' for one in self.subjects)}, site {self.site or 'unnamed'}"
@@ -339,26 +346,38 @@ class NetworkSet:
         """
         return [run for network in self.networks for run in network.runs(self.tested)]
 
-    def check_tasks(self, n_tasks: int, what: str) -> None:
-        """Refuse too few tasks.
 
-        Parameters
-        ----------
-        n_tasks : int
-            How many are needed.
-        what : str
-            For what, for the message.
+def with_tasks(found: Sequence[NetworkSet], n_tasks: int, what: str) -> list[NetworkSet]:
+    """Keep the sets of enough tasks, and say which are left out.
 
-        Raises
-        ------
-        InferenceError
-            If there are fewer.
-        """
-        if len(self.tasks) < n_tasks:
-            raise InferenceError(
-                f"{len(self.tasks)} task ({', '.join(self.tasks)}) of {self.name} found, {what} needs {n_tasks}; "
-                "record and analyse more, or leave out --task-label"
-            )
+    Parameters
+    ----------
+    found : sequence of NetworkSet
+        One or more.
+    n_tasks : int
+        How many are needed.
+    what : str
+        For what, for the message.
+
+    Returns
+    -------
+    list of NetworkSet
+        One at least.
+
+    Raises
+    ------
+    InferenceError
+        If none has as many.
+    """
+    kept = [one for one in found if len(one.tasks) >= n_tasks]
+    few = [f"{len(one.tasks)} task ({', '.join(one.tasks)}) of {one.name}" for one in found if one not in kept]
+    if not kept:
+        raise InferenceError(
+            f"{few[0]} found, {what} needs {n_tasks}; record and analyse more, or leave out --task-label"
+        )
+    for one in few:
+        logger.warning("left out: %s; %s needs %d", one, what, n_tasks)
+    return kept
 
 
 def find_networks(
