@@ -30,6 +30,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/recording.py
 	$(BIN)/python benchmarks/analysis.py
 	$(BIN)/python benchmarks/calibration.py
+	$(BIN)/python benchmarks/networks.py
 
 # torch comes first and alone: pip would otherwise take the newest, with gigabytes of CUDA where none is needed.
 $(READY): pyproject.toml constraints.txt
