@@ -1,6 +1,6 @@
 """Does the analysis find what is there, and only that? Power on planted networks, errors where there is nothing.
 
-``python benchmarks/calibration.py [--designs 1000] [--model DIR]`` prints
+``python benchmarks/calibration.py [--designs 1000] [--model DIR] [--of slope]`` prints
 
 - power: for each task of the phantom, four runs, the default design: sensitivity, false discovery proportion and Dice
   with the planted network at q .05, mean over recordings with other prompts, and a 95 % interval;
@@ -8,7 +8,8 @@
   of units with p < .05 and p < .001, and how often any unit is found (family-wise error), for each inference. Intervals
   are Monte Carlo: of the mean over designs for shares, Wilson's for frequencies.
 
-With ``--model`` calibration is that of a model of your own, and power is left out.
+With ``--model`` calibration is that of a model of your own, and power is left out. With ``--of slope`` or ``--of bin``
+it is that of slopes over surprisal, or of tokens 8 to 15, instead of mean effects.
 """
 
 from __future__ import annotations
@@ -32,16 +33,33 @@ from llm2bids.glm.settings import Settings
 from llm2bids.mask import load_mask
 from llm2bids.prep import prep
 from llm2bids.record import record
+from llm2bids.regressors import Product, Regressors
 from llm2bids.statsmodel import Contrast, Node, StatsModel
 
 INFERENCES = ("prompt", "run", "token")
 RUNS = 4
-MODEL = StatsModel(
-    "null",
-    Node("Run", ("trial_type.on", "trial_type.off", "non_steady_state_outlier*"), factors=("trial_type",)),
-    Node("Dataset"),
-    {},
-).asking([Contrast.from_expression("on - off")])
+CONDITIONS = ("on", "off")
+
+
+def null_model(of: str) -> StatsModel:
+    """On minus off, of the mean effects of prompts, of their slopes over surprisal, or of their tokens 8 to 15."""
+    means = tuple(f"trial_type.{name}" for name in CONDITIONS)
+    products = tuple(Product(f"{name}_x_surprisal", name, "tok_surprisal") for name in CONDITIONS)
+    made, columns, asked = {
+        "mean": (Regressors(), means, means),
+        "slope": (
+            Regressors(products),
+            (*means, *(one.name for one in products)),
+            tuple(one.name for one in products),
+        ),
+        "bin": (
+            Regressors(convolved=means, delays=(0, 8, 16)),
+            ("trial_type.*",),
+            tuple(f"{name}_delay_8" for name in means),
+        ),
+    }[of]
+    node = Node("Run", (*columns, "non_steady_state_outlier*"), factors=("trial_type",), regressors=made)
+    return StatsModel("null", node, Node("Dataset"), {}).asking([Contrast("onMinusOff", asked, ((1.0, -1.0),))])
 
 
 @dataclass(frozen=True)
@@ -117,7 +135,7 @@ def null_design(analysis: Analysis, rng: np.random.Generator, inference: str) ->
     return replace(analysis, runs=runs, settings=replace(analysis.settings, inference=inference))
 
 
-def null_recordings(model: str, sessions: int, folder: Path, n_jobs: int) -> list[Analysis]:
+def null_recordings(model: str, sessions: int, folder: Path, n_jobs: int, of: str) -> list[Analysis]:
     """Rest, four runs per session; one analysis per session."""
     root = folder / "null"
     record(root, model, "rest", runs=RUNS, sessions=sessions)
@@ -129,18 +147,19 @@ def null_recordings(model: str, sessions: int, folder: Path, n_jobs: int) -> lis
     (whole,) = find_analyses(root, Settings(), model=path)
     labels = sorted({run.volumes.entities["ses"] for run in whole.runs})
     kept = [tuple(run for run in whole.runs if run.volumes.entities["ses"] == label) for label in labels]
-    return [Analysis(runs, MODEL, Settings()) for runs in kept]
+    return [Analysis(runs, null_model(of), Settings()) for runs in kept]
 
 
-def calibration(model: str, n_designs: dict[str, int], sessions: int, n_jobs: int) -> bool:
+def calibration(model: str, n_designs: dict[str, int], sessions: int, n_jobs: int, of: str = "mean") -> bool:
     """Errors where there is nothing, inference by inference; whether the default keeps its promise."""
     kept = True
     with tempfile.TemporaryDirectory() as name:
-        analyses = null_recordings(model, sessions, Path(name), n_jobs)
-        first = [first_level(analysis) for analysis in analyses]
+        analyses = null_recordings(model, sessions, Path(name), n_jobs, of)
+        rng = np.random.default_rng(0)  # first levels are the same whatever the labels, but want some
+        first = [first_level(null_design(analysis, rng, "prompt")) for analysis in analyses]
         space = analyses[0].space
         what = f"{Path(model).name}, {space.label}, {sessions} recordings of rest x {RUNS} runs"
-        print(f"\nCalibration: {what}, random labels")
+        print(f"\nCalibration: {what}, random labels, {of} of prompts")
         head = f"{'inference':<10}{'designs':<9}{'p < .05':<26}{'p < .001':<28}"
         print(head + f"{'Bonferroni .05':<24}{'FDR q .05, any':<24}max-t .05")
         for inference in INFERENCES:
@@ -192,12 +211,13 @@ def main() -> None:
     parser.add_argument("--designs", type=int, default=1000, help="null designs (%(default)s); 200 for tokens")
     parser.add_argument("--sessions", type=int, default=5, help="recordings of rest (%(default)s)")
     parser.add_argument("--model", help="a model directory or hub id, instead of the phantom")
+    parser.add_argument("--of", choices=["mean", "slope", "bin"], default="mean", help="of prompts (%(default)s)")
     parser.add_argument("--n-jobs", type=int, default=1)
     args = parser.parse_args()
     if not args.model and args.repeats:
         power(args.repeats, args.n_jobs)
     designs = dict.fromkeys(INFERENCES, args.designs) | {"token": min(args.designs, 200)}
-    sys.exit(0 if calibration(args.model or "phantom", designs, args.sessions, args.n_jobs) else 1)
+    sys.exit(0 if calibration(args.model or "phantom", designs, args.sessions, args.n_jobs, args.of) else 1)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ CONSTANT: Final = "constant"
 LONGEST_PERIOD: Final = 128.0
 """Seconds: a drift is never faster than fMRI's usual high-pass filter."""
 _TINY: Final = 1e-6
+_HALF: Final = 0.5
+"""Between the values of a boxcar, which nilearn gives but for rounding."""
 _LISTED: Final = 12
 """Columns that a message names."""
 _NYQUIST: Final = 0.5
@@ -177,15 +179,51 @@ def prompt_design(
     table["trial_type"] = kinds
     if "block" in events:
         table["block"] = events["block"].groupby(codes).first()
-    matrix = own if confounds is None else pd.concat([own, _without_twins(confounds, own)], axis=1)
+    matrix = own if confounds is None else pd.concat([own, without_twins(confounds, own)], axis=1)
     return matrix if np.allclose(own.sum(axis=1), 1) else matrix.assign(**{CONSTANT: 1.0}), table
 
 
-def _without_twins(confounds: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
-    """The confounds that are no copy of a prompt's column."""
+def without_twins(confounds: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
+    """Leave out confounds that are a whole prompt, or a whole part of one.
+
+    Parameters
+    ----------
+    confounds : DataFrame, shape (n_scans, n_confounds)
+        Such as spikes.
+    prompts : DataFrame, shape (n_scans, n_parts)
+        Columns of prompts or of their parts.
+
+    Returns
+    -------
+    DataFrame, shape (n_scans, n_kept)
+        Those that are no copy of a column of `prompts`.
+    """
     twins = {prompts[name].to_numpy().tobytes() for name in prompts}
     kept = [name for name in confounds if confounds[name].to_numpy(float).tobytes() not in twins]
     return confounds[kept].reset_index(drop=True)
+
+
+def token_numbers(prompts: pd.DataFrame) -> NDArray[np.int64]:
+    """Number the scans of each prompt.
+
+    Parameters
+    ----------
+    prompts : DataFrame, shape (n_scans, n_prompts)
+        Columns of prompts, as `prompt_design` makes them.
+
+    Returns
+    -------
+    ndarray of int, shape (n_scans,)
+        Place of the scan in its prompt, from 0; -1 for scans of no prompt.
+
+    Examples
+    --------
+    >>> token_numbers(pd.DataFrame({"one": [1, 1, 0, 0, 0, 0], "two": [0, 0, 0, 1, 1, 1]})).tolist()
+    [0, 1, -1, 0, 1, 2]
+    """
+    own = prompts.to_numpy() > _HALF
+    numbers: NDArray[np.int64] = np.where(own, own.cumsum(0) - 1, -1).max(1, initial=-1)
+    return numbers
 
 
 def average(matrix: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ matter of the file: that is asked of the `glm` verb.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from math import inf
@@ -19,6 +19,7 @@ import numpy as np
 from llm2bids.bids.names import to_label
 from llm2bids.bids.tables import read_json
 from llm2bids.errors import DesignError, StatsModelError
+from llm2bids.regressors import FACTOR, WILDCARDS, Regressors, read_transformations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,12 +27,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FACTOR: Final = "trial_type."
-"""What the names of conditions begin with, once trial_type is a factor."""
+__all__ = ["FACTOR", "INTERCEPT", "WILDCARDS", "Contrast", "Node", "StatsModel"]
+
 INTERCEPT: Final = "1"
 """The column of ones in ``X``."""
-WILDCARDS: Final = "*?["
-"""Of these a name in ``X`` holds one where it may match several columns, or none."""
 _LEVELS: Final = ("Run", "Subject", "Dataset")
 _INPUT: Final = {"task", "subject", "session", "run", "acquisition"}
 _TYPES: Final = {"Run": "glm", "Subject": "meta", "Dataset": "glm"}
@@ -189,6 +188,8 @@ class Node:
         Variables of which each value is a column ``variable.value``.
     high_pass : float or None
         Cutoff of the drift in Hz, where the file sets one.
+    regressors : Regressors
+        Columns that other transformations make of the conditions of a run.
     """
 
     level: str
@@ -197,6 +198,7 @@ class Node:
     dummies: tuple[str, ...] | None = None
     factors: tuple[str, ...] = ()
     high_pass: float | None = None
+    regressors: Regressors = field(default_factory=Regressors)
 
     def select(self, available: Sequence[str]) -> list[str]:
         """Choose the columns of ``X`` among those there are.
@@ -357,14 +359,16 @@ class StatsModel:
         Parameters
         ----------
         contrasts : sequence of Contrast
-            Instead of those of the file.
+            Instead of those of the file; ``trial_type.x`` stands for a product with the name ``x`` too.
 
         Returns
         -------
         StatsModel
             The same model otherwise.
         """
-        return replace(self, run=replace(self.run, contrasts=tuple(contrasts), dummies=None))
+        made = {f"{FACTOR}{one.name}": one.name for one in self.run.regressors.products}
+        asked = [replace(one, columns=tuple(made.get(name, name) for name in one.columns)) for one in contrasts]
+        return replace(self, run=replace(self.run, contrasts=tuple(asked), dummies=None))
 
 
 def _check_schema(fields: Mapping[str, Any]) -> None:
@@ -441,7 +445,9 @@ def _node(fields: Mapping[str, Any]) -> Node:
     if level == "Dataset" and "pass" in [one["Test"] for one in (*(fields.get("Contrasts") or ()), dummies) if one]:
         raise StatsModelError("Test pass at level Dataset is not supported, as nothing follows it; use t")
     listed = None if dummies is None else tuple(map(str, dummies.get("Contrasts") or ()))
-    return Node(level, x, tuple(contrasts), listed, _factors(fields, level), _options(model, level))
+    steps = (fields.get("Transformations") or {}).get("Instructions", [])
+    factors, regressors = read_transformations(steps, level)
+    return Node(level, x, tuple(contrasts), listed, factors, _options(model, level), regressors)
 
 
 def _check_groups(level: str, groups: set[str]) -> None:
@@ -452,27 +458,6 @@ def _check_groups(level: str, groups: set[str]) -> None:
             f"GroupBy at level {level} {'lacks' if min(wrong) in needed else 'holds'} {min(wrong)}, which is not "
             f"supported; use {', '.join(sorted(needed))}"
         )
-
-
-def _factors(fields: Mapping[str, Any], level: str) -> tuple[str, ...]:
-    """Variables turned into factors; refuses every other transformation."""
-    factors: list[str] = []
-    for step in (fields.get("Transformations") or {}).get("Instructions", []):
-        name = step.get("Name") if isinstance(step, dict) else step
-        if name not in {"Factor", "Convolve"}:
-            raise StatsModelError(
-                f"transformation {name} is not supported at level {level}; Factor is, leave {name} out"
-            )
-        if name == "Factor" and (set(step) != {"Name", "Input"} or not isinstance(step["Input"], list)):
-            raise StatsModelError(f"Factor with fields {', '.join(step)} found; Name and Input, a list, are supported")
-        if name == "Convolve" and str(step.get("Model", "spm")).lower() != "none":
-            raise StatsModelError(
-                f"Convolve with {step.get('Model', 'spm')} is not supported: units answer at once; leave it out"
-            )
-        factors += map(str, step["Input"]) if name == "Factor" else []
-    if level == "Run" and set(factors) - {"trial_type"}:
-        raise StatsModelError(f"Factor of {min(set(factors) - {'trial_type'})} is not supported; use trial_type")
-    return tuple(factors)
 
 
 def _options(model: Mapping[str, Any], level: str) -> float | None:

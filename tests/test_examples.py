@@ -62,6 +62,14 @@ def test_a_silenced_network_is_missed_by_its_own_topic(tmp_path: Path) -> None:
         assert harm > 3 if network == topic else harm < 1
 
 
+def test_event_related_models_draw_their_picture(tmp_path: Path) -> None:
+    said = run(sys.executable, EXAMPLES / "05_event_related.py", tmp_path, folder=tmp_path)
+    found = dict(re.findall(r"tokens from +(\d+): (\d+) units tell on from off", said))
+    assert len(found) == 6
+    assert min(map(int, found.values())) >= 40
+    assert (tmp_path / "event_related.png").stat().st_size > 30_000
+
+
 def test_calibration_runs_in_small(tmp_path: Path) -> None:
     """Too few designs for a verdict: the exit code may be 0 or 1."""
     script = EXAMPLES.parent / "benchmarks" / "calibration.py"

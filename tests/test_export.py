@@ -154,3 +154,17 @@ def test_the_models_own_cutoff_and_missing_conditions(
     write_json(path, model)
     with pytest.raises(DesignError, match=r"run-01 has trial_type.off, trial_type.on, too little"):
         prep(root, task_label=["pathology"], fsl=True, overwrite=True, progress=False)
+
+
+def test_a_model_whose_columns_fsl_is_not_given_is_refused(dataset: Path, tmp_path: Path) -> None:
+    root = tmp_path / "ds"
+    shutil.copytree(dataset, root, ignore=shutil.ignore_patterns("derivatives"))
+    path = root / "code" / "models" / "model-pathology_smdl.json"
+    model = read_json(path)
+    product = {"Name": "Product", "Input": ["trial_type.on", "tok_surprisal"], "Output": ["on_x_surprisal"]}
+    model["Nodes"][0]["Transformations"]["Instructions"].append(product)
+    write_json(path, model)
+    with pytest.raises(
+        DesignError, match="model pathology uses Product, which the files for FSL do not hold; leave out"
+    ):
+        prep(root, task_label=["pathology"], fsl=True, progress=False)

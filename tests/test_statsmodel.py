@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from bids.utils import convert_JSON
 from bsmschema.models import BIDSStatsModel
+from nilearn.glm.first_level import compute_regressor
 
 from llm2bids.errors import DatasetError, DesignError, StatsModelError
 from llm2bids.record import record
+from llm2bids.regressors import MEAN, Column, Regressors
 from llm2bids.statsmodel import Contrast, Node, StatsModel
 
 if TYPE_CHECKING:
@@ -152,6 +155,44 @@ def test_convolution_with_none_is_none() -> None:
     assert StatsModel.from_json(model({"Transformations": transformations})).run.factors == ("trial_type",)
 
 
+PRODUCT = {"Name": "Product", "Input": ["trial_type.a", "tok_surprisal"], "Output": ["a_x_s"]}
+FIR = {"Name": "Convolve", "Model": "fir", "Input": ["trial_type.a"], "FIRDelays": [0, 4, 8]}
+
+
+def regressors(*steps: dict[str, Any]) -> Regressors:
+    """What a model makes of its conditions."""
+    transformations = {"Transformer": "pybids-transforms-v1", "Instructions": [FACTOR, *steps]}
+    return StatsModel.from_json(model({"Transformations": transformations})).run.regressors
+
+
+@pytest.mark.parametrize("inputs", [["trial_type.a", "tok_surprisal"], ["tok_surprisal", "trial_type.a"]])
+@pytest.mark.parametrize("output", ["a_x_s", ["a_x_s"]])
+def test_products_are_conditions_times_confounds(inputs: list[str], output: Any) -> None:
+    found = regressors({"Name": "Product", "Input": inputs, "Output": output})
+    assert found.columns(["a", "b"]) == {
+        "trial_type.a": Column("a"),
+        "trial_type.b": Column("b"),
+        "a_x_s": Column("a", "tok_surprisal"),
+    }
+    assert found.columns(["b"]) == {"trial_type.b": Column("b")}
+    assert found.to_json() == [PRODUCT]
+    assert regressors().to_json() == []
+
+
+@pytest.mark.parametrize("key", ["FIRDelays", "FirDelays"])
+@pytest.mark.parametrize("name", ["fir", "FIR"])
+def test_bins_have_the_spelling_of_pybids_and_the_names_of_nilearn(key: str, name: str) -> None:
+    step = {"Name": "Convolve", "Model": name, "Input": ["trial_type.a"], key: [0, 4.0, 8]}
+    assert convert_JSON(step)["fir_delays"] == [0, 4.0, 8]
+    columns = regressors(step).columns(["a", "b"])
+    theirs = compute_regressor(np.ones((3, 1)), "fir", np.arange(20.0), "trial_type.a", fir_delays=[0, 4, 8])[1]
+    assert list(columns) == [*theirs, "trial_type.b"]
+    assert [(one.kind, one.delay) for one in columns.values()][1:] == [("delay 4", 4), ("delay 8", 8), (MEAN, None)]
+    two = regressors(FIR, {**FIR, "Input": ["trial_type.b*"]})
+    assert two.columns(["a", "b", "c"]).keys() >= {"trial_type.a_delay_0", "trial_type.b_delay_8", "trial_type.c"}
+    assert regressors(FIR).to_json() == [FIR]
+
+
 @pytest.mark.parametrize(
     ("inputs", "entities", "kept"),
     [
@@ -230,6 +271,10 @@ def step(**fields: Any) -> dict[str, Any]:
     return {"Transformations": {"Transformer": "pybids-transforms-v1", "Instructions": [fields]}}
 
 
+def steps(*instructions: dict[str, Any]) -> dict[str, Any]:
+    return {"Transformations": {"Transformer": "pybids-transforms-v1", "Instructions": list(instructions)}}
+
+
 def of_model(**fields: Any) -> dict[str, Any]:
     return {"Model": {"Type": "glm", "X": ["trial_type.a"], **fields}}
 
@@ -243,6 +288,46 @@ EDGES = [{"Source": "run", "Destination": "subject"}, {"Source": "run", "Destina
 UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "convolve": (model(step(Name="Convolve", Model="glover", Input=["trial_type.a"])), "Convolve with glover"),
     "convolve by default": (model(step(Name="Convolve", Input=["trial_type.a"])), "Convolve with spm"),
+    "derivative": (
+        model(step(**FIR, Derivative=True)),
+        "Convolve with fir and fields Name, Model, Input, FIRDelays, Derivative",
+    ),
+    "no delays": (model(step(Name="Convolve", Model="fir", Input=["trial_type.a"])), "Convolve with fir and fields"),
+    "delays twice": (model(step(**FIR, FirDelays=[0, 4])), "Convolve with fir and fields"),
+    "fir of a confound": (
+        model(step(**FIR | {"Input": ["tok_surprisal"]})),
+        r"Convolve with fir of \['tok_surprisal'\]",
+    ),
+    "one delay": (model(step(**FIR | {"FIRDelays": [0]})), r"FIRDelays \[0\] .* two or more scans"),
+    "late delays": (model(step(**FIR | {"FIRDelays": [4, 8]})), r"FIRDelays \[4, 8\]"),
+    "uneven delays": (model(step(**FIR | {"FIRDelays": [0, 4, 9]})), "equally spaced"),
+    "backward delays": (model(step(**FIR | {"FIRDelays": [0, -4]})), "equally spaced"),
+    "half a scan": (model(step(**FIR | {"FIRDelays": [0, 2.5]})), r"FIRDelays \[0, 2\.5\] .* whole scans"),
+    "delays as text": (model(step(**FIR | {"FIRDelays": "0 4"})), "FIRDelays 0 4"),
+    "two sets of delays": (model(steps(FIR, FIR | {"FIRDelays": [0, 2]})), r"\[0, 4, 8\] and \[0, 2\]"),
+    "bins and slopes": (model(steps(FIR, PRODUCT)), r"Product \(of a_x_s\) and Convolve .* two models"),
+    "fir elsewhere": (
+        model(dataset={"Transformations": {"Transformer": "pybids-transforms-v1", "Instructions": [FIR]}}),
+        "Convolve with fir is not supported at level Dataset",
+    ),
+    "product elsewhere": (
+        model(dataset={"Transformations": {"Transformer": "pybids-transforms-v1", "Instructions": [PRODUCT]}}),
+        "transformation Product is not supported at level Dataset",
+    ),
+    "product of two confounds": (model(step(**PRODUCT | {"Input": ["x", "y"]})), r"Product .* Input \['x', 'y'\]"),
+    "product of three": (model(step(**PRODUCT | {"Input": ["trial_type.a", "x", "y"]})), "Product .* one confound"),
+    "product of two conditions": (model(step(**PRODUCT | {"Input": ["trial_type.a", "trial_type.b"]})), "Product"),
+    "product of a text": (model(step(**PRODUCT | {"Input": "trial_type.a"})), "Product .* Input trial_type"),
+    "product without a name": (model(step(Name="Product", Input=PRODUCT["Input"])), "Product with fields Name, Input"),
+    "product with two names": (model(step(**PRODUCT | {"Output": ["p", "q"]})), r"Output \['p', 'q'\]"),
+    "product named as its input": (model(step(**PRODUCT | {"Output": "tok_surprisal"})), "Output tok_surprisal"),
+    "product named as a condition": (model(step(**PRODUCT | {"Output": "trial_type.p"})), r"Output trial_type\.p"),
+    "product with a wildcard": (
+        model(step(**PRODUCT | {"Input": ["trial_type.*", "x"]})),
+        r"Product with the wildcard trial_type\.\*",
+    ),
+    "product with weights": (model(step(**PRODUCT, Weights=[1])), "Product with fields Name, Input, Output, Weights"),
+    "two products of one name": (model(steps(PRODUCT, PRODUCT)), "two Products have Output a_x_s"),
     "scale": (model(step(Name="Scale", Input=["tok_position"])), "transformation Scale .* level Run"),
     "no instruction": (model(step(Input=["trial_type"])), "transformation None"),
     "factor of another": (model(step(Name="Factor", Input=["block"])), "Factor of block"),

@@ -51,6 +51,7 @@ def glm(  # noqa: PLR0913 - the arguments of the command
     tail: Literal["two", "positive", "negative"] = "two",
     n_permutations: int = 1000,
     seed: int = 0,
+    top: Sequence[float] = (),
     compare: str | None = None,
     pairs: str | None = None,
     covariates: Sequence[str] = (),
@@ -97,6 +98,8 @@ def glm(  # noqa: PLR0913 - the arguments of the command
         Which effects are looked for.
     n_permutations, seed : int
         Of ``correction="maxt"``.
+    top : sequence of float
+        Shares of the tested units, e.g. 0.01: those with the largest statistic are written as masks too, uncorrected.
     compare : str, optional
         Group level: a column of participants.tsv with two values, whose subjects are compared.
     pairs : str, optional
@@ -141,6 +144,7 @@ def glm(  # noqa: PLR0913 - the arguments of the command
         n_permutations,
         seed,
         drop_missing,
+        tuple(top),
     )
     raw = Path(bids_dir)
     _check_apart(raw, Path(out_dir))

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import logging
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
-from nibabel.filebasedimages import ImageFileError
 
-from llm2bids.bids.nifti import read_scans
-from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs, read_events, stats_model_path
-from llm2bids.bids.tables import read_json, read_tsv
-from llm2bids.design import SPIKE, average, check_estimable, frame_times, name_prompts, prompt_design, token_design
+from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs, stats_model_path
+from llm2bids.design import SPIKE, average, check_estimable, name_prompts, prompt_design, token_design
 from llm2bids.errors import DatasetError, DesignError, StatsModelError
-from llm2bids.space import UnitMask
+from llm2bids.glm.kinds import KindDesign, Weighing, bins_of, with_bins, with_slopes
+from llm2bids.glm.prepared import PreparedRun
+from llm2bids.regressors import MEAN, Regressors, is_slope
 from llm2bids.statsmodel import FACTOR, INTERCEPT, WILDCARDS, Node, StatsModel
 
 if TYPE_CHECKING:
@@ -31,113 +27,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llm2bids.glm.settings import Settings
+    from llm2bids.regressors import Column
     from llm2bids.space import UnitSpace
     from llm2bids.statsmodel import Contrast
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PreparedRun:
-    """A preprocessed run with what lies beside it and beside its recording.
-
-    Parameters
-    ----------
-    volumes : BoldRun
-        Of the derivative.
-    raw : Path
-        The raw dataset.
-    """
-
-    volumes: BoldRun
-    raw: Path
-
-    @property
-    def label(self) -> str:
-        """Session and run, e.g. ``ses-01_run-02``."""
-        found = self.volumes.entities
-        return "_".join(f"{key}-{found[key]}" for key in ("ses", "run") if key in found) or "run-1"
-
-    @cached_property
-    def times(self) -> NDArray[np.float64]:
-        """Middle of every scan in seconds, shape (n_scans,)."""
-        return frame_times(self.volumes.n_scans, self.volumes.t_r)
-
-    @cached_property
-    def events(self) -> pd.DataFrame:
-        """What was shown when."""
-        name = self.volumes.beside("events.tsv", space=None, desc=None).name
-        return read_events(self.raw / self.volumes.place / name, self.volumes.n_scans * self.volumes.t_r)
-
-    @cached_property
-    def confounds(self) -> pd.DataFrame:
-        """All confounds, shape (n_scans, n_confounds)."""
-        path = self.volumes.beside("timeseries.tsv", space=None, desc="confounds")
-        table: pd.DataFrame = read_tsv(path).apply(pd.to_numeric, errors="coerce")
-        if len(table) != self.volumes.n_scans or table.isna().to_numpy().any():
-            raise DatasetError(f"{path} must hold one number per scan in every column; prepare the run again")
-        return table
-
-    @property
-    def varying(self) -> UnitMask:
-        """Units that vary in this run."""
-        path = self.volumes.beside("mask.nii.gz", desc="brain")
-        try:
-            return UnitMask.from_image(nib.load(path), self.volumes.space)
-        except (OSError, EOFError, zlib.error, ImageFileError) as error:
-            raise DatasetError(
-                f"{path} cannot be read ({error}); prepare the run again with llm2bids prep --overwrite"
-            ) from error
-
-    def stimuli(self, prompts: Iterable[str]) -> list[str]:
-        """Say which prompts are the same text.
-
-        Parameters
-        ----------
-        prompts : iterable of str
-            Numbers of prompts, as the events have them.
-
-        Returns
-        -------
-        list of str
-            One per prompt: the start of the SHA-256 of its text, or where texts were not recorded the name of run and
-            prompt.
-        """
-        path = self.raw / str(self.volumes.own.get("Stimuli") or "no texts")
-        shown = read_json(path).get("Prompts", []) if path.is_file() else []
-        texts = {str(one["prompt"]): hashlib.sha256(one["text"].encode()).hexdigest()[:12] for one in shown}
-        return [texts.get(str(prompt), f"{self.label}_{prompt}") for prompt in prompts]
-
-    @property
-    def conditions(self) -> set[str]:
-        """Conditions shown."""
-        return set(self.events["trial_type"]) - {"n/a"}
-
-    def signals(self, kept: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Read the run.
-
-        Parameters
-        ----------
-        kept : ndarray of bool, shape (n_units,)
-            Units to read.
-
-        Returns
-        -------
-        ndarray, shape (n_scans, n_kept)
-            In standard deviations of each unit around its mean.
-
-        Raises
-        ------
-        DatasetError
-            If the file is truncated, corrupted, or holds NaN or infinity.
-        """
-        own = self.volumes.own
-        baseline, one_sd = np.float32(own.get("Baseline", 0.0)), np.float32(own.get("OneStandardDeviation", 1.0))
-        parts = [self.volumes.space.from_volumes(part)[:, kept] for part in read_scans(self.volumes.bold)]
-        signals: NDArray[np.float32] = (np.concatenate(parts) - baseline) / one_sd
-        if not np.isfinite(signals).all():
-            raise DatasetError(f"NaN or infinity found in {self.volumes.bold}; prepare the run again")
-        return signals
 
 
 @dataclass(frozen=True)
@@ -188,34 +82,65 @@ class Analysis:
         return kept
 
     @cached_property
-    def conditions(self) -> list[str]:
-        """Conditions that the design models, in the order of the model."""
-        there = [f"{FACTOR}{name}" for name in sorted(set().union(*(run.conditions for run in self.runs)))]
-        asked = [name for name in self.model.run.x if name.startswith(FACTOR) or set(WILDCARDS) & set(name)]
+    def columns(self) -> dict[str, Column]:
+        """What each column of the design that is made of conditions is about, in the order of the model."""
+        model = self.model.run
+        there = model.regressors.columns(sorted(set().union(*(run.conditions for run in self.runs))))
+        products = {one.name for one in model.regressors.products}
+        for run in self.runs if products else ():
+            if taken := products & set(run.confounds.columns):
+                raise StatsModelError(f"a Product has Output {min(taken)}, which is a confound already; rename it")
+        asked = [name for name in model.x if name.startswith(FACTOR) or name in products or set(WILDCARDS) & set(name)]
         try:
-            chosen = Node("Run", tuple(asked)).select(there)
+            chosen = Node("Run", tuple(asked)).select(list(there))
         except DesignError as error:
             raise DesignError(f"{self.name}: {error}") from error
-        if chosen and "trial_type" not in self.model.run.factors:
+        if chosen and "trial_type" not in model.factors:
             raise StatsModelError(f"model {self.model.name} names {chosen[0]} but no Factor of trial_type; add it")
-        return [name.removeprefix(FACTOR) for name in chosen]
+        return {name: there[name] for name in chosen}
+
+    @property
+    def conditions(self) -> list[str]:
+        """Conditions that the design models, in the order of the model."""
+        return list(dict.fromkeys(column.condition for column in self.columns.values()))
 
     @cached_property
     def contrasts(self) -> tuple[Contrast, ...]:
-        """What is asked, checked against the conditions of every run."""
-        asked = self.model.run.questions([f"{FACTOR}{name}" for name in self.conditions])
+        """What is asked, checked against the columns of the design."""
+        asked = self.model.run.questions(list(self.columns))
         for contrast in asked:
             if INTERCEPT in contrast.columns:
                 raise DesignError(
                     f"contrast {contrast.name} weighs the intercept, but units are centred in every run; compare "
                     "conditions"
                 )
-            if absent := set(contrast.conditions) - set(self.conditions):
+            if absent := {f"{FACTOR}{name}" for name in contrast.conditions} - set(self.columns):
+                named = [name.removeprefix(FACTOR) for name in self.columns]
                 raise DesignError(
-                    f"contrast {contrast.name} names condition {min(absent)}, which the design of {self.name} does not "
-                    f"have; it has {', '.join(self.conditions) or 'none'}: name one of those, or add it to X"
+                    f"contrast {contrast.name} names condition {min(absent).removeprefix(FACTOR)}, which the design of "
+                    f"{self.name} does not have; it has {', '.join(named) or 'none'}: name one of those, or add it to X"
                 )
         return asked
+
+    def weighing(self, contrast: Contrast) -> Weighing:
+        """Split a contrast into what it takes of a prompt and how it compares conditions.
+
+        Parameters
+        ----------
+        contrast : Contrast
+            What is asked.
+
+        Returns
+        -------
+        Weighing
+            See there.
+
+        Raises
+        ------
+        InferenceError
+            If it takes something else of the prompts of one condition than of those of another.
+        """
+        return Weighing.from_contrast(contrast, self.columns)
 
     def runs_of(self, contrast: Contrast) -> list[PreparedRun]:
         """Choose the runs that can answer a contrast.
@@ -235,9 +160,14 @@ class Analysis:
         DesignError
             If a run lacks a condition and may not be left out, or none is left.
         """
+        used = [
+            name
+            for name, own in zip(contrast.columns, zip(*contrast.weights, strict=True), strict=True)
+            if any(own) and name in self.columns
+        ]
         kept = []
         for run in self.runs:
-            absent = set(contrast.conditions) - run.conditions
+            absent = {self.columns[name].condition for name in used} - run.conditions
             if absent and not self.settings.drop_missing:
                 raise DesignError(
                     f"{self.name}_{run.label} has no condition {min(absent)}, which contrast {contrast.name} needs; it "
@@ -275,8 +205,71 @@ class Analysis:
             If a confound is not there, or no scan is left to estimate noise from.
         """
         matrix = token_design(run.events, run.times, self.conditions, self.confounds(run), self.cutoff)
+        if any(column.kind != MEAN for column in self.columns.values()):
+            own = [f"{FACTOR}{name}" for name in self.conditions]
+            matrix = pd.concat([self._columns_of_tokens(run, matrix[own]), matrix.drop(columns=own)], axis=1)
         self._check_rows(matrix, f"{run.label} has {len(matrix)} scans")
         return matrix
+
+    def _columns_of_tokens(self, run: PreparedRun, boxcars: pd.DataFrame) -> pd.DataFrame:
+        """Boxcars as they are, times a modulator, or in bins; tokens after the last bin have a column of their own."""
+        delays = self.model.run.regressors.delays
+        made = {}
+        if delays:
+            matrix, prompts = prompt_design(run.events, run.times)
+            place = bins_of(matrix[prompts["name"]], delays)
+        for name, column in self.columns.items():
+            boxcar = boxcars[f"{FACTOR}{column.condition}"].to_numpy()
+            if column.delay is not None:
+                made[name] = boxcar * (place == delays.index(column.delay))
+                later = boxcar * (place == len(delays))
+                made |= {f"{FACTOR}{column.condition}_later": later} if later.any() else {}
+            else:
+                made[name] = boxcar * self._modulators(run)[column.kind].to_numpy() if is_slope(column.kind) else boxcar
+        return pd.DataFrame(made, index=boxcars.index)
+
+    def kind_design(self, run: PreparedRun, matrix: pd.DataFrame, names: Sequence[str]) -> KindDesign | None:
+        """Make the design that estimates more of each prompt than its mean effect.
+
+        Parameters
+        ----------
+        run : PreparedRun
+            The run.
+        matrix : DataFrame, shape (n_scans, n_regressors)
+            What `prompt_design` makes.
+        names : sequence of str
+            Columns of the prompts.
+
+        Returns
+        -------
+        KindDesign or None
+            With slopes over the modulators of the model, or with its bins of tokens, for prompts of every condition;
+            None where it has neither.
+
+        Raises
+        ------
+        DesignError
+            If a modulator is not there, or no scan is left for the noise.
+        """
+        made_of_conditions = self.model.run.regressors
+        if made_of_conditions == Regressors() or all(column.kind == MEAN for column in self.columns.values()):
+            return None
+        delays = made_of_conditions.delays
+        made = with_bins(matrix, names, delays) if delays else with_slopes(matrix, names, self._modulators(run))
+        if self.settings.noise_model != "ols":
+            what = f"{run.label} has {len(matrix)} scans, of {len(names)} prompts with slopes or bins,"
+            self._check_rows(made.matrix, what, ", or use --level prompt-mean")
+        return made
+
+    def _modulators(self, run: PreparedRun) -> pd.DataFrame:
+        """Columns of the confounds over which the model takes slopes."""
+        names = list(dict.fromkeys(column.kind for column in self.columns.values() if is_slope(column.kind)))
+        if absent := [name for name in names if name not in run.confounds.columns]:
+            raise DesignError(
+                f"{self.name}_{run.label}: a Product names {absent[0]}, which is no confound; there are "
+                f"{', '.join(run.confounds.columns)}"
+            )
+        return run.confounds[names]
 
     def prompt_design(self, run: PreparedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Make the design of a run with one column per prompt.
@@ -311,7 +304,7 @@ class Analysis:
             )
         return matrix, prompts.assign(stimulus=run.stimuli(prompts["prompt"]))
 
-    def kinds(self, run: PreparedRun, prompts: Iterable[str]) -> list[str]:
+    def trial_types(self, run: PreparedRun, prompts: Iterable[str]) -> list[str]:
         """Say which condition prompts are of.
 
         Parameters
@@ -371,7 +364,12 @@ class Analysis:
             If one is not there, or a wildcard of the settings matches none.
         """
         available = list(run.confounds.columns)
-        names = tuple(name for name in (*self.model.run.x, *self.settings.confounds) if not name.startswith(FACTOR))
+        made = {one.name for one in self.model.run.regressors.products}
+        names = tuple(
+            name
+            for name in (*self.model.run.x, *self.settings.confounds)
+            if not name.startswith(FACTOR) and name not in made
+        )
         try:
             chosen = Node("Run", names).select(available) if names else []
         except DesignError as error:

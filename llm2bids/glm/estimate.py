@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from llm2bids.design import check_estimable
-from llm2bids.errors import DesignError, InferenceError
+from llm2bids.errors import InferenceError
 from llm2bids.glm.fit import StatMaps, add_runs, adjust, contrasts_of_run, join, max_t, prompt_effects, weigh_runs
+from llm2bids.glm.samples import Prompts, Samples, counts
+from llm2bids.regressors import MEAN
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from nilearn.glm.contrasts import Contrast as Estimate
     from numpy.typing import NDArray
 
-    from llm2bids.glm.analysis import Analysis, PreparedRun
+    from llm2bids.glm.analysis import Analysis
+    from llm2bids.glm.kinds import KindDesign
+    from llm2bids.glm.prepared import PreparedRun
     from llm2bids.statsmodel import Contrast
 
 
@@ -33,7 +35,7 @@ class Fitted:
     adjusted : dict
         P-values corrected for the number of units, shape (n_tested,), by name of the contrast.
     designs : dict
-        Design matrices, by what they are of: a run, or ``prompts``.
+        Design matrices, by what they are of: a run, ``prompts``, or the samples of a ``contrast-x``.
     dropped : dict
         Labels of the runs left out, by name of the contrast.
     by_run : dict
@@ -42,7 +44,9 @@ class Fitted:
         One row per prompt: ``run``, ``prompt``, ``stimulus``, ``trial_type``, ``n_scans``; empty where tokens
         were the samples.
     effects : ndarray, shape (n_prompts, n_tested)
-        Effect of each prompt in standard deviations of the unit.
+        Mean effect of each prompt in standard deviations of the unit.
+    told : dict
+        What the samples were, as fields of a sidecar, by name of the contrast; where prompts were.
     """
 
     maps: dict[str, StatMaps]
@@ -52,6 +56,7 @@ class Fitted:
     by_run: dict[str, dict[str, StatMaps]] = field(default_factory=dict)
     prompts: pd.DataFrame = field(default_factory=pd.DataFrame)
     effects: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    told: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def check(analysis: Analysis) -> None:
@@ -75,31 +80,18 @@ def check(analysis: Analysis) -> None:
     prompts = {}
     for run in analysis.runs:
         matrix, table = analysis.prompt_design(run)
-        prompts[run.label] = _Prompts(table, analysis.prompts_in_conditions(run, matrix[table["name"]]))
+        more = analysis.kind_design(run, matrix, list(table["name"]))
+        design = analysis.prompts_in_conditions(run, matrix[table["name"]])
+        prompts[run.label] = Prompts(table, design, _kept(more, len(table)))
     if analysis.settings.inference == "run":
         _check_runs_apart(prompts, analysis.name)
     for contrast in analysis.contrasts:
+        weighing = analysis.weighing(contrast)
         runs = [run.label for run in analysis.runs_of(contrast)]
         together = analysis.settings.inference == "prompt"
-        for labels, name in [(runs, "")] if together else [([run], f"_{run}") for run in runs]:
-            samples = _merged([prompts[label] for label in labels])
-            _check_prompts(samples.design, contrast, f"{analysis.name}{name}")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Prompts:
-    """Prompts of one or several runs, their design over conditions, and what they did (if it was estimated)."""
-
-    table: pd.DataFrame
-    design: pd.DataFrame
-    effects: NDArray[np.float64] | None = None
-
-    @property
-    def estimated(self) -> NDArray[np.float64]:
-        """The effects, which were estimated."""
-        if self.effects is None:
-            raise ValueError("no effects were estimated for these prompts")
-        return self.effects
+        for labels, end in [(runs, "")] if together else [([run], f"_{run}") for run in runs]:
+            name = f"{analysis.name}{end}"
+            Samples.of(weighing, [prompts[label] for label in labels], name).check(weighing, name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,11 +107,18 @@ class PromptEffects:
     prompts : DataFrame
         One row per prompt of all runs: ``run``, ``prompt``, ``stimulus`` (equal for equal texts), ``trial_type``,
         ``n_scans``.
+    kinds : dict
+        Slopes and bins of each prompt, by label of the run and by kind, shape (n_prompts, n_tested); NaN where `kept`
+        says so.
+    kept : dict
+        Which prompts have which of them, by label of the run, shape (n_prompts, n_kinds).
     """
 
     columns: dict[str, pd.DataFrame]
     effects: dict[str, NDArray[np.float64]]
     prompts: pd.DataFrame
+    kinds: dict[str, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
+    kept: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def first_level(analysis: Analysis) -> PromptEffects:
@@ -141,13 +140,24 @@ def first_level(analysis: Analysis) -> PromptEffects:
         If a volume cannot be read.
     """
     columns, effects, tables = {}, {}, []
+    kinds, kept = {}, {}
+    noise_model = analysis.settings.noise_model
     for run in analysis.runs:
         matrix, prompts = analysis.prompt_design(run)
+        more = analysis.kind_design(run, matrix, list(prompts["name"]))
         signals = run.signals(analysis.tested)
-        effects[run.label] = prompt_effects(signals, matrix, len(prompts), analysis.settings.noise_model)
+        effects[run.label] = prompt_effects(signals, matrix, len(prompts), noise_model)
+        if more is not None:
+            kinds[run.label] = more.spread(prompt_effects(signals, more.matrix, more.n_effects, noise_model))
+        kept[run.label] = _kept(more, len(prompts))
         columns[run.label] = matrix[prompts["name"]]
         tables.append(prompts.drop(columns="name").assign(run=run.label))
-    return PromptEffects(columns, effects, pd.concat(tables, ignore_index=True))
+    return PromptEffects(columns, effects, pd.concat(tables, ignore_index=True), kinds, kept)
+
+
+def _kept(design: KindDesign | None, n_prompts: int) -> pd.DataFrame:
+    """Which prompts have which kinds besides the mean effect."""
+    return pd.DataFrame(index=range(n_prompts)) if design is None else design.kept
 
 
 def estimate(analysis: Analysis) -> Fitted:
@@ -191,25 +201,34 @@ def second_level(analysis: Analysis, first: PromptEffects) -> Fitted:
     prompts = {}
     for run in analysis.runs:
         table = first.prompts[first.prompts["run"] == run.label].reset_index(drop=True)
-        kinds = analysis.kinds(run, table["prompt"])
+        trial_types = analysis.trial_types(run, table["prompt"])
         design = analysis.prompts_in_conditions(run, first.columns[run.label])
-        prompts[run.label] = _Prompts(table.assign(trial_type=kinds), design, first.effects[run.label])
-    if analysis.settings.inference == "run":
-        return _over_runs(analysis, prompts)
+        effects = {MEAN: first.effects[run.label], **first.kinds.get(run.label, {})}
+        kept = first.kept.get(run.label, _kept(None, len(table)))
+        prompts[run.label] = Prompts(table.assign(trial_type=trial_types), design, kept, effects)
+    return _over_runs(analysis, prompts) if analysis.settings.inference == "run" else _over_prompts(analysis, prompts)
+
+
+def _over_prompts(analysis: Analysis, prompts: dict[str, Prompts]) -> Fitted:
+    """Prompts of all runs as samples."""
     maps: dict[str, StatMaps] = {}
-    adjusted, dropped = {}, {}
+    adjusted, dropped, told = {}, {}, {}
+    whole = Prompts.stacked(list(prompts.values()))
+    designs = {"prompts": whole.design}
     for contrast in analysis.contrasts:
-        runs = analysis.runs_of(contrast)
-        samples = _merged([prompts[run.label] for run in runs])
-        maps |= join(contrasts_of_run(samples.estimated, samples.design, [contrast], "ols"))
+        weighing, runs = analysis.weighing(contrast), analysis.runs_of(contrast)
+        samples = Samples.of(weighing, [prompts[run.label] for run in runs], analysis.name)
+        maps |= join(contrasts_of_run(samples.estimated, samples.design, [weighing.over], "ols"))
         adjusted[contrast.name] = (
-            max_t(samples.estimated, samples.design, contrast, analysis.settings)
+            max_t(samples.estimated, samples.design, weighing.over, analysis.settings)
             if analysis.settings.correction == "maxt"
             else _adjusted(analysis, maps[contrast.name])
         )
         dropped[contrast.name] = _left_out(analysis, runs)
-    whole = _stacked(list(prompts.values()))
-    return Fitted(maps, adjusted, {"prompts": whole.design}, dropped, {}, whole.table, whole.estimated)
+        told[contrast.name] = counts([samples], weighing)
+        if samples.n_dropped or not weighing.is_level:
+            designs[f"contrast-{contrast.label}"] = samples.design
+    return Fitted(maps, adjusted, designs, dropped, {}, whole.table, whole.estimated[MEAN], told)
 
 
 def _over_tokens(analysis: Analysis) -> Fitted:
@@ -236,20 +255,30 @@ def _over_tokens(analysis: Analysis) -> Fitted:
     )
 
 
-def _over_runs(analysis: Analysis, prompts: dict[str, _Prompts]) -> Fitted:
+def _over_runs(analysis: Analysis, prompts: dict[str, Prompts]) -> Fitted:
     """Prompts as samples within each run, then fixed effects over runs."""
     by_run: dict[str, dict[str, StatMaps]] = {}
+    told = {}
+    designs = {label: one.design for label, one in prompts.items()}
     for contrast in analysis.contrasts:
-        samples = {run.label: _merged([prompts[run.label]]) for run in analysis.runs_of(contrast)}
+        weighing = analysis.weighing(contrast)
+        samples = {
+            run.label: Samples.of(weighing, [prompts[run.label]], f"{analysis.name}_{run.label}")
+            for run in analysis.runs_of(contrast)
+        }
         by_run[contrast.name] = {
-            label: join(contrasts_of_run(one.estimated, one.design, [contrast], "ols"))[contrast.name]
+            label: join(contrasts_of_run(one.estimated, one.design, [weighing.over], "ols"))[contrast.name]
             for label, one in samples.items()
         }
+        told[contrast.name] = counts(list(samples.values()), weighing)
+        for label, one in samples.items():
+            if one.n_dropped or not weighing.is_level:
+                designs[f"{label}_contrast-{contrast.label}"] = one.design
     maps = {name: weigh_runs(list(runs.values())) for name, runs in by_run.items()}
     adjusted = {name: _adjusted(analysis, one) for name, one in maps.items()}
     dropped = {contrast.name: _left_out(analysis, analysis.runs_of(contrast)) for contrast in analysis.contrasts}
-    whole, designs = _stacked(list(prompts.values())), {label: one.design for label, one in prompts.items()}
-    return Fitted(maps, adjusted, designs, dropped, by_run, whole.table, whole.estimated)
+    whole = Prompts.stacked(list(prompts.values()))
+    return Fitted(maps, adjusted, designs, dropped, by_run, whole.table, whole.estimated[MEAN], told)
 
 
 def _adjusted(analysis: Analysis, maps: StatMaps) -> NDArray[np.float64]:
@@ -262,26 +291,6 @@ def _left_out(analysis: Analysis, kept: list[PreparedRun]) -> list[str]:
     return [run.label for run in analysis.runs if run not in kept]
 
 
-def _stacked(runs: Sequence[_Prompts]) -> _Prompts:
-    """Prompts of several runs below each other; columns that a run does not have are 0 there."""
-    design = pd.concat([run.design for run in runs], ignore_index=True).fillna(0.0)
-    effects = None if runs[0].effects is None else np.concatenate([run.estimated for run in runs])
-    return _Prompts(pd.concat([run.table for run in runs], ignore_index=True), design, effects)
-
-
-def _merged(runs: Sequence[_Prompts]) -> _Prompts:
-    """The samples of a test: a text that was shown again is no new one, so what it did is averaged."""
-    whole = _stacked(runs)
-    groups = whole.table.groupby(["stimulus", "trial_type"], sort=False).ngroup().to_numpy()
-    if groups.max() + 1 == len(groups):
-        return whole
-    weights = np.equal.outer(np.arange(groups.max() + 1), groups).astype(float)
-    weights /= weights.sum(1, keepdims=True)
-    first = whole.table.groupby(groups).first()
-    design = pd.DataFrame(weights @ whole.design.to_numpy(), columns=whole.design.columns)
-    return _Prompts(first, design, None if whole.effects is None else weights @ whole.estimated)
-
-
 def _check_tokens(analysis: Analysis) -> None:
     """Refuse what the tokens of a run cannot answer."""
     for contrast in analysis.contrasts:
@@ -291,7 +300,7 @@ def _check_tokens(analysis: Analysis) -> None:
             check_estimable(matrix, contrast.matrix(list(matrix.columns)), what)
 
 
-def _check_runs_apart(prompts: dict[str, _Prompts], name: str) -> None:
+def _check_runs_apart(prompts: dict[str, Prompts], name: str) -> None:
     """Refuse fixed effects over runs that show the same texts."""
     shown = pd.concat([one.table["stimulus"].drop_duplicates() for one in prompts.values()])
     if shown.duplicated().any():
@@ -314,17 +323,4 @@ def _check_test(contrast: Contrast, analysis: Analysis) -> None:
         raise InferenceError(
             f"F contrast {contrast.name} over several runs with --inference {analysis.settings.inference} asked for, "
             "which fixed effects only approximate; use --inference prompt"
-        )
-
-
-def _check_prompts(matrix: pd.DataFrame, contrast: Contrast, name: str) -> None:
-    """Refuse designs over prompts that cannot answer a contrast."""
-    check_estimable(
-        matrix, contrast.matrix(list(matrix.columns)), f"contrast {contrast.name} over the prompts of {name}"
-    )
-    rank = int(np.linalg.matrix_rank(matrix.to_numpy()))
-    if len(matrix) <= rank:
-        raise DesignError(
-            f"{name} has {len(matrix)} different prompts and {rank} independent columns: none left for the noise; "
-            "record more prompts, or leave out the drift with --drift none"
         )

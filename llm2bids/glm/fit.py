@@ -243,7 +243,10 @@ def max_t(
     """
     if contrast.test != "t":
         raise InferenceError(f"permutation of F contrast {contrast.name} asked for; use --correction fdr or bonferroni")
-    tested, nuisance, centred = _exchangeable(*partition(matrix, contrast.matrix(list(matrix.columns))[0]))
+    parts = partition(matrix, contrast.matrix(list(matrix.columns))[0])
+    if flips_signs(*parts) and np.ptp(parts[0]) > _TINY * np.abs(parts[0]).max():
+        return _flipped(*parts, effects, settings)
+    tested, nuisance, centred = _exchangeable(*parts)
     found = permuted_ols(
         -tested if settings.tail == "negative" else tested,
         effects,
@@ -257,6 +260,50 @@ def max_t(
     )
     n_orders = settings.n_permutations + 1
     corrected: NDArray[np.float64] = np.round(10.0 ** -found["logp_max_t"][0] * n_orders) / n_orders
+    return corrected
+
+
+def flips_signs(tested: NDArray[np.float64], nuisance: NDArray[np.float64]) -> bool:
+    """Say what is permuted: where a mean over rows is tested, their signs, else their order.
+
+    Parameters
+    ----------
+    tested, nuisance : ndarray, shape (n_rows, 1) and (n_rows, n_others)
+        As `partition` makes them.
+
+    Returns
+    -------
+    bool
+        Whether signs are flipped: an order of rows does not change a mean.
+    """
+    mean = np.ones(len(tested)) - nuisance @ nuisance.sum(0)
+    return bool(abs(mean @ tested[:, 0]) > _TINY**0.5 * np.linalg.norm(tested) * len(tested) ** 0.5)
+
+
+def _flipped(
+    tested: NDArray[np.float64], nuisance: NDArray[np.float64], effects: NDArray[np.float64], settings: Settings
+) -> NDArray[np.float64]:
+    """Corrected p-values by flipping signs of what the nuisance leaves (Freedman and Lane; Winkler et al. 2014).
+
+    For a mean whose rows weigh unequally, such as that of two conditions with unequal numbers of prompts; nilearn flips
+    signs only where all weigh the same.
+    """
+    direction = tested[:, 0] / np.linalg.norm(tested)
+    dof = len(tested) - nuisance.shape[1] - 1
+    left = effects - nuisance @ (nuisance.T @ effects)
+    side = -1.0 if settings.tail == "negative" else 1.0
+
+    def statistic(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        along = direction @ values
+        noise = (values**2).sum(0) - ((nuisance.T @ values) ** 2).sum(0) - along**2
+        found: NDArray[np.float64] = side * along / np.sqrt(np.maximum(noise, _TINY**2) / dof)
+        return np.abs(found) if settings.tail == "two" else found
+
+    observed = statistic(left)
+    rng = np.random.default_rng(settings.seed)
+    signs = rng.choice([-1.0, 1.0], (settings.n_permutations, len(tested), 1))
+    largest = np.array([statistic(left * flip).max() for flip in signs])
+    corrected: NDArray[np.float64] = (1 + (largest[:, None] >= observed - _TINY).sum(0)) / (len(signs) + 1)
     return corrected
 
 

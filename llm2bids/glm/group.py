@@ -16,7 +16,7 @@ from llm2bids.bids.runs import stats_model_path
 from llm2bids.bids.tables import read_json, write_bytes, write_tsv
 from llm2bids.design import check_estimable, partition
 from llm2bids.errors import DatasetError, DesignError, InferenceError
-from llm2bids.glm.fit import adjust, contrasts_of_run, join, max_t
+from llm2bids.glm.fit import adjust, contrasts_of_run, flips_signs, join, max_t
 from llm2bids.glm.jobs import publish, stage_of
 from llm2bids.glm.members import ESTIMATED, Member, by_contrast, find_members, read_map
 from llm2bids.glm.output import (
@@ -393,7 +393,7 @@ def _check_names(jobs: Sequence[GroupJob]) -> None:
 def _n_orders(tested: NDArray[np.float64], nuisance: NDArray[np.float64], *, two_tailed: bool) -> int:
     """How many permutations differ: of signs where the mean is tested, of rows else."""
     n_rows = len(tested)
-    if np.allclose(tested, tested.mean()):
+    if flips_signs(tested, nuisance):
         return 1 << (n_rows - two_tailed)
     rows = np.hstack([tested, nuisance])
     _, counts = np.unique((rows / np.abs(rows).max()).round(9), axis=0, return_counts=True)

@@ -91,7 +91,8 @@ class Member:
         own = self.summary["Llm2bids"]
         estimated = {key: own["Statistics"].get(key) for key in ESTIMATED}
         weighed = {f"contrast {self.asked['Name']}": [self.asked["Columns"], self.asked["Weights"]]}
-        return {**weighed, "Design": own.get("Design"), **estimated}
+        made = {key: own.get(key) for key in ("Design", "Transformations")}
+        return {**weighed, **made, **estimated}
 
     @property
     def identity(self) -> dict[str, Any]:

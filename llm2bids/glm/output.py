@@ -19,6 +19,8 @@ from llm2bids.bids.nifti import write_image
 from llm2bids.bids.tables import read_json, write_bytes, write_json, write_tsv
 from llm2bids.bids.templates import template_json
 from llm2bids.errors import DatasetError
+from llm2bids.glm.top import write_top
+from llm2bids.regressors import is_slope
 from llm2bids.space import UnitMask
 
 if TYPE_CHECKING:
@@ -140,6 +142,8 @@ class Finding:
         Its files.
     skipped : bool
         Whether it was there already (``resume``).
+    top : tuple of Path
+        Masks of the units with the largest statistic, one per share asked for; uncorrected.
     """
 
     subject: str
@@ -154,6 +158,7 @@ class Finding:
     z_map: Path
     units: Path
     skipped: bool = False
+    top: tuple[Path, ...] = ()
 
 
 def write_contrast(
@@ -184,12 +189,14 @@ def write_contrast(
     Returns
     -------
     dict
-        ``contrast``, ``n_tested``, ``n_selected``, ``threshold``, and file names ``mask``, ``z_map``, ``units``.
+        ``contrast``, ``n_tested``, ``n_selected``, ``threshold``, file names ``mask``, ``z_map``, ``units``, and
+        ``top``: what `write_top` gives for each share of the settings.
     """
     found = adjusted <= settings.alpha
     threshold = float(np.abs(maps.z[found]).min()) if found.any() else None
     own = {**describe_contrast(contrast), "DegreesOfFreedom": maps.dof, **told}
     z_map = write_maps(target, contrast, maps, settings.tail, own)
+    top = [write_top(target, maps, share, found, {**own, "Source": z_map.name}) for share in settings.top]
     own |= {
         "Label": settings.label,
         "ThresholdZ": threshold,
@@ -210,7 +217,7 @@ def write_contrast(
     write_json(units.with_suffix(".json"), template_json("units.json") | target.sidecar(about, own))
     files = {"mask": mask.name, "z_map": z_map.name, "units": units.name}
     counts = {"n_tested": len(found), "n_selected": int(found.sum()), "threshold": threshold}
-    return {"contrast": contrast.name, **counts, **files}
+    return {"contrast": contrast.name, **counts, **files, "top": top}
 
 
 def write_maps(
@@ -239,7 +246,10 @@ def write_maps(
         The z map.
     """
     tails = "one-tailed by nature" if maps.test == "F" else f"{tail}-tailed"
-    effect, variance = "Effect, in standard deviations of the unit over the run.", "Variance of the effect."
+    about = "".join(f": {own[key]}" for key in ("EffectOf",) if key in own)
+    per = "".join(f" per unit of {kind}" for kind in own.get("Kinds", {}) if is_slope(kind))
+    effect = f"Effect{about}, in standard deviations of the unit over the run{per}."
+    variance = "Variance of the effect."
     if maps.test == "F":
         effect, variance = "Root mean square of the whitened effects.", "Variance of the noise."
     told = {
@@ -506,6 +516,7 @@ def findings(summary: Mapping[str, Any], folder: Path, *, skipped: bool = False)
             **{key: found[key] for key in ("contrast", "n_tested", "n_selected", "threshold")},
             **{key: folder / found[key] for key in ("mask", "z_map", "units")},
             skipped=skipped,
+            top=tuple(folder / one["mask"] for one in found.get("top", ())),
         )
         for found in summary["Found"]
     ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from llm2bids.bids.names import parse_name
 from llm2bids.bids.tables import read_json, read_tsv, write_bytes
 from llm2bids.bids.templates import template_text
 from llm2bids.glm.members import read_map
@@ -190,7 +191,8 @@ def _section(path: Path, summary: dict[str, Any], anchor: str) -> str:
     statistics = summary["Llm2bids"]["Statistics"]
     label = ", ".join(filter(None, (f"Task {summary['Task']}", summary["Site"] and f"site {summary['Site']}")))
     tested = f"{statistics['CorrectionDescription']}, level {statistics['Alpha']:g}, {_TAILS[statistics['Tail']]}"
-    about = f"{_samples(summary)}. {statistics['InferenceDescription']} Correction: {tested}."
+    made = _made(summary["Llm2bids"].get("Transformations", []))
+    about = f"{_samples(summary)}. {statistics['InferenceDescription']}{made} Correction: {tested}."
     parts = [f"<h2>{escape(label)}</h2>", f"<p>{escape(about)}</p>"]
     if statistics["Inference"] == "token":
         parts.append(
@@ -204,7 +206,8 @@ def _section(path: Path, summary: dict[str, Any], anchor: str) -> str:
     home = path.parent.parent if path.parent.name == "func" else path.parent
     for name in summary["Files"]:
         if name.endswith("design.png") and (picture := home / name).exists():
-            caption = "Design matrix: one row per prompt, scan or subject."
+            of = f" of {parsed}" if (parsed := parse_name(name)[1].get("contrast")) and "Runs" in summary else ""
+            caption = f"Design matrix{of}: one row per prompt, scan or subject."
             parts.append(_figure(picture.read_bytes(), f"Design matrix {picture.stem}", caption, wide=True))
     return "\n".join(parts)
 
@@ -233,6 +236,7 @@ def _contrast(folder: Path, found: dict[str, Any], space: UnitSpace, anchor: str
         f'<h3 id="{anchor}">Contrast {escape(name)}</h3><p>{n_selected} of {n_tested} units tested ({share:.1%}) are '
         f"in the network{f', |z| from {threshold}' if threshold else ''}: <code>{escape(found['mask'])}</code>.</p>"
     )
+    text += "".join(_top(one) for one in found.get("top", []))
     text += _figure(
         as_png(draw_layers(z, network, space)),
         f"z map of contrast {name}, layer by layer",
@@ -254,6 +258,26 @@ def _contrast(folder: Path, found: dict[str, Any], space: UnitSpace, anchor: str
     ]
     note = f"The {len(units)} strongest units; effect in standard deviations of the unit."
     return f'{text}<p class="note">{note}</p>{_table(list(units.columns), [(row, None) for row in rows])}'
+
+
+def _top(one: dict[str, Any]) -> str:
+    """A share of the units with the largest statistic, and that it is no test."""
+    least = "" if one["threshold"] is None else f", |z| from {one['threshold']:.2f}"
+    return (
+        f"<p>Top {100 * one['share']:g} % of the units tested, uncorrected: {one['n_selected']} units{least}, of which "
+        f"{one['n_outside']} are not in the network: <code>{escape(one['mask'])}</code>.</p>"
+    )
+
+
+def _made(instructions: Sequence[dict[str, Any]]) -> str:
+    """What the model makes of its conditions."""
+    products = [f"{one['Output'][0]} = {' × '.join(one['Input'])}" for one in instructions if one["Name"] == "Product"]
+    bins = [
+        f"{', '.join(one['Input'])} in bins of tokens from {', '.join(map(str, one['FIRDelays']))}"
+        for one in instructions
+        if one["Name"] == "Convolve"
+    ]
+    return f" Columns made of conditions: {'; '.join([*products, *bins])}." if instructions else ""
 
 
 def _table(columns: Sequence[str], rows: Iterable[tuple[Sequence[str], str | None]]) -> str:

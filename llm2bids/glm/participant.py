@@ -66,7 +66,7 @@ class SubjectJob:
         runs = [(run.label, run.volumes.own.get("SourceSHA256")) for run in self.analysis.runs]
         contrasts = [describe_contrast(contrast) for contrast in self.analysis.contrasts]
         x, settings = self.analysis.model.run.x, self.analysis.settings.to_json()
-        return fingerprint(runs, contrasts, x, settings, self.analysis.cutoff)
+        return fingerprint(runs, contrasts, x, settings, self.analysis.cutoff, *self._made.values())
 
     def describe(self) -> None:
         """Make the output a BIDS derivative."""
@@ -100,16 +100,24 @@ class SubjectJob:
         for contrast in self.analysis.contrasts:
             maps, adjusted = fitted.maps[contrast.name], fitted.adjusted[contrast.name]
             dropped = fitted.dropped[contrast.name]
-            told = {"RunsDropped": dropped, **_counts(fitted, dropped)}
+            told = {"RunsDropped": dropped, **fitted.told.get(contrast.name, {})}
             found.append(write_contrast(target, contrast, maps, adjusted, settings, **told))
             for run, own in fitted.by_run.get(contrast.name, {}).items():
-                about = {**describe_contrast(contrast), "DegreesOfFreedom": own.dof, "Run": run}
+                about = {**describe_contrast(contrast), "DegreesOfFreedom": own.dof, "Run": run} | {
+                    key: told[key] for key in ("EffectOf", "Kinds") if key in told
+                }
                 write_maps(target, contrast, own, settings.tail, about, run)
         write_tested(target)
         write_designs(target, fitted.designs)
         if len(fitted.prompts):
             write_prompts(target, fitted.prompts, fitted.effects)
         return found
+
+    @property
+    def _made(self) -> dict[str, Any]:
+        """What the model makes of its conditions, where it makes anything."""
+        made = self.analysis.model.run.regressors.to_json()
+        return {"Transformations": made} if made else {}
 
     def _target(self, root: Path) -> Target:
         """Names and common fields of all files."""
@@ -131,6 +139,7 @@ class SubjectJob:
                 ],
                 "StatsModel": analysis.model.name,
                 "Design": list(analysis.model.run.x),
+                **self._made,
                 "HighPassHz": analysis.cutoff,
                 "Confounds": sorted({name for run in analysis.runs for name in analysis.confounds(run).columns}),
                 "Statistics": analysis.settings.to_json(),
@@ -156,11 +165,3 @@ class SubjectJob:
             "Runs": [run.label for run in self.analysis.runs],
             **self._target(self.out.root).common,
         }
-
-
-def _counts(fitted: Fitted, dropped: list[str]) -> dict[str, int]:
-    """How many prompts were shown, and how many different ones: repeats of a text were averaged."""
-    if not len(fitted.prompts):
-        return {}
-    kept = fitted.prompts[~fitted.prompts["run"].isin(dropped)]
-    return {"NumberOfPrompts": len(kept), "NumberOfSamples": len(kept[["stimulus", "trial_type"]].drop_duplicates())}

@@ -7,6 +7,7 @@ from math import inf
 from typing import Any, Final, Literal
 
 from llm2bids.errors import InferenceError
+from llm2bids.glm.top import check_shares
 
 UNITS_OF_INFERENCE: Final = {
     "prompt": "Prompts are the samples: one effect per prompt, compared over prompts and runs; a text that is shown "
@@ -56,6 +57,8 @@ class Settings:
         Of the permutation test.
     drop_missing : bool
         Whether a run without a condition is left out of contrasts that need it, instead of an error.
+    top : tuple of float
+        Shares of the tested units to write beside the corrected network: those with the largest statistic.
 
     Raises
     ------
@@ -74,6 +77,7 @@ class Settings:
     n_permutations: int = 1000
     seed: int = 0
     drop_missing: bool = False
+    top: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse unknown choices and contradictions."""
@@ -108,6 +112,7 @@ class Settings:
             raise InferenceError(
                 f"{self.n_permutations} permutations found; level {self.alpha:g} needs {1 / self.alpha:.0f} at least"
             )
+        check_shares(self.top)
 
     @property
     def noise_model(self) -> str:
@@ -144,6 +149,7 @@ class Settings:
             "Tail": self.tail,
             "DropMissing": self.drop_missing,
             **permuted,
+            **({"Top": list(self.top)} if self.top else {}),
         }
 
 

@@ -89,8 +89,13 @@ def conditions_of(run: BoldRun, model: StatsModel) -> tuple[list[str], list[Cont
     Raises
     ------
     DesignError
-        If that leaves no contrast.
+        If that leaves no contrast, or the model makes columns that EV files do not hold.
     """
+    if made := model.run.regressors.to_json():
+        raise DesignError(
+            f"model {model.name} uses {made[0]['Name']}, which the files for FSL do not hold; leave out --fsl, or give "
+            "the task a model without it and this one to llm2bids glm --model"
+        )
     events = read_events(run.beside("events.tsv"), run.n_scans * run.t_r)
     there = [f"{FACTOR}{name}" for name in sorted(set(events["trial_type"]) - {"n/a"})]
     asked = [name for name in model.run.x if name.startswith(FACTOR) and (name in there or set(WILDCARDS) & set(name))]

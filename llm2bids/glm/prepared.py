@@ -1,0 +1,130 @@
+"""A run ready for statistics: its signals, and the events, confounds and texts that belong to it."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from nibabel.filebasedimages import ImageFileError
+
+from llm2bids.bids.nifti import read_scans
+from llm2bids.bids.runs import BoldRun, read_events
+from llm2bids.bids.tables import read_json, read_tsv
+from llm2bids.design import frame_times
+from llm2bids.errors import DatasetError
+from llm2bids.space import UnitMask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A preprocessed run with what lies beside it and beside its recording.
+
+    Parameters
+    ----------
+    volumes : BoldRun
+        Of the derivative.
+    raw : Path
+        The raw dataset.
+    """
+
+    volumes: BoldRun
+    raw: Path
+
+    @property
+    def label(self) -> str:
+        """Session and run, e.g. ``ses-01_run-02``."""
+        found = self.volumes.entities
+        return "_".join(f"{key}-{found[key]}" for key in ("ses", "run") if key in found) or "run-1"
+
+    @cached_property
+    def times(self) -> NDArray[np.float64]:
+        """Middle of every scan in seconds, shape (n_scans,)."""
+        return frame_times(self.volumes.n_scans, self.volumes.t_r)
+
+    @cached_property
+    def events(self) -> pd.DataFrame:
+        """What was shown when."""
+        name = self.volumes.beside("events.tsv", space=None, desc=None).name
+        return read_events(self.raw / self.volumes.place / name, self.volumes.n_scans * self.volumes.t_r)
+
+    @cached_property
+    def confounds(self) -> pd.DataFrame:
+        """All confounds, shape (n_scans, n_confounds)."""
+        path = self.volumes.beside("timeseries.tsv", space=None, desc="confounds")
+        table: pd.DataFrame = read_tsv(path).apply(pd.to_numeric, errors="coerce")
+        if len(table) != self.volumes.n_scans or table.isna().to_numpy().any():
+            raise DatasetError(f"{path} must hold one number per scan in every column; prepare the run again")
+        return table
+
+    @property
+    def varying(self) -> UnitMask:
+        """Units that vary in this run."""
+        path = self.volumes.beside("mask.nii.gz", desc="brain")
+        try:
+            return UnitMask.from_image(nib.load(path), self.volumes.space)
+        except (OSError, EOFError, zlib.error, ImageFileError) as error:
+            raise DatasetError(
+                f"{path} cannot be read ({error}); prepare the run again with llm2bids prep --overwrite"
+            ) from error
+
+    def stimuli(self, prompts: Iterable[str]) -> list[str]:
+        """Say which prompts are the same text.
+
+        Parameters
+        ----------
+        prompts : iterable of str
+            Numbers of prompts, as the events have them.
+
+        Returns
+        -------
+        list of str
+            One per prompt: the start of the SHA-256 of its text, or where texts were not recorded the name of run and
+            prompt.
+        """
+        path = self.raw / str(self.volumes.own.get("Stimuli") or "no texts")
+        shown = read_json(path).get("Prompts", []) if path.is_file() else []
+        texts = {str(one["prompt"]): hashlib.sha256(one["text"].encode()).hexdigest()[:12] for one in shown}
+        return [texts.get(str(prompt), f"{self.label}_{prompt}") for prompt in prompts]
+
+    @property
+    def conditions(self) -> set[str]:
+        """Conditions shown."""
+        return set(self.events["trial_type"]) - {"n/a"}
+
+    def signals(self, kept: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Read the run.
+
+        Parameters
+        ----------
+        kept : ndarray of bool, shape (n_units,)
+            Units to read.
+
+        Returns
+        -------
+        ndarray, shape (n_scans, n_kept)
+            In standard deviations of each unit around its mean.
+
+        Raises
+        ------
+        DatasetError
+            If the file is truncated, corrupted, or holds NaN or infinity.
+        """
+        own = self.volumes.own
+        baseline, one_sd = np.float32(own.get("Baseline", 0.0)), np.float32(own.get("OneStandardDeviation", 1.0))
+        parts = [self.volumes.space.from_volumes(part)[:, kept] for part in read_scans(self.volumes.bold)]
+        signals: NDArray[np.float32] = (np.concatenate(parts) - baseline) / one_sd
+        if not np.isfinite(signals).all():
+            raise DatasetError(f"NaN or infinity found in {self.volumes.bold}; prepare the run again")
+        return signals
