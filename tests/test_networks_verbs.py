@@ -15,6 +15,7 @@ from llm2bids.cli import main
 from llm2bids.glm import glm
 from llm2bids.networks.identify import identify
 from llm2bids.networks.overlap import overlap
+from llm2bids.networks.profiles import profile
 from llm2bids.networks.reliability import reliability
 from llm2bids.prep import prep
 from llm2bids.record import record
@@ -28,6 +29,7 @@ QUICK: dict[str, list[str]] = {
     "overlap": ["--n-draws", "20"],
     "reliability": ["--n-permutations", "5", "--n-splits", "2"],
     "identify": ["--n-permutations", "5", "--no-decoder"],
+    "profile": ["--n-draws", "20"],
 }
 
 
@@ -52,8 +54,13 @@ def test_an_answer_is_told_written_and_valid(
 
 @pytest.mark.parametrize("question", QUICK)
 def test_the_same_seed_gives_the_same_answer(question: str, planted_results: Path) -> None:
-    ask: dict[str, Callable[..., Any]] = {"overlap": overlap, "reliability": reliability, "identify": identify}
-    draws = {"n_draws": 9} if question == "overlap" else {"n_permutations": 9}
+    ask: dict[str, Callable[..., Any]] = {
+        "overlap": overlap,
+        "reliability": reliability,
+        "identify": identify,
+        "profile": profile,
+    }
+    draws = {"n_draws": 9} if question in {"overlap", "profile"} else {"n_permutations": 9}
     found = [ask[question](planted_results, seed=4, overwrite=True, progress=False, **draws)[0] for _ in range(2)]
     for name, table in found[0].tables.items():
         assert table.equals(found[1].tables[name])

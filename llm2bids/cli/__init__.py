@@ -63,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LLM2BIDSError as error:
         sys.stderr.write(f"llm2bids: {error}\n")
         return 2
+    except BrokenPipeError:  # who reads our output has seen enough, as head has; the work is done
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         sys.stderr.write("llm2bids: interrupted; complete runs are safe, go on with --resume\n")
         return 130

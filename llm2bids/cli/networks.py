@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 _SHOWN: Final = {
     "overlap": ("task_a", "task_b", "units_a", "units_b", "shared", "dice", "dice_chance", "p", "p_holm"),
     "reliability": ("measure", "task", "within", "between", "difference", "low", "high", "p"),
+    "profile": (
+        "task",
+        "units",
+        "share",
+        "depth",
+        "depth_low",
+        "depth_high",
+        "depth_p",
+        "effect_held_out",
+        "shrinkage",
+    ),
+    "connectivity": ("task_a", "task_b", "n_runs", "correlation", "correlation_low", "correlation_high", "partial"),
     "identify": ("level", "score", "n_items", "accuracy", "low", "high", "chance", "p"),
 }
 """Columns of an answer that are printed."""
@@ -35,6 +47,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     _add_overlap(questions)
     _add_reliability(questions)
     _add_identify(questions)
+    _add_profile(questions)
+    _add_connectivity(questions)
 
 
 def _add_overlap(questions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -113,6 +127,53 @@ def _add_identify(questions: argparse._SubParsersAction[argparse.ArgumentParser]
     _finish(question, _identify)
 
 
+def _add_profile(questions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`llm2bids networks profile`."""
+    question = _add_question(
+        questions,
+        "profile",
+        "where networks lie, and how large their effects are",
+        "Units per layer and site, depth, and effects in runs that did not choose the units.",
+    )
+    question.add_argument(
+        "--n-draws", type=int, default=1000, metavar="N", help="exchanges of conditions (%(default)s)"
+    )
+    _finish(question, _profile)
+
+
+def _add_connectivity(questions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`llm2bids networks connectivity`."""
+    question = _add_question(
+        questions,
+        "connectivity",
+        "how networks go together over time",
+        "Time courses of the networks in every prepared run, their correlation and partial correlation.",
+    )
+    question.add_argument(
+        "--scans", nargs="+", default=[], metavar="TASK", help="tasks whose runs give the time courses (all)"
+    )
+    question.add_argument(
+        "--course",
+        choices=["mean", "eigenvariate"],
+        default="mean",
+        help="how units become one time course: signed mean, or first eigenvariate (%(default)s)",
+    )
+    question.add_argument(
+        "--shared", action="store_true", help="keep units of several networks, although they correlate with themselves"
+    )
+    question.add_argument(
+        "--background", action="store_true", help="take out first what the task does to all prompts of a condition"
+    )
+    question.add_argument(
+        "--confounds",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="columns of confounds to take out first, or wildcards",
+    )
+    _finish(question, _connectivity, draws=False)
+
+
 def _add_question(
     questions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, description: str
 ) -> argparse.ArgumentParser:
@@ -126,9 +187,10 @@ def _add_question(
     return question
 
 
-def _finish(question: argparse.ArgumentParser, verb: Any) -> None:
+def _finish(question: argparse.ArgumentParser, verb: Any, *, draws: bool = True) -> None:
     """What all questions take last."""
-    question.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (%(default)s)")
+    if draws:
+        question.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (%(default)s)")
     question.add_argument("--overwrite", action="store_true", help="replace what is there")
     question.add_argument("--json", action="store_true", help="print the result for programs")
     question.set_defaults(verb=verb)
@@ -155,6 +217,20 @@ def _identify(args: argparse.Namespace) -> int:
     return _tell(args, identify(**options(args)))
 
 
+def _profile(args: argparse.Namespace) -> int:
+    """Ask, and tell where networks lie."""
+    from llm2bids.networks.profiles import profile  # noqa: PLC0415 - takes seconds to import
+
+    return _tell(args, profile(**options(args)))
+
+
+def _connectivity(args: argparse.Namespace) -> int:
+    """Ask, and tell how networks go together."""
+    from llm2bids.networks.connectivity import connectivity  # noqa: PLC0415 - takes seconds to import
+
+    return _tell(args, connectivity(**options(args)))
+
+
 def _tell(args: argparse.Namespace, answers: Sequence[Answer]) -> int:
     """Print the first table of every answer, and where the rest is."""
     if args.json:
@@ -172,11 +248,8 @@ def _tell(args: argparse.Namespace, answers: Sequence[Answer]) -> int:
         return 0
     for one in answers:
         first = next(iter(one.tables.values()))
-        shown = [
-            name
-            for name in _SHOWN.get(one.question.removesuffix("session").removesuffix("subject"), first)
-            if name in first
-        ]
+        asked = next((name for name in _SHOWN if one.question.startswith(name)), one.question)
+        shown = [name for name in _SHOWN.get(asked, first) if name in first]
         rows = [{str(name): _short(value) for name, value in row.items()} for row in first[shown].to_dict("records")]
         tell(f"{one.question}: sub-{one.subject.replace(', ', ', sub-')}, site {one.site or 'unnamed'}")
         tell(format_table(rows), "")

@@ -101,8 +101,10 @@ def within_and_between(similarity: NDArray[np.float64], tasks: ArrayLike) -> tup
 
     Returns
     -------
-    within, between : float
-        Means over pairs of runs of one task, and of two.
+    within : float
+        Mean over pairs of runs of one task.
+    between : float
+        Mean over pairs of runs of two tasks.
 
     Examples
     --------
@@ -132,8 +134,10 @@ def jackknife(
 
     Returns
     -------
-    value, low, high : float
-        With all runs, and the interval (Student's t); NaN for the interval where a task has a single run.
+    value : float
+        With all runs.
+    low, high : float
+        Ends of the interval (Student's t); NaN where a task has a single run.
 
     Notes
     -----

@@ -407,7 +407,9 @@ def accuracy_interval(
 
     Returns
     -------
-    accuracy, low, high : float
+    accuracy : float
+        Share of items told right.
+    low, high : float
         Clopper and Pearson's interval, for as many independent items as have the variance found between runs; for as
         many as there are runs where all items are right, or none.
 

@@ -287,7 +287,7 @@ def strength(statistic: NDArray[np.float64], tail: Tail) -> NDArray[np.float64]:
     Parameters
     ----------
     statistic : ndarray
-        t, z or effects.
+        Of any kind: t, z or effects.
     tail : {"two", "positive", "negative"}
         Which effects count.
 
