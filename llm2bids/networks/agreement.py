@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _MANY: Final = 300
 """Sets of runs beyond which pairs are drawn, not listed."""
+_ROUNDING: Final = 1e-12
+"""Relative spread of numbers that are all the same."""
 
 
 def icc(ratings: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -48,8 +50,9 @@ def icc(ratings: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     error = (rest**2).sum((0, 1)) / ((n_targets - 1) * (n_raters - 1))
     below = between + (n_raters - 1) * error
     agreed = below + n_raters * (of_raters - error) / n_targets
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (between - error) / agreed, (between - error) / below
+    varies = values.std((0, 1)) > _ROUNDING * np.abs(values).max((0, 1))
+    icc21, icc31 = ((between - error) / np.where(varies & (part > 0), part, np.nan) for part in (agreed, below))
+    return icc21, icc31
 
 
 def correlations(maps: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -83,9 +86,11 @@ def standardized(maps: NDArray[np.float64]) -> NDArray[np.float64]:
     ndarray, shape (n_maps, n_units)
         NaN for a map that is constant.
     """
-    centred = maps - maps.mean(1, keepdims=True)
+    values = np.asarray(maps, np.float64)
+    centred = values - values.mean(1, keepdims=True)
     spread = centred.std(1, keepdims=True)
-    found: NDArray[np.float64] = np.divide(centred, spread, out=np.full(centred.shape, np.nan), where=spread > 0)
+    varies = spread > _ROUNDING * np.abs(values).max(1, keepdims=True)
+    found: NDArray[np.float64] = np.divide(centred, spread, out=np.full(centred.shape, np.nan), where=varies)
     return found
 
 
@@ -227,14 +232,14 @@ def lengthened(reliability: float, times: float) -> float:
     Returns
     -------
     float
-        Correlation to be expected.
+        Correlation to be expected; NaN where halves disagree, from which nothing follows.
 
     Examples
     --------
     >>> round(lengthened(0.5, 2), 3)
     0.667
     """
-    return times * reliability / (1 + (times - 1) * reliability)
+    return times * reliability / (1 + (times - 1) * reliability) if reliability >= 0 else np.nan
 
 
 def quantiles_by_layer(values: NDArray[np.float64], layers: NDArray[np.int64], good: float) -> pd.DataFrame:

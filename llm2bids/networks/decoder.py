@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from nilearn.decoding import Decoder
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import LeaveOneGroupOut, StratifiedKFold
+from sklearn.model_selection import StratifiedKFold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +36,9 @@ def decode(
         Task of each run.
     groups : pair of ndarray of str, shape (n_runs,)
         Runs of one group are held out together; the penalty is chosen by holding out each of the other groups in turn,
-        or where there is one group, each of its parts, which come second.
+        or where there is one group, each of its parts, which come second. What is held out by then leaves every task
+        something to train on; else halves of the training blocks are held out, and where a task has a single one, the
+        penalty is chosen on the training blocks themselves.
     space : UnitSpace
         Which voxel is which unit.
     kept : ndarray of bool, shape (n_units,)
@@ -60,11 +62,10 @@ def decode(
         training = (outer != group)[blocks.runs]
         runs = blocks.runs[training]
         inner = outer[runs] if len(np.unique(outer[runs])) > 1 else parts[runs]
-        several = len(np.unique(inner)) > 1
         decoder = Decoder(
             estimator="svc",
             mask=mask,
-            cv=LeaveOneGroupOut() if several else StratifiedKFold(2),
+            cv=_splits(names[runs], inner),
             scoring="accuracy",
             standardize=None,
             smoothing_fwhm=None,
@@ -73,12 +74,25 @@ def decode(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.simplefilter("ignore", UserWarning)  # nilearn's advice on masks that are no brains
-            decoder.fit(_image(blocks, training, space, kept), names[runs], groups=inner if several else None)
+            decoder.fit(_image(blocks, training, space, kept), names[runs])
             for level, own in items.items():
                 held_out = (outer == group)[own.runs]
                 if held_out.any():
                     told[level][held_out] = decoder.predict(_image(own, held_out, space, kept))
     return told
+
+
+def _splits(names: NDArray[np.str_], inner: NDArray[np.str_]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Training and test blocks, for each group whose absence leaves blocks of every task; else halves, or all twice."""
+    found = []
+    for group in np.unique(inner):
+        testing = inner == group
+        if set(names[~testing]) == set(names):
+            found.append((np.flatnonzero(~testing), np.flatnonzero(testing)))
+    if not found and np.unique(names, return_counts=True)[1].min() > 1:
+        return list(StratifiedKFold(2).split(names, names))
+    everything = np.arange(len(names))
+    return found or [(everything, everything)]
 
 
 def _image(items: Items, rows: NDArray[np.bool_], space: UnitSpace, kept: NDArray[np.bool_]) -> object:

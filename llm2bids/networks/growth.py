@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llm2bids.networks.sums import NetworkRule, RunContrast
+
+_ROUNDING: Final = 1e-12
+"""Relative spread of numbers that are all the same."""
 
 
 def growth_with_runs(
@@ -76,11 +79,14 @@ def growth_with_prompts(
     -------
     DataFrame
         As of `growth_with_runs`, with ``n`` prompts of each condition in each set. No row where there are fewer than
-        four different prompts of a condition. A text that several runs show is in one set only.
+        four different prompts of a condition, or the contrast weighs none. A text that several runs show is in one set
+        only.
     """
     prompts = pd.concat([run.prompts for run in runs], ignore_index=True)
     effects = np.concatenate([run.effects for run in runs])
     used = {kind: weight for kind, weight in weights.items() if weight}
+    if not used:
+        return pd.DataFrame()
     texts = {kind: prompts.loc[prompts["trial_type"] == kind, "stimulus"].unique() for kind in used}
     rows = []
     for size in _sizes(min(map(len, texts.values())) // 2):
@@ -114,11 +120,14 @@ def contrast_of_means(samples: Sequence[NDArray[np.floating[Any]]], weights: Seq
     Maps
         One map.
     """
-    effect = np.sum([weight * own.mean(0) for own, weight in zip(samples, weights, strict=True)], axis=0)
-    squares = np.sum([((own - own.mean(0)) ** 2).sum(0) for own in samples], axis=0)
-    power = 1 / sum(weight**2 / len(own) for own, weight in zip(samples, weights, strict=True))
-    dof = np.array([float(sum(len(own) - 1 for own in samples))])
+    values = [np.asarray(own, np.float64) for own in samples]
+    effect = np.sum([weight * own.mean(0) for own, weight in zip(values, weights, strict=True)], axis=0)
+    squares = np.sum([((own - own.mean(0)) ** 2).sum(0) for own in values], axis=0)
+    power = 1 / sum(weight**2 / len(own) for own, weight in zip(values, weights, strict=True))
+    dof = np.array([float(sum(len(own) - 1 for own in values))])
     total = squares + effect**2 * power  # of which t_of takes the part of the effect away again
+    flat = total <= _ROUNDING**2 * np.sum([(own**2).sum(0) for own in values], axis=0)
+    effect, total = np.where(flat, 0.0, effect), np.where(flat, 0.0, total)
     return Maps(effect[None], t_of((effect * power)[None], total[None], np.array([power]), dof), dof)
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 from scipy.stats import beta
+from scipy.stats import t as student
 
+from llm2bids.errors import InferenceError
 from llm2bids.networks.agreement import standardized
 from llm2bids.networks.sums import ranks, strength
 
@@ -116,6 +118,11 @@ def items_of(runs: Sequence[RunContrast], sums: RunSums, conditions: Mapping[str
     dict of Items
         By level: ``run`` (z of the run's own contrast), ``block`` and ``prompt`` (effects of the prompts of conditions
         with a positive weight, less the mean of those with a negative one).
+
+    Raises
+    ------
+    InferenceError
+        If a contrast weighs no condition positively.
     """
     blocks: list[NDArray[np.float64]] = []
     prompts: list[NDArray[np.float64]] = []
@@ -125,6 +132,11 @@ def items_of(runs: Sequence[RunContrast], sums: RunSums, conditions: Mapping[str
         weights = np.array([conditions.get(f"{run.task}/{kind}", 0.0) for kind in run.prompts["trial_type"]])
         base = run.effects[weights < 0].mean(0) if (weights < 0).any() else 0.0
         shown = run.prompts[weights > 0]
+        if shown.empty:
+            raise InferenceError(
+                f"{run.run} of task {run.task} has no prompt of positive weight in its contrast, by which the task "
+                "could be told; choose a contrast of conditions such as on - off with --contrasts"
+            )
         active = run.effects[weights > 0] - base
         prompts.append(active)
         of_prompt += [(number, f"prompt-{place + 1}") for place in np.flatnonzero(weights > 0)]
@@ -410,12 +422,13 @@ def accuracy_interval(
     accuracy : float
         Share of items told right.
     low, high : float
-        Clopper and Pearson's interval, for as many independent items as have the variance found between runs; for as
-        many as there are runs where all items are right, or none.
+        Clopper and Pearson's interval, for as many independent items as have the variance found between runs, less
+        where few runs leave that variance uncertain, and not less than as if items of a run were one; for as many as
+        there are runs where all items are right, or none.
 
     Notes
     -----
-    Korn and Graubard 1998.
+    Korn and Graubard 1998, with their ratio of quantiles of Student's t.
 
     Examples
     --------
@@ -424,14 +437,14 @@ def accuracy_interval(
     """
     n_items, rate = len(right), float(right.mean())
     numbers, sizes = np.unique(runs, return_counts=True)
-    n_effective = float(len(numbers))
+    n_effective, tail = float(len(numbers)), (1 - level) / 2
     if 0 < rate < 1 and len(numbers) > 1:
         excess = np.array([(right[runs == run] - rate).sum() for run in numbers])
         variance = len(numbers) / (len(numbers) - 1) * (excess**2).sum() / n_items**2
         simple = rate * (1 - rate) / n_items
-        n_effective = n_items / np.clip(variance / simple, 1.0, sizes.max())
+        few = (student.isf(tail, len(numbers) - 1) / student.isf(tail, n_items - 1)) ** 2
+        n_effective = n_items / np.clip(variance / simple * few, 1.0, sizes.max())
     hits, misses = rate * n_effective, (1 - rate) * n_effective
-    tail = (1 - level) / 2
     low = float(beta.ppf(tail, hits, misses + 1)) if hits > 0 else 0.0
     high = float(beta.isf(tail, hits + 1, misses)) if misses > 0 else 1.0
     return rate, low, high

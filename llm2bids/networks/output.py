@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from llm2bids import __version__
-from llm2bids.bids.names import format_name
+from llm2bids.bids.names import format_name, parse_name
 from llm2bids.bids.tables import write_bytes, write_json, write_tsv
 from llm2bids.errors import DatasetError
 from llm2bids.glm.output import as_png, versions
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from llm2bids.bids.dataset import Dataset
     from llm2bids.networks.results import NetworkSet
+    from llm2bids.space import UnitSpace
 
 FOLDER: Final = "networks"
 """Folder of answers about networks, inside the results of ``glm``."""
@@ -44,6 +45,8 @@ class Answer:
         How it was asked: JSON values.
     columns : dict
         What each column means, by name.
+    series : dict of DataFrame
+        Long tables, one per run, by entities and suffix, e.g. ``"task-rest_run-01_timeseries"``: written, not told.
     files : tuple of Path
         Where it is written; empty while it is not.
     """
@@ -55,6 +58,7 @@ class Answer:
     figures: Mapping[str, Figure] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, str] = field(default_factory=dict)
+    series: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
 
 
@@ -71,9 +75,11 @@ def name_files(networks: NetworkSet, question: str) -> dict[str, str]:
     Returns
     -------
     dict
-        ``sub`` (where it is one), ``acq``, ``space`` and ``desc``.
+        ``sub`` (where it is one), ``acq`` and ``space`` (where networks are of one site), and ``desc``.
     """
     one = {"sub": networks.subjects[0]} if len(networks.subjects) == 1 else {}
+    if len(_spaces(networks)) > 1:
+        return {**one, "desc": question}
     site = {"acq": networks.site} if networks.site else {}
     return {**one, **site, "space": networks.space.label, "desc": question}
 
@@ -126,34 +132,29 @@ def write_answer(out: Dataset, networks: NetworkSet, answer: Answer) -> Answer:
         If another process writes the same.
     """
     entities = name_files(networks, answer.question)
-    stem = format_name("networks.json", **entities).removesuffix("_networks.json")
+    stem = format_name("", **entities).removesuffix("_")
     with out.stage(stem) as stage:
         folder = stage / FOLDER
-        for name, table in answer.tables.items():
-            write_tsv(folder / format_name(f"{name}.tsv", **entities), table)
+        for name, table in {**answer.tables, **answer.series}.items():
+            suffix, own = parse_name(f"{name}.tsv")
+            write_tsv(folder / format_name(suffix, **{**entities, **own}), table)
         for name, figure in answer.figures.items():
             write_bytes(folder / format_name(f"{name}.png", **entities), as_png(figure))
         write_json(folder / f"{stem}_networks.json", _sidecar(networks, answer))
         with out.lock():
-            for old in (out.root / FOLDER).glob(f"{stem}_*"):
+            for old in _files(out.root / FOLDER, entities):
                 old.unlink()
             _ignore(out)
             files = out.publish(stage)
-    return Answer(
-        answer.question,
-        answer.subject,
-        answer.site,
-        answer.tables,
-        answer.figures,
-        answer.settings,
-        answer.columns,
-        tuple(sorted(files)),
-    )
+    return replace(answer, files=tuple(sorted(files)))
 
 
 def _sidecar(networks: NetworkSet, answer: Answer) -> dict[str, Any]:
     """What the answer was made of and how."""
-    used = {column for table in answer.tables.values() for column in map(str, table.columns)}
+    tables = (*answer.tables.values(), *answer.series.values())
+    used = {column for table in tables for column in map(str, table.columns)}
+    spaces = [space.to_json() for space in _spaces(networks)]
+    tested = [int(one.tested.sum()) for one in networks.sites]
     return {
         "Description": f"llm2bids networks {answer.question}",
         "GeneratedBy": [{"Name": "llm2bids", "Version": __version__}],
@@ -162,8 +163,8 @@ def _sidecar(networks: NetworkSet, answer: Answer) -> dict[str, Any]:
         "Llm2bids": {
             "Models": sorted({str(one.fields["Llm2bids"].get("Model")) for one in networks.networks}),
             "WeightsSHA256": sorted({str(one.fields["Llm2bids"].get("WeightsSHA256")) for one in networks.networks}),
-            "UnitSpace": networks.space.to_json(),
-            "NumberTested": int(networks.tested.sum()),
+            "UnitSpace": spaces[0] if len(spaces) == 1 else spaces,
+            "NumberTested": tested[0] if len(tested) == 1 else tested,
             "Contrasts": {one.task: one.found["contrast"] for one in networks.networks},
             "Settings": dict(answer.settings),
             "Versions": versions(),
@@ -177,3 +178,15 @@ def _ignore(out: Dataset) -> None:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     if FOLDER not in lines:
         write_bytes(path, "\n".join([*lines, FOLDER, ""]).encode())
+
+
+def _spaces(networks: NetworkSet) -> list[UnitSpace]:
+    """Geometries of the networks, each once."""
+    return [one.space for one in networks.sites]
+
+
+def _files(folder: Path, entities: Mapping[str, str]) -> list[Path]:
+    """Files of an answer, whatever run they are of."""
+    named = [(path, parse_name(path.name)[1]) for path in folder.glob("*")]
+    mine = {key: entities.get(key) for key in ("sub", "acq", "space", "desc")}
+    return [path for path, found in named if {key: found.get(key) for key in mine} == mine]

@@ -29,7 +29,7 @@ from llm2bids.networks.similarity import (
     units_of_k_by_chance,
     units_per_layer,
 )
-from llm2bids.networks.sums import RunSums, relabelled
+from llm2bids.networks.sums import RunSums, SharedTexts, relabelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,7 +61,8 @@ _COLUMNS: Final = {
     "model, such as one channel of the residual stream in all layers, make it too small: it takes units for "
     "independent.",
     "p": "How often two tasks without effect share as many or more: conditions are exchanged among the prompts of each "
-    "run, and the strongest units of each layer taken, as many as the network has there. Units keep their dependence. "
+    "run, and the strongest units of each layer taken, as many as the network has there. Units keep their dependence, "
+    "and a text that both tasks show is exchanged in both. "
     "n/a where a network is empty or the effects of prompts are not there.",
     "p_holm": "p, corrected for the number of pairs (Holm).",
     "tasks": "Tasks whose networks hold these units, and no other task's does; joined by +.",
@@ -134,13 +135,14 @@ def _answer(networks: NetworkSet, n_draws: int, rng: np.random.Generator, tick: 
     shared = shared_units(networks.selected)
     by_units = shared_by_chance(networks.selected, networks.layers, n_draws, rng)
     relabelled_shared, relabelled_of_k = _without_effect(networks, runs, n_draws, rng, tick)
-    intervals = _intervals(networks, runs)
+    widths = _widths(networks, runs)
     rows = []
     for one, other in combinations(range(len(networks.networks)), 2):
         both = networks.selected[one] & networks.selected[other]
         row = _row(networks, shared, by_units, (one, other))
         row["same_sign"] = int((both & (signs[one] == signs[other])).sum())
-        row["dice_low"], row["dice_high"] = intervals.get((one, other), (np.nan, np.nan))
+        half = widths.get((one, other), np.nan)
+        row["dice_low"], row["dice_high"] = np.clip([row["dice"] - half, row["dice"] + half], 0, 1).tolist()
         empty = not row["units_a"] or not row["units_b"]
         row["p"] = (
             np.nan
@@ -203,8 +205,9 @@ def _without_effect(
         tick(n_draws)
         return None, None
     counts = units_per_layer(networks.selected, networks.layers)
+    texts = SharedTexts.from_runs([run for own in runs for run in own], n_draws)
     drawn = [
-        matched_networks(relabelled(own, n_draws, rng), count, networks.layers, network.tail)
+        matched_networks(relabelled(own, n_draws, rng, texts), count, networks.layers, network.tail)
         for own, count, network in zip(runs, counts, networks.networks, strict=True)
     ]
     shared, of_k = [], []
@@ -216,14 +219,15 @@ def _without_effect(
     return np.concatenate(shared), np.concatenate(of_k)
 
 
-def _intervals(networks: NetworkSet, runs: list[list[RunContrast]]) -> dict[tuple[int, int], tuple[float, float]]:
-    """Intervals of Dice from leaving out each run."""
+def _widths(networks: NetworkSet, runs: list[list[RunContrast]]) -> dict[tuple[int, int], float]:
+    """Half the widths of the intervals of Dice, from leaving out each run."""
     left_out: list[NDArray[np.bool_]] = []
     for network, own in zip(networks.networks, runs, strict=False):
-        if len(own) < 2:  # noqa: PLR2004 - nothing would be left
-            return {}
+        sums = RunSums.from_runs(own)
         chosen = np.concatenate([~np.eye(len(own), dtype=bool), np.ones((1, len(own)), bool)])
-        left_out.append(network.rule.select(RunSums.from_runs(own).pooled(chosen)))
+        if (chosen @ sums.dof < 2).any():  # noqa: PLR2004 - too little would be left for a contrast and its noise
+            return {}
+        left_out.append(network.rule.select(sums.pooled(chosen)))
     found = {}
     for one, other in combinations(range(len(left_out)), 2):
         n_one, n_other = len(left_out[one]) - 1, len(left_out[other]) - 1
@@ -237,7 +241,7 @@ def _intervals(networks: NetworkSet, runs: list[list[RunContrast]]) -> dict[tupl
             return float(index_of("dice", (a & b).sum(), a.sum(), b.sum()))
 
         _, low, high = jackknife(dice, [range(n_one), range(n_one, n_one + n_other)])
-        found[one, other] = (float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1)))
+        found[one, other] = (high - low) / 2
     return found
 
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 GOOD: Final = 0.75
 """Intraclass correlation that is called good (Koo and Li 2016)."""
+_SMALLEST: Final = {"dice": 0.0, "correlation": -1.0}
+"""The least that a measure of two runs can be; the most is 1."""
 _ICCS: Final = ("icc21", "icc31")
 _GOOD: Final = ("good21", "good31")
 _COLUMNS: Final = {
@@ -288,25 +290,35 @@ class _Study:
         row = {"measure": measure, "task": task, "within": within, "between": between}
         if len(self.by_task) == 1:
             _, *ends = jackknife(lambda kept: _within(matrix, self.tasks, kept), groups)
-            return {**row, **dict(zip(("low", "high"), np.clip(ends, -1, 1).tolist(), strict=True))}
+            ends = np.clip(ends, _SMALLEST[measure], 1).tolist()
+            return {**row, **dict(zip(("low", "high"), ends, strict=True))}
         value, *ends = jackknife(lambda kept: _difference(masked, self.tasks, kept), groups)
-        low, high = np.clip(ends, -1, 1).tolist()
+        largest = 1 - _SMALLEST[measure]
+        low, high = np.clip(ends, -largest, largest).tolist()
         row |= {"difference": value, "low": low, "high": high}
         return row | ({"p": float(p_at_least(value, drawn))} if task == "all" else {})
 
     def _icc_of(self, labels: NDArray[np.str_]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        """ICC of every unit: tasks are what is rated, runs rate; None for a single task."""
-        own = [np.flatnonzero(labels == task) for task in self.by_task]
-        if len(own) < 2:  # noqa: PLR2004 - nothing to tell apart
+        """ICC of every unit: tasks are what is rated, runs rate; None for a single task.
+
+        A rater is the runs of one number, of all tasks; where the tasks have fewer than two numbers in common, the
+        first, second ... run of each.
+        """
+        if len(self.by_task) < 2:  # noqa: PLR2004 - nothing to tell apart
             return None
+        names = np.array([run.run for run in self.runs])
+        own = [np.flatnonzero(labels == task) for task in self.by_task]
+        own = [numbers[np.argsort(names[numbers], kind="stable")] for numbers in own]
+        common = sorted(set.intersection(*(set(names[numbers]) for numbers in own)))
+        if len(common) > 1:
+            own = [numbers[np.isin(names[numbers], common)] for numbers in own]
         n_runs = min(map(len, own))
-        effects = self.maps.effect
-        return icc(np.stack([effects[numbers[:n_runs]] for numbers in own]))
+        return icc(np.stack([self.maps.effect[numbers[:n_runs]] for numbers in own]))
 
     def _by_layer(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Median over the units of each layer."""
         layers = self.networks.layers
-        return np.array([np.nanmedian(values[layers == layer]) for layer in np.unique(layers)])
+        return np.array([_median(values[layers == layer]) for layer in np.unique(layers)])
 
     def _iccs(self) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
         """ICC of every unit, and its distribution in each layer."""
@@ -358,8 +370,14 @@ def _difference(
 
 def _in_short(found: tuple[NDArray[np.float64], NDArray[np.float64]]) -> dict[str, float]:
     """Median of both ICCs over units, and shares of units that repeat well."""
-    medians = {name: float(np.nanmedian(one)) for name, one in zip(_ICCS, found, strict=True)}
+    medians = {name: _median(one) for name, one in zip(_ICCS, found, strict=True)}
     return medians | {name: float((one >= GOOD).mean()) for name, one in zip(_GOOD, found, strict=True)}
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    """Median of what is there; NaN where nothing is."""
+    there = values[~np.isnan(values)]
+    return float(np.median(there)) if there.size else np.nan
 
 
 def _within(similarity: NDArray[np.float64], tasks: NDArray[np.str_], kept: NDArray[np.int64]) -> float:

@@ -22,6 +22,9 @@ INDICES: Final[Mapping[str, str]] = {
 }
 """Measures of what two networks share: all 0 where nothing is, 1 where they are the same."""
 
+_ROUNDING: Final = 1e-12
+"""Relative difference of sums of the same numbers in another order."""
+
 
 def shared_units(networks: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Count the units that networks share.
@@ -272,7 +275,7 @@ def p_at_least(
     -------
     ndarray
         p-values: one plus the number of draws that are as large, over one plus the number of draws. NaN where nothing
-        was observed.
+        was observed; a draw that is NaN counts as more. Numbers that differ by rounding alone are equal.
 
     Notes
     -----
@@ -280,6 +283,9 @@ def p_at_least(
     """
     found = np.asarray(observed, float)
     n_draws = len(drawn)
-    more, equal = (drawn > found).sum(0), (drawn == found).sum(0)
+    rounding = _ROUNDING * np.fmax(np.abs(found), np.fmax.reduce(np.abs(drawn), axis=0, initial=0.0))
+    lower, higher = found - rounding, found + rounding
+    more = ((drawn > higher) | np.isnan(drawn)).sum(0)
+    equal = ((drawn >= lower) & (drawn <= higher)).sum(0)
     ties = equal + 1.0 if rng is None else rng.uniform(size=np.shape(found)) * (equal + 1)
     return np.where(np.isnan(found), np.nan, (more + ties) / (n_draws + 1))

@@ -2,11 +2,13 @@
 
 Each run has its own mean, drift and confounds. With these removed, the least squares of several runs together need of
 each run only a few sums, so that the network of any choice of runs, and of any exchange of labels, costs next to
-nothing. What comes out is the linear model of `llm2bids.glm` over the prompts of those runs.
+nothing. What comes out is the linear model of `llm2bids.glm` over the prompts of those runs, in which conditions that
+a contrast does not compare are each run's own, too.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -32,6 +34,8 @@ _SMALLEST: Final = 1e-300
 """Of a p-value, so that its normal deviate is finite."""
 _VALUES_AT_A_TIME: Final = 1 << 24
 """Values (maps × units) in memory while labels are exchanged."""
+_TINY: Final = 1e-9
+"""Singular value of a basis that counts as 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,10 +108,24 @@ class RunContrast:
 
     @property
     def residuals(self) -> NDArray[np.floating[Any]]:
-        """The effects with all but the contrast removed, shape (n_prompts, n_units)."""
+        """The effects with all but the contrast removed, shape (n_prompts, n_units); 0 where only rounding is left."""
         basis = self.nuisance.astype(self.effects.dtype)
         cleared: NDArray[np.floating[Any]] = self.effects - basis @ (basis.T @ self.effects)
+        rounding = 8 * np.finfo(cleared.dtype).eps * len(cleared) ** 0.5
+        cleared[:, np.linalg.norm(cleared, axis=0) <= rounding * np.linalg.norm(self.effects, axis=0)] = 0
         return cleared
+
+    @property
+    def moved(self) -> NDArray[np.float64]:
+        """What an exchange of prompts mixes of all else into the residuals, shape (n_prompts, n_moved).
+
+        Orthonormal; without the constant, which every order leaves out.
+        """
+        if np.abs(self.nuisance @ self.nuisance.sum(0) - 1).max() > _TINY:
+            return self.nuisance
+        left, singular, _ = np.linalg.svd(self.nuisance - self.nuisance.mean(0), full_matrices=False)
+        found: NDArray[np.float64] = left[:, singular > _TINY**0.5]
+        return found
 
     @property
     def session(self) -> str:
@@ -216,7 +234,10 @@ class RunSums:
         weights = np.atleast_2d(np.asarray(chosen, float))
         powers, dof = weights @ self.powers, weights @ self.dof - 1
         if (dof < 1).any():
-            raise InferenceError("a choice of runs with no prompt left for the noise found; record longer runs")
+            raise InferenceError(
+                "a choice of runs with no prompt left for the noise found; more prompts than conditions, drifts and "
+                "confounds needed in them: record longer runs, or more"
+            )
         products, squares = weights @ self.products, weights @ self.squares
         return Maps(products / powers[:, None], t_of(products, squares, powers, dof), dof)
 
@@ -239,16 +260,85 @@ def t_of(
     Returns
     -------
     ndarray, shape (n_maps, n_units)
-        0 where a unit has no variance.
+        0 where a unit has no variance; very large, not infinite, where the contrast explains all of it.
     """
     explained = products**2 / powers[:, None]
-    noise = np.maximum(squares - explained, 0) / dof[:, None]
-    safe = np.where(noise > np.finfo(float).eps * np.maximum(squares, 1e-30), noise, np.inf)
-    found: NDArray[np.float64] = products / np.sqrt(safe * powers[:, None])
+    noise = np.maximum(squares - explained, np.finfo(float).eps * squares) / dof[:, None]
+    found: NDArray[np.float64] = products / np.sqrt(np.where(noise > 0, noise, np.inf) * powers[:, None])
     return found
 
 
-def relabelled(runs: Sequence[RunContrast], n_draws: int, rng: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+@dataclass(frozen=True, slots=True, eq=False)
+class SharedTexts:
+    """Whether texts that several runs show have changed sides, exchange by exchange.
+
+    What a text does is the same wherever it is shown. Tasks with the same baseline resemble each other by its texts
+    alone, which exchanges show only if a text changes sides in all of them or in none.
+
+    Parameters
+    ----------
+    columns : dict
+        Number of each text that two runs or more show.
+    turned : ndarray of int8, shape (n_draws, n_texts)
+        -1 where a text has changed sides, 1 where it has not, 0 where that is not decided yet.
+    """
+
+    columns: dict[str, int]
+    turned: NDArray[np.int8]
+
+    @classmethod
+    def from_runs(cls, runs: Sequence[RunContrast], n_draws: int) -> SharedTexts:
+        """Find the texts that several runs show.
+
+        Parameters
+        ----------
+        runs : sequence of RunContrast
+            Runs of all tasks.
+        n_draws : int
+            How many exchanges there will be.
+
+        Returns
+        -------
+        SharedTexts
+            With nothing decided.
+        """
+        counts = Counter(text for run in runs for text in run.prompts["stimulus"].unique())
+        shared = [text for text, count in counts.items() if count > 1]
+        return cls({text: number for number, text in enumerate(shared)}, np.zeros((n_draws, len(shared)), np.int8))
+
+    def exchange(self, run: RunContrast, draws: slice, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw orders of the prompts of a run in which texts change sides as they did in earlier runs.
+
+        Parameters
+        ----------
+        run : RunContrast
+            The run.
+        draws : slice
+            Which exchanges.
+        rng : Generator
+            Decides what is not decided yet.
+
+        Returns
+        -------
+        ndarray of int, shape (n_some, n_prompts)
+            Whose label each prompt gets. All orders are equally likely where no text is decided; a text keeps what is
+            decided as far as the labels of the run allow.
+        """
+        sides = np.sign(np.where(np.abs(run.tested) > _TINY * np.abs(run.tested).max(), run.tested, 0)).astype(np.int8)
+        numbers = np.array([self.columns.get(text, -1) for text in run.prompts["stimulus"]])
+        shared = numbers >= 0
+        wanted = np.zeros((len(self.turned[draws]), len(sides)), np.int8)
+        wanted[:, shared] = self.turned[draws, numbers[shared]] * sides[shared]
+        places, labels = (np.argsort(rng.uniform(size=wanted.shape) - side, axis=1) for side in (wanted, sides))
+        order = np.empty_like(labels)
+        np.put_along_axis(order, places, labels, axis=1)
+        self.turned[draws, numbers[shared]] = (sides[order] * sides)[:, shared]
+        return order
+
+
+def relabelled(
+    runs: Sequence[RunContrast], n_draws: int, rng: np.random.Generator, shared: SharedTexts | None = None
+) -> Iterator[NDArray[np.float64]]:
     """Fit the contrast again and again with its labels exchanged among the prompts of each run.
 
     What prompts did stays as it is, so units keep their dependence on each other: a map is what a task without any
@@ -263,22 +353,33 @@ def relabelled(runs: Sequence[RunContrast], n_draws: int, rng: np.random.Generat
         How often.
     rng : Generator
         Which exchanges.
+    shared : SharedTexts, optional
+        Texts that runs of other tasks show too; by default those that several of these runs show.
 
     Yields
     ------
     ndarray, shape (n_some, n_units)
         t maps, some draws at a time.
+
+    Raises
+    ------
+    InferenceError
+        If the runs hold too few prompts to estimate noise.
     """
     sums = RunSums.from_runs(runs)
-    squares, power, dof = sums.squares.sum(0), sums.powers.sum(), sums.dof.sum() - 1
-    step = max(1, _VALUES_AT_A_TIME // squares.size)
+    dof, power = sums.pooled(np.ones(len(runs))).dof, sums.powers.sum()
+    total, texts = sums.squares.sum(0), shared or SharedTexts.from_runs(runs, n_draws)
+    step = max(1, _VALUES_AT_A_TIME // total.size)
     for start in range(0, n_draws, step):
         n_now = min(step, n_draws - start)
-        products = np.zeros((n_now, squares.size))
+        products, squares = np.zeros((n_now, total.size)), np.tile(total, (n_now, 1))
         for run in runs:
-            exchanged = rng.permuted(np.tile(run.tested, (n_now, 1)), axis=1)
-            products += exchanged @ run.residuals
-        yield t_of(products, np.broadcast_to(squares, products.shape), np.full(n_now, power), np.full(n_now, dof))
+            left = run.residuals
+            order = texts.exchange(run, slice(start, start + n_now), rng)
+            products += run.tested[order] @ left
+            for column in run.moved.T:  # the model is fitted anew, with all else in it
+                squares -= (column[order] @ left) ** 2
+        yield t_of(products, np.maximum(squares, 0), np.full(n_now, power), np.repeat(dof, n_now))
 
 
 def strength(statistic: NDArray[np.float64], tail: Tail) -> NDArray[np.float64]:
@@ -315,7 +416,7 @@ class NetworkRule:
     Raises
     ------
     InferenceError
-        If the name is unknown or the level is not between 0 and 1.
+        If the name or the tail is unknown, or the level is not between 0 and 1.
 
     Examples
     --------
@@ -331,6 +432,8 @@ class NetworkRule:
         """Refuse unknown rules."""
         if self.name not in {"top", "fdr", "bonferroni", "none"}:
             raise InferenceError(f"rule {self.name!r} found; use a share of the units such as 1%, fdr or bonferroni")
+        if self.tail not in {"two", "positive", "negative"}:
+            raise InferenceError(f"tail {self.tail!r} found; use two, positive or negative")
         if not 0 < self.level < 1:
             raise InferenceError(f"level {self.level:g} found; more than 0 and less than 1 needed, e.g. 1% or 0.01")
 
@@ -368,7 +471,7 @@ class NetworkRule:
     @property
     def label(self) -> str:
         """The rule for people."""
-        level = f"{self.level:.6f}".lstrip("0").rstrip("0")
+        level = np.format_float_positional(self.level, trim="-").lstrip("0")
         return f"top {100 * self.level:g}%" if self.name == "top" else f"{self.name} {level}"
 
     def select(self, maps: Maps, order: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
@@ -384,13 +487,14 @@ class NetworkRule:
         Returns
         -------
         ndarray of bool, shape (n_maps, n_units)
-            The networks; of equally strong units at the edge of a share the first are chosen.
+            The networks; of equally strong units at the edge of a share the first are chosen. A unit that is NaN is in
+            no network of a test.
         """
         if self.name == "top":
             known = ranks(strength(maps.t, self.tail)) if order is None else order
             chosen: NDArray[np.bool_] = known < max(1, round(self.level * maps.t.shape[1]))
             return chosen
-        p = maps.p(self.tail)
+        p = np.nan_to_num(maps.p(self.tail), nan=1.0)
         return np.stack([adjust(row, self.name) <= self.level for row in p])
 
 

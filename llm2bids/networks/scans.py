@@ -1,0 +1,129 @@
+"""The prepared runs that networks are looked at in, and what is taken out of their signals first."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+
+from llm2bids.bids.runs import PREPROC, find_runs
+from llm2bids.bids.tables import read_json
+from llm2bids.design import SPIKE
+from llm2bids.errors import DatasetError, DesignError
+from llm2bids.glm.prepared import PreparedRun
+from llm2bids.networks.courses import evoked
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from llm2bids.networks.results import NetworkSet
+
+_TASK: Final = ("cosine*", f"{SPIKE}*")
+"""Confounds that go with the task: drift, and scans that are unlike the others."""
+
+
+def find_scans(results: Path, networks: NetworkSet, tasks: Sequence[str] = ()) -> list[PreparedRun]:
+    """Find the prepared runs of the subject and site of networks.
+
+    Parameters
+    ----------
+    results : Path
+        What ``glm`` made; its ``DatasetLinks`` say where the recordings are, and what ``prep`` made of them.
+    networks : NetworkSet
+        Of one subject and site.
+    tasks : sequence of str
+        Tasks to keep; all without.
+
+    Returns
+    -------
+    list of PreparedRun
+        In order of name.
+
+    Raises
+    ------
+    DatasetError
+        If the folders are gone, there is no such run, or one is of another geometry or of other weights, or was
+        recorded anew since it was prepared.
+    """
+    raw, prep = (_linked(results, name) for name in ("raw", "prep"))
+    subject, site = networks.subjects[0], networks.site
+    recorded = {run.name: run for run in find_runs(raw, [subject])}
+    found = [run for run in find_runs(prep, [subject], tasks, desc=PREPROC) if run.entities.get("acq", "") == site]
+    if not found:
+        raise DatasetError(f"{prep} holds no run of {networks.name}; prepare it with llm2bids prep {raw}")
+    weights = networks.networks[0].fields["Llm2bids"].get("WeightsSHA256")
+    for run in found:
+        if run.space != networks.space or run.own.get("WeightsSHA256") != weights:
+            raise DatasetError(
+                f"{run.name} has another geometry or other weights than the networks of {networks.name}; analyse it "
+                "again with llm2bids glm --overwrite, or leave it out with --scans"
+            )
+        if run.name not in recorded or run.own.get("SourceSHA256") != recorded[run.name].fingerprint:
+            raise DatasetError(
+                f"{run.name} was recorded anew, or its recording removed, since it was prepared; run: llm2bids prep "
+                f"{raw} --overwrite"
+            )
+    return [PreparedRun(run, raw) for run in found]
+
+
+def _linked(results: Path, name: str) -> Path:
+    """A dataset that results were made from."""
+    path = results / "dataset_description.json"
+    link: str | None = read_json(path).get("DatasetLinks", {}).get(name)
+    if link is None:
+        raise DatasetError(f"{path} has no DatasetLinks.{name}; it is needed to find the runs: run llm2bids glm again")
+    folder: Path = (results / link).resolve()
+    if not folder.is_dir():
+        raise DatasetError(
+            f"{folder} is not there, which {path} names as {name}; move results and recordings together, or mend "
+            f"DatasetLinks.{name}"
+        )
+    return folder
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What is taken out of signals first.
+
+    Parameters
+    ----------
+    background : bool
+        What the task does to every prompt of a condition alike, drift, and spikes.
+    confounds : tuple of str
+        Confounds of ``prep``, as names or wildcards.
+    """
+
+    background: bool
+    confounds: tuple[str, ...]
+
+    def regressors(self, run: PreparedRun) -> pd.DataFrame:
+        """Make what is taken out of a run.
+
+        Parameters
+        ----------
+        run : PreparedRun
+            The run.
+
+        Returns
+        -------
+        DataFrame, shape (n_scans, n_regressors)
+            Conditions by place in the prompt, spikes, drift, confounds, constant.
+
+        Raises
+        ------
+        DesignError
+            If a confound is not there.
+        """
+        parts = [evoked(run.events, run.times)] if self.background else []
+        there, names = list(run.confounds.columns), list[str]()
+        for pattern in (*(_TASK if self.background else ()), *self.confounds):
+            matching = fnmatch.filter(there, pattern)
+            if not matching and pattern in self.confounds:
+                raise DesignError(f"{run.volumes.name} has no confound {pattern}; there are {', '.join(there)}")
+            names += [name for name in matching if name not in names]
+        constant = pd.DataFrame({"constant": np.ones(run.volumes.n_scans)})
+        return pd.concat([*parts, run.confounds[names].reset_index(drop=True), constant], axis=1)
