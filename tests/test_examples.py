@@ -79,3 +79,35 @@ def test_calibration_runs_in_small(tmp_path: Path) -> None:
     rates = dict(re.findall(r"^(prompt|run|token) +4 +(0\.\d+)", done.stdout, re.MULTILINE))
     assert set(rates) == {"prompt", "run", "token"}
     assert float(rates["prompt"]) < float(rates["token"])
+
+
+def test_the_first_paper_runs_from_end_to_end(tmp_path: Path) -> None:
+    call = [sys.executable, EXAMPLES / "galactica.py", tmp_path, "--runs", "2", "--draws", "20"]
+    said = run(*call, folder=tmp_path)
+    assert said.splitlines()[1].split()[:3] == ["medicalimaging", "×", "pathology"]
+    rows = re.findall(r"^ *run +(mean-z|correlation|dice) +1\.000 \(.*?\) .* (0\.\d+) \(", said, re.MULTILINE)
+    assert len(rows) == 3
+    assert all(float(accuracy) < 0.7 for _, accuracy in rows)
+    text = (tmp_path / "galactica.md").read_text()
+    for heading in ("## A1.", "## A2.", "## A3.", "## A4."):
+        assert heading in text
+    assert "$" not in text
+    for picture in re.findall(r"\]\((\S+\.png)\)", text):
+        assert (tmp_path / picture).stat().st_size > 20_000
+
+
+def test_the_page_of_the_trained_model_is_whole() -> None:
+    text = (EXAMPLES / "galactica.md").read_text()
+    assert "python examples/galactica.py --model ../shared/models/minilm-causal" in text
+    for picture in re.findall(r"\]\((\S+\.png)\)", text):
+        assert (EXAMPLES / picture).exists()
+
+
+def test_chance_levels_are_checked_in_small(tmp_path: Path) -> None:
+    """Too few deals for a verdict: the exit code may be 0 or 1."""
+    script = EXAMPLES.parent / "benchmarks" / "networks.py"
+    call = [sys.executable, script, "--repeats", "2", "--exchanges", "1"]
+    done = subprocess.run(list(map(str, call)), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode in {0, 1}, done.stderr
+    assert done.stdout.count("overlap, top") == 4
+    assert done.stdout.count("identify, each") == 9
