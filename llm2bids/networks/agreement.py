@@ -55,6 +55,35 @@ def icc(ratings: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return icc21, icc31
 
 
+def rated_runs(tasks: ArrayLike, runs: ArrayLike) -> NDArray[np.int64]:
+    """Arrange runs for `icc`: tasks are rated, and the runs of one name are a rater.
+
+    Parameters
+    ----------
+    tasks, runs : array_like of str, shape (n_runs,)
+        Task of each run, and what it is called.
+
+    Returns
+    -------
+    ndarray of int, shape (n_tasks, n_raters)
+        Numbers of the runs: of names that all tasks have; where there are fewer than two, of the first, second ... run
+        of each task. Exchanges of tasks among runs of one name leave raters as they are.
+
+    Examples
+    --------
+    >>> rated_runs(["a", "a", "a", "b", "b"], ["2", "1", "3", "2", "3"]).tolist()
+    [[0, 2], [3, 4]]
+    """
+    labels, names = np.asarray(tasks), np.asarray(runs)
+    own = [np.flatnonzero(labels == task) for task in np.unique(labels)]
+    own = [numbers[np.argsort(names[numbers], kind="stable")] for numbers in own]
+    common = sorted(set.intersection(*(set(names[numbers].tolist()) for numbers in own)))
+    if len(common) > 1:
+        own = [numbers[np.isin(names[numbers], common)] for numbers in own]
+    n_raters = min(map(len, own))
+    return np.stack([numbers[:n_raters] for numbers in own])
+
+
 def correlations(maps: NDArray[np.float64]) -> NDArray[np.float64]:
     """Correlate every two maps over units.
 

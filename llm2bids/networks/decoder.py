@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from nilearn.decoding import Decoder
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
     from llm2bids.networks.identification import Items
     from llm2bids.space import UnitSpace
+
+_SCREENED: Final = 20
+"""Percent of the units on which a decoder is trained: nilearn's default."""
+_LEAST: Final = 3
+"""Blocks of two kinds that have an F."""
 
 
 def decode(
@@ -37,8 +42,8 @@ def decode(
     groups : pair of ndarray of str, shape (n_runs,)
         Runs of one group are held out together; the penalty is chosen by holding out each of the other groups in turn,
         or where there is one group, each of its parts, which come second. What is held out by then leaves every task
-        something to train on; else halves of the training blocks are held out, and where a task has a single one, the
-        penalty is chosen on the training blocks themselves.
+        something to train on; else halves of the training blocks are held out, and where these are too few for that,
+        the penalty is chosen on themselves.
     space : UnitSpace
         Which voxel is which unit.
     kept : ndarray of bool, shape (n_units,)
@@ -67,6 +72,7 @@ def decode(
             mask=mask,
             cv=_splits(names[runs], inner),
             scoring="accuracy",
+            screening_percentile=_SCREENED if len(runs) >= _LEAST else 100,
             standardize=None,
             smoothing_fwhm=None,
             n_jobs=1,
@@ -83,16 +89,19 @@ def decode(
 
 
 def _splits(names: NDArray[np.str_], inner: NDArray[np.str_]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Training and test blocks, for each group whose absence leaves blocks of every task; else halves, or all twice."""
-    found = []
-    for group in np.unique(inner):
-        testing = inner == group
-        if set(names[~testing]) == set(names):
-            found.append((np.flatnonzero(~testing), np.flatnonzero(testing)))
+    """Training and test blocks, for each group whose absence leaves enough; else halves, or all twice."""
+    groups = [inner == group for group in np.unique(inner)]
+    splits = [(np.flatnonzero(~testing), np.flatnonzero(testing)) for testing in groups]
+    found = [split for split in splits if _enough(names, split[0])]
     if not found and np.unique(names, return_counts=True)[1].min() > 1:
-        return list(StratifiedKFold(2).split(names, names))
+        found = [split for split in StratifiedKFold(2).split(names, names) if _enough(names, split[0])]
     everything = np.arange(len(names))
     return found or [(everything, everything)]
+
+
+def _enough(names: NDArray[np.str_], training: NDArray[np.int64]) -> bool:
+    """Whether there are blocks of every task, and one more for the F by which units are chosen."""
+    return set(names[training]) == set(names) and len(training) >= _LEAST
 
 
 def _image(items: Items, rows: NDArray[np.bool_], space: UnitSpace, kept: NDArray[np.bool_]) -> object:

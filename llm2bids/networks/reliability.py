@@ -20,6 +20,7 @@ from llm2bids.networks.agreement import (
     icc,
     jackknife,
     quantiles_by_layer,
+    rated_runs,
     within_and_between,
 )
 from llm2bids.networks.figures_reliability import draw_reliability
@@ -299,21 +300,10 @@ class _Study:
         return row | ({"p": float(p_at_least(value, drawn))} if task == "all" else {})
 
     def _icc_of(self, labels: NDArray[np.str_]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        """ICC of every unit: tasks are what is rated, runs rate; None for a single task.
-
-        A rater is the runs of one number, of all tasks; where the tasks have fewer than two numbers in common, the
-        first, second ... run of each.
-        """
+        """ICC of every unit: tasks are what is rated, runs rate; None for a single task."""
         if len(self.by_task) < 2:  # noqa: PLR2004 - nothing to tell apart
             return None
-        names = np.array([run.run for run in self.runs])
-        own = [np.flatnonzero(labels == task) for task in self.by_task]
-        own = [numbers[np.argsort(names[numbers], kind="stable")] for numbers in own]
-        common = sorted(set.intersection(*(set(names[numbers]) for numbers in own)))
-        if len(common) > 1:
-            own = [numbers[np.isin(names[numbers], common)] for numbers in own]
-        n_runs = min(map(len, own))
-        return icc(np.stack([self.maps.effect[numbers[:n_runs]] for numbers in own]))
+        return icc(self.maps.effect[rated_runs(labels, [run.run for run in self.runs])])
 
     def _by_layer(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Median over the units of each layer."""

@@ -376,8 +376,8 @@ def relabelled(
         for run in runs:
             left = run.residuals
             order = texts.exchange(run, slice(start, start + n_now), rng)
-            products += run.tested[order] @ left
-            for column in run.moved.T:  # the model is fitted anew, with all else in it
+            products += run.tested.astype(left.dtype)[order] @ left
+            for column in run.moved.astype(left.dtype).T:  # the model is fitted anew, with all else in it
                 squares -= (column[order] @ left) ** 2
         yield t_of(products, np.maximum(squares, 0), np.full(n_now, power), np.repeat(dof, n_now))
 
