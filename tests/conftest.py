@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 from llm2bids.glm import glm
 from llm2bids.prep import prep
@@ -35,13 +36,21 @@ def shared_model() -> str:
 
 
 @pytest.fixture(scope="session")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The phantom on six tasks, four runs each, with networks in derivatives/glm; do not write into it."""
-    root = tmp_path_factory.mktemp("planted") / "ds"
-    record(root, progress=False)
-    prep(root, progress=False)
-    glm(root, root / "derivatives" / "glm", progress=False)
-    return root
+def planted(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The phantom on six tasks, four runs each, with networks in derivatives/glm; do not write into it.
+
+    The processes of one test session share it: the first makes it, the others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    home = (base if worker_id == "master" else base.parent) / "planted"
+    with FileLock(f"{home}.lock"):
+        if not home.exists():
+            root = base / "planted-unfinished" / "ds"
+            record(root, progress=False)
+            prep(root, progress=False)
+            glm(root, root / "derivatives" / "glm", progress=False)
+            root.parent.rename(home)
+    return home / "ds"
 
 
 @pytest.fixture
