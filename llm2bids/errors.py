@@ -59,3 +59,11 @@ class MaskError(LLM2BIDSError, ValueError):
 
 class InferenceError(LLM2BIDSError, ValueError):
     """A statistic is asked for that means nothing for units of a model, or that the samples do not allow."""
+
+
+class LesionError(LLM2BIDSError, ValueError):
+    """A lesion cannot be made as asked, or what it is to be scored on is unsuitable."""
+
+
+class PruneError(LLM2BIDSError, ValueError):
+    """Units cannot be taken out of a model: of another site, or the architecture or the output folder forbids it."""

@@ -295,7 +295,15 @@ def test_sidecars_hash_the_stimuli(prepared: Path, found: Finding) -> None:
     raw = sorted((prepared / "sub-phantom" / "func").glob("*acq-mlp*bold.json"))
     shown = [read_json(path)["Llm2bids"] for path in raw]
     own = read_json(found.z_map.with_name(found.z_map.name.replace(".nii.gz", ".json")))["Llm2bids"]["Stimuli"]
-    assert own == [{"File": one["Stimuli"], "SHA256": one["Settings"]["StimuliSHA256"]} for one in shown]
+    texts = [[prompt["text"] for prompt in read_json(prepared / one["Stimuli"])["Prompts"]] for one in shown]
+    assert own == [
+        {
+            "File": one["Stimuli"],
+            "SHA256": one["Settings"]["StimuliSHA256"],
+            "Texts": sorted({hashlib.sha256(text.encode()).hexdigest()[:12] for text in said}),
+        }
+        for one, said in zip(shown, texts, strict=True)
+    ]
     assert all(re.fullmatch("[0-9a-f]{64}", one["SHA256"]) for one in own)
 
 

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from llm2bids import __version__
-from llm2bids.cli import demo, glm, mask, networks, prep, record, tasks, validate
+from llm2bids.cli import demo, fingerprint, glm, ica, lesion, mask, networks, prep, prune, record, tasks, validate
 from llm2bids.errors import LLM2BIDSError
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"llm2bids {__version__}")
     verbs: argparse._SubParsersAction[argparse.ArgumentParser]
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
-    for verb in (demo, record, tasks, validate, prep, glm, networks, mask):  # the order of the help
+    order = (demo, record, tasks, validate, prep, glm, ica, networks, fingerprint, mask, lesion, prune)  # of the help
+    for verb in order:
         verb.add(verbs)
     return parser

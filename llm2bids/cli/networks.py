@@ -29,6 +29,16 @@ _SHOWN: Final = {
         "shrinkage",
     ),
     "connectivity": ("task_a", "task_b", "n_runs", "correlation", "correlation_low", "correlation_high", "partial"),
+    "match": (
+        "template",
+        "match",
+        "iou",
+        "correlation",
+        "best_p",
+        "recurrence",
+        "recurrence_chance",
+        "recurrence_p_holm",
+    ),
     "identify": ("level", "score", "n_items", "accuracy", "low", "high", "chance", "p"),
 }
 """Columns of an answer that are printed."""
@@ -49,6 +59,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     _add_identify(questions)
     _add_profile(questions)
     _add_connectivity(questions)
+    _add_match(questions)
 
 
 def _add_overlap(questions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -174,6 +185,27 @@ def _add_connectivity(questions: argparse._SubParsersAction[argparse.ArgumentPar
     _finish(question, _connectivity, draws=False)
 
 
+def _add_match(questions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`llm2bids networks match`."""
+    question: argparse.ArgumentParser = questions.add_parser(
+        "match",
+        help="which networks of one set are found again in another",
+        description="IoU and correlation of two sets of maps or masks, best one-to-one pairs, and in how many runs "
+        "each network of A is found again in B, against chance. A set is a folder of results of glm or ica, another "
+        "folder of masks, an image of several maps, a mask, or a pattern in quotes.",
+    )
+    question.add_argument("a", metavar="A", help="templates")
+    question.add_argument("b", metavar="B", help="where they are looked for, e.g. results of llm2bids ica --by run")
+    question.add_argument("--out", metavar="DIR", help="folder of results to add the answer to (B)")
+    question.add_argument(
+        "--bound", type=float, default=0.2, metavar="IOU", help="above which a network is found again (%(default)s)"
+    )
+    question.add_argument(
+        "--n-draws", type=int, default=1000, metavar="N", help="permutations of units within layers (%(default)s)"
+    )
+    _finish(question, _match)
+
+
 def _add_question(
     questions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, description: str
 ) -> argparse.ArgumentParser:
@@ -229,6 +261,13 @@ def _connectivity(args: argparse.Namespace) -> int:
     from llm2bids.networks.connectivity import connectivity  # noqa: PLC0415 - takes seconds to import
 
     return _tell(args, connectivity(**options(args)))
+
+
+def _match(args: argparse.Namespace) -> int:
+    """Ask, and tell what is found again."""
+    from llm2bids.networks.match import match  # noqa: PLC0415 - takes seconds to import
+
+    return _tell(args, [match(**options(args))])
 
 
 def _tell(args: argparse.Namespace, answers: Sequence[Answer]) -> int:

@@ -134,6 +134,7 @@ class SubjectJob:
                     {
                         "File": run.volumes.own.get("Stimuli"),
                         "SHA256": run.volumes.own.get("Settings", {}).get("StimuliSHA256"),
+                        "Texts": sorted(set(run.texts.values())),
                     }
                     for run in analysis.runs
                 ],

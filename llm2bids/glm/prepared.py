@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from llm2bids.bids.tables import read_json, read_tsv
 from llm2bids.design import frame_times
 from llm2bids.errors import DatasetError
 from llm2bids.space import UnitMask
+from llm2bids.task import text_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,10 +93,14 @@ class PreparedRun:
             One per prompt: the start of the SHA-256 of its text, or where texts were not recorded the name of run and
             prompt.
         """
+        return [self.texts.get(str(prompt), f"{self.label}_{prompt}") for prompt in prompts]
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """Start of the SHA-256 of each prompt's text, by number of the prompt; empty where texts were not recorded."""
         path = self.raw / str(self.volumes.own.get("Stimuli") or "no texts")
         shown = read_json(path).get("Prompts", []) if path.is_file() else []
-        texts = {str(one["prompt"]): hashlib.sha256(one["text"].encode()).hexdigest()[:12] for one in shown}
-        return [texts.get(str(prompt), f"{self.label}_{prompt}") for prompt in prompts]
+        return {str(one["prompt"]): text_hash(one["text"]) for one in shown}
 
     @property
     def conditions(self) -> set[str]:

@@ -131,7 +131,33 @@ def write_answer(out: Dataset, networks: NetworkSet, answer: Answer) -> Answer:
     DatasetError
         If another process writes the same.
     """
-    entities = name_files(networks, answer.question)
+    return publish_answer(out, name_files(networks, answer.question), answer, _sidecar(networks, answer))
+
+
+def publish_answer(out: Dataset, entities: Mapping[str, str], answer: Answer, sidecar: Mapping[str, Any]) -> Answer:
+    """Write the files of an answer; what was there of an earlier one goes.
+
+    Parameters
+    ----------
+    out : Dataset
+        The folder of results.
+    entities : mapping
+        Of all files.
+    answer : Answer
+        Tables and figures.
+    sidecar : mapping
+        What it was made of and how.
+
+    Returns
+    -------
+    Answer
+        With the names of its files.
+
+    Raises
+    ------
+    DatasetError
+        If another process writes the same.
+    """
     stem = format_name("", **entities).removesuffix("_")
     with out.stage(stem) as stage:
         folder = stage / FOLDER
@@ -140,7 +166,7 @@ def write_answer(out: Dataset, networks: NetworkSet, answer: Answer) -> Answer:
             write_tsv(folder / format_name(suffix, **{**entities, **own}), table)
         for name, figure in answer.figures.items():
             write_bytes(folder / format_name(f"{name}.png", **entities), as_png(figure))
-        write_json(folder / f"{stem}_networks.json", _sidecar(networks, answer))
+        write_json(folder / f"{stem}_networks.json", sidecar)
         with out.lock():
             for old in _files(out.root / FOLDER, entities):
                 old.unlink()

@@ -8,7 +8,7 @@ from llm2bids.errors import TaskError
 from llm2bids.task.builtin import Prompt, builtin_prompts, builtin_tasks, expand_tasks, lay_out_builtin, on_topics
 from llm2bids.task.file import lay_out_file
 from llm2bids.task.localizers import lay_out_localizer, localizer_texts, localizers
-from llm2bids.task.trials import Design, Task, Trial
+from llm2bids.task.trials import Design, Task, Trial, text_hash
 
 __all__ = [
     "Design",
@@ -22,6 +22,7 @@ __all__ = [
     "localizer_texts",
     "localizers",
     "on_topics",
+    "text_hash",
 ]
 
 

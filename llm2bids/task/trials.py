@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Literal
@@ -12,6 +13,27 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import pandas as pd
+
+
+def text_hash(text: str) -> str:
+    """Name a text by what it says, so that it is known again in any file.
+
+    Parameters
+    ----------
+    text : str
+        What the model is shown.
+
+    Returns
+    -------
+    str
+        The first 12 hexadecimal digits of its SHA-256.
+
+    Examples
+    --------
+    >>> text_hash("a b")
+    'c8687a08aa5d'
+    """
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)

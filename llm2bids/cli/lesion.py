@@ -1,0 +1,140 @@
+"""``llm2bids lesion``: its options, and the table of scores."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from llm2bids.cli.terminal import format_table, options, tell
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``llm2bids lesion``.
+
+    Parameters
+    ----------
+    verbs : argparse._SubParsersAction
+        The verbs of ``llm2bids``; one more afterwards.
+    """
+    verb = verbs.add_parser(
+        "lesion",
+        help="silence or change units, and see what the model can no longer do",
+        description="Run a model intact, lesioned, and with random units lesioned instead, and score it on texts and "
+        "tasks.",
+    )
+    verb.add_argument("out_dir", metavar="OUT_DIR", help="folder for tables, pictures and sidecar")
+    verb.add_argument("--model", default="phantom", metavar="phantom|DIR|HUB_ID", help="the model (%(default)s)")
+    verb.add_argument("--mask", dest="masks", nargs="+", required=True, metavar="FILE", help="masks, each a lesion")
+    verb.add_argument("--like", metavar="FILE", help="image or sidecar of ours that says which voxel is which unit")
+    _add_surgery(verb.add_argument_group("what is done"))
+    _add_materials(verb.add_argument_group("what is scored"))
+    _add_controls(verb.add_argument_group("random masks"))
+    _add_work(verb.add_argument_group("work"))
+    verb.set_defaults(verb=_run)
+
+
+def _add_surgery(group: argparse._ArgumentGroup) -> None:
+    """What is done to units, and when."""
+    group.add_argument(
+        "--method",
+        default="zero",
+        metavar="METHOD",
+        help="zero, mean, scale:X, add:X, push:X (X times their mean) (zero)",
+    )
+    group.add_argument("--keep", action="store_true", help="do it to all units but those of the mask")
+    group.add_argument(
+        "--positions",
+        choices=["all", "prompt", "generated"],
+        default="all",
+        help="at which tokens; prompt and generated for task files only (%(default)s)",
+    )
+
+
+def _add_materials(group: argparse._ArgumentGroup) -> None:
+    """What the model reads and answers."""
+    group.add_argument("--text", nargs="+", default=[], metavar="FILE", help="texts in UTF-8, each one document")
+    group.add_argument("--lines", action="store_true", help="each line of a text is a document")
+    group.add_argument(
+        "--task-file",
+        dest="task",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help=".tsv or .jsonl with prompt, answer and, to choose from, options (a|b|c)",
+    )
+    group.add_argument(
+        "--answers",
+        choices=["likelihood", "generate"],
+        default="likelihood",
+        help="take the likeliest option, or look for one in what the model says (%(default)s)",
+    )
+    group.add_argument("--new-tokens", type=int, default=24, metavar="N", help="tokens generated (%(default)s)")
+    group.add_argument(
+        "--generations", type=int, default=2, metavar="N", help="texts per file continued side by side (%(default)s)"
+    )
+    group.add_argument("--window", type=int, metavar="N", help="tokens read together (the context, 2048 at most)")
+    group.add_argument("--stride", type=int, metavar="N", help="tokens from one window to the next (half a window)")
+    group.add_argument(
+        "--dissociation", action="store_true", help="every mask against every text, as a table and a picture"
+    )
+    group.add_argument(
+        "--allow-overlap", action="store_true", help="score networks on texts by which they were defined too"
+    )
+
+
+def _add_controls(group: argparse._ArgumentGroup) -> None:
+    """What lesions are held against."""
+    group.add_argument("--controls", type=int, default=100, metavar="N", help="per lesion (%(default)s)")
+    group.add_argument(
+        "--control",
+        choices=["matched", "layer", "uniform"],
+        default="matched",
+        help="as many units per layer and activation, per layer, or overall (%(default)s)",
+    )
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (%(default)s)")
+    group.add_argument("--reference", metavar="FILE", help="text over which activations are averaged (what is scored)")
+
+
+def _add_work(group: argparse._ArgumentGroup) -> None:
+    """How the model runs, and what may happen to what is there."""
+    group.add_argument(
+        "--batch-size", type=int, default=8, metavar="N", help="texts in the model at a time (%(default)s)"
+    )
+    group.add_argument("--revision", metavar="REV", help="branch, tag or commit of the hub")
+    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (%(default)s)")
+    group.add_argument("--dtype", default="auto", metavar="NAME", help="auto, float32, bfloat16, float16 (%(default)s)")
+    group.add_argument("--device-map", metavar="MAP", help="auto spreads the model over several GPUs")
+    group.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
+    group.add_argument("--resume", action="store_true", help="go on with what was broken off")
+    group.add_argument("--overwrite", action="store_true", help="replace what is there")
+    group.add_argument("--json", action="store_true", help="print the result for programs")
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Lesion, and tell what it did."""
+    from llm2bids.lesion import lesion  # noqa: PLC0415 - takes seconds to import
+
+    found = lesion(**options(args))
+    if args.json:
+        rows = json.loads(found.table.to_json(orient="records"))
+        tell(json.dumps({"scores": rows, "files": [str(path) for path in found.files]}, indent=2))
+        return 0
+    shown = [
+        {
+            "mask": one.mask,
+            "units": one.n_units,
+            "text": one.material,
+            "score": one.score,
+            "before": round(one.before, 3),
+            "after": round(one.after, 3),
+            "controls": round(one.control_mean, 3),
+            "percentile": f"{one.percentile:.0f} ({one.interval[0]:.0f} to {one.interval[1]:.0f})",
+        }
+        for one in found.scores
+        if one.score != "bits_per_token"
+    ]
+    tell(format_table(shown), "", *(str(path) for path in found.files))
+    return 0

@@ -1,0 +1,431 @@
+"""How alike the networks of two models run over the same texts, whatever their units are called and however large."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import rankdata
+from tqdm import tqdm
+
+from llm2bids import __version__
+from llm2bids.bids.dataset import Dataset
+from llm2bids.bids.names import format_name, to_label
+from llm2bids.bids.runs import PREPARED, PREPROC, find_runs
+from llm2bids.bids.tables import read_json, read_tsv
+from llm2bids.errors import DatasetError, InferenceError
+from llm2bids.glm.output import versions
+from llm2bids.glm.prepared import PreparedRun
+from llm2bids.ica.components import assign
+from llm2bids.ica.job import SUMMARY
+from llm2bids.ica.sources import prompts_of
+from llm2bids.networks.figures import COLOURS, GREY, decimal, draw_matrix
+from llm2bids.networks.output import FOLDER, Answer, publish_answer
+from llm2bids.networks.similarity import p_at_least
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+STRONG: Final = 0.5
+"""Absolute correlation above which a pair of networks counts (follow-up of Liu et al. 2025)."""
+_FEWEST: Final = 5
+"""Texts or tokens that a rank correlation needs at least."""
+_SHOWN: Final = 20
+_COLUMNS: Final = {
+    "network_a": "Network of the first model.",
+    "network_b": "Network of the second that is assigned to it: one to one, such that the sum of absolute correlations "
+    "is the largest.",
+    "rho": "Spearman correlation of their time courses. Components have no sign, so neither has rho.",
+    "score": "Mean absolute correlation of the assigned pairs.",
+    "score_chance": "Mean of the score when texts are permuted between the models.",
+    "score_p": "How often such permutations have as large a score or a larger one.",
+    "strong": f"Assigned pairs whose absolute correlation is above {STRONG:g}.",
+    "strong_chance": "Mean of that when texts are permuted.",
+    "strong_p": "How often permutations have as many or more.",
+    "level": "prompt: correlation over texts of mean courses; token: over the tokens of each text, then averaged.",
+    "texts": "Texts that both models were shown.",
+    "pairs": "Pairs of networks.",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Courses:
+    """What the networks of one model do over texts.
+
+    Parameters
+    ----------
+    subject, model : str
+        Whose.
+    networks : tuple of str
+        Names.
+    texts : dict of ndarray, shape (n_tokens, n_networks)
+        By the hash of the text.
+    reads : bool
+        Whether tokens are those of the text, so that equal numbers of them can be aligned.
+    """
+
+    subject: str
+    model: str
+    networks: tuple[str, ...]
+    texts: Mapping[str, NDArray[np.float64]]
+    reads: bool
+
+
+def fingerprint(  # noqa: PLR0913 - the arguments of the command
+    a: str | Path,
+    b: str | Path,
+    *,
+    out: str | Path | None = None,
+    level: Literal["auto", "prompt", "token"] = "auto",
+    n_draws: int = 1000,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> Answer:
+    """Say how alike the networks of two models run over the texts that both were shown.
+
+    Parameters
+    ----------
+    a, b : path-like
+        What ``ica`` made of each model: a folder with one decomposition, or its ``ica.json`` where there are several.
+    out : path-like, optional
+        Folder of results to add the answer to; by default that of `a`.
+    level : {"auto", "prompt", "token"}
+        Correlate mean courses over texts, or courses over the tokens of each text, which needs the same tokens in both
+        models; by default tokens where both read, and cut every text into as many.
+    n_draws : int
+        Permutations of texts between the models.
+    seed : int
+        Which ones.
+    overwrite : bool
+        Replace an answer that is there.
+    progress : bool, optional
+        Whether to show a progress bar; by default if the terminal can.
+
+    Returns
+    -------
+    Answer
+        Tables ``score``, ``matches`` (assigned pairs) and ``spearman`` (matrix), and a figure.
+
+    Raises
+    ------
+    LLM2BIDSError
+        If a file is missing, the models share fewer than five texts, or tokens cannot be aligned.
+    """
+    if n_draws < 1:
+        raise InferenceError(f"{n_draws} draws asked for; 1000 or more needed for a p-value of .001")
+    summaries = _summary(Path(a)), _summary(Path(b))
+    one, other = (read_courses(path) for path in summaries)
+    used = choose_level(one, other, level)
+    target = Dataset(Path(out) if out is not None else _root(summaries[0]), "derivative")
+    entities = {"sub": one.subject, "desc": f"fingerprint{to_label(other.subject)}"}
+    path = target.root / FOLDER / format_name("networks.json", **entities)
+    if path.exists() and not overwrite:
+        raise DatasetError(f"{path} exists already; replace it with --overwrite, or write elsewhere with --out")
+    hide = None if progress is None else not progress
+    with tqdm(total=n_draws, unit=" draws", disable=hide, dynamic_ncols=True, desc="fingerprint") as bar:
+        answer = compare(one, other, used, n_draws, np.random.default_rng(seed), bar.update)
+    sidecar = {
+        "Description": "llm2bids fingerprint",
+        "GeneratedBy": [{"Name": "llm2bids", "Version": __version__}],
+        "SourceFiles": [Path(os.path.relpath(path, target.root)).as_posix() for path in summaries],
+        "Columns": _COLUMNS,
+        "Llm2bids": {
+            "Models": [read_json(path)["Llm2bids"].get("Model") for path in summaries],
+            "WeightsSHA256": [read_json(path)["Llm2bids"].get("WeightsSHA256") for path in summaries],
+            "Settings": {**answer.settings, "Seed": seed},
+            "Versions": versions(),
+        },
+    }
+    return publish_answer(target, entities, answer, sidecar)
+
+
+def compare(
+    one: Courses,
+    other: Courses,
+    level: Literal["prompt", "token"],
+    n_draws: int,
+    rng: np.random.Generator,
+    tick: Callable[[int], object] = lambda _: None,
+) -> Answer:
+    """Compare courses that have been read.
+
+    Parameters
+    ----------
+    one, other : Courses
+        Of two models.
+    level : {"prompt", "token"}
+        What is correlated.
+    n_draws : int
+        Permutations of texts between the models.
+    rng : Generator
+        Which ones.
+    tick : callable
+        Told how many permutations are done.
+
+    Returns
+    -------
+    Answer
+        See `fingerprint`; not written.
+    """
+    shared = [text for text in one.texts if text in other.texts]
+    mine, theirs = [one.texts[text] for text in shared], [other.texts[text] for text in shared]
+    if level == "prompt":
+        mine, theirs = ([np.stack([own.mean(0) for own in part])] for part in (mine, theirs))
+    rho = spearman(mine, theirs)
+    score, strong, order = score_of(rho)
+    scores, counts = np.zeros(n_draws), np.zeros(n_draws)
+    for draw in range(n_draws):
+        order_of_texts = rng.permutation(len(shared))
+        permuted = [theirs[0][order_of_texts]] if level == "prompt" else [theirs[text] for text in order_of_texts]
+        scores[draw], counts[draw], _ = score_of(spearman(mine, permuted))
+        tick(1)
+    told = {
+        "score": score,
+        "score_chance": scores.mean(),
+        "score_p": float(p_at_least(score, scores)),
+        "strong": strong,
+        "strong_chance": counts.mean(),
+        "strong_p": float(p_at_least(strong, counts)),
+        "pairs": int((order >= 0).sum()),
+        "texts": len(shared),
+        "level": level,
+    }
+    rows = np.flatnonzero(order >= 0)
+    matches = pd.DataFrame(
+        {
+            "network_a": [one.networks[row] for row in rows],
+            "network_b": [other.networks[order[row]] for row in rows],
+            "rho": np.abs(rho[rows, order[rows]]),
+        }
+    ).sort_values("rho", ascending=False, kind="stable", ignore_index=True)
+    matrix = pd.DataFrame(np.abs(rho), columns=list(other.networks)).assign(network_a=list(one.networks))
+    tables = {
+        "score": pd.DataFrame([told]),
+        "matches": matches,
+        "spearman": matrix[["network_a", *other.networks]],
+    }
+    figure = draw_fingerprint(matches, matrix.set_index("network_a"), scores, told, (one.model, other.model))
+    settings = {"Level": level, "Draws": n_draws, "Texts": len(shared)}
+    names = f"{one.subject}, {other.subject}"
+    return Answer("fingerprint", names, "", tables, {"figure": figure}, settings, _COLUMNS)
+
+
+def spearman(one: Sequence[NDArray[np.float64]], other: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Correlate the ranks of courses of two models within each part, and average over parts.
+
+    Parameters
+    ----------
+    one, other : sequence of ndarray, shapes (n_samples, n_one) and (n_samples, n_other)
+        Parts; where two differ in length, the longer is cut.
+
+    Returns
+    -------
+    ndarray, shape (n_one, n_other)
+        Between -1 and 1; a constant course counts as 0.
+    """
+    total = np.zeros((one[0].shape[1], other[0].shape[1]))
+    for mine, theirs in zip(one, other, strict=True):
+        n_samples = min(len(mine), len(theirs))
+        total += _ranks(mine[:n_samples]).T @ _ranks(theirs[:n_samples])
+    return total / len(one)
+
+
+def _ranks(courses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks of every column, centred and of length 1."""
+    ranks = rankdata(courses, axis=0)
+    ranks -= ranks.mean(0)
+    lengths = np.sqrt((ranks**2).sum(0))
+    found: NDArray[np.float64] = np.divide(ranks, lengths, out=np.zeros_like(ranks), where=lengths > 0)
+    return found
+
+
+def score_of(rho: NDArray[np.float64]) -> tuple[float, int, NDArray[np.int64]]:
+    """Assign networks one to one, and say how alike they are.
+
+    Parameters
+    ----------
+    rho : ndarray, shape (n_one, n_other)
+        Correlations.
+
+    Returns
+    -------
+    score : float
+        Mean absolute correlation of the assigned pairs.
+    strong : int
+        Pairs above .5.
+    order : ndarray of int, shape (n_one,)
+        The network of the other model, -1 for none.
+
+    Examples
+    --------
+    >>> score, strong, order = score_of(np.array([[0.1, -0.9], [0.3, 0.8]]))
+    >>> round(score, 2), strong, order.tolist()
+    (0.6, 1, [1, 0])
+    """
+    size = np.abs(rho)
+    order = assign(size)
+    there = order >= 0
+    matched = size[there, order[there]]
+    return float(matched.mean()), int((matched > STRONG).sum()), order
+
+
+def choose_level(one: Courses, other: Courses, asked: Literal["auto", "prompt", "token"]) -> Literal["prompt", "token"]:
+    """Say what can be correlated.
+
+    Parameters
+    ----------
+    one, other : Courses
+        Of two models.
+    asked : {"auto", "prompt", "token"}
+        What is wanted.
+
+    Returns
+    -------
+    {"prompt", "token"}
+        What is done.
+
+    Raises
+    ------
+    InferenceError
+        If too few texts are shared, or tokens cannot be aligned.
+    """
+    if asked not in {"auto", "prompt", "token"}:
+        raise InferenceError(f"level {asked!r} found; use auto, prompt or token")
+    shared = [text for text in one.texts if text in other.texts]
+    if len(shared) < _FEWEST:
+        raise InferenceError(
+            f"{len(shared)} texts found that both {one.subject} and {other.subject} were shown, {_FEWEST} needed; "
+            "record both on the same task and seed"
+        )
+    lengths = [(len(one.texts[text]), len(other.texts[text])) for text in shared]
+    aligned = one.reads and other.reads and all(mine == theirs >= _FEWEST for mine, theirs in lengths)
+    if asked == "token" and not aligned:
+        raise InferenceError(
+            "tokens cannot be aligned: both models must read, and cut every text into as many tokens, "
+            f"{_FEWEST} at least; use --level prompt"
+        )
+    return "token" if aligned and asked != "prompt" else "prompt"
+
+
+def read_courses(summary: Path) -> Courses:
+    """Read what the networks of a decomposition do over every text.
+
+    Parameters
+    ----------
+    summary : Path
+        Its ``ica.json``.
+
+    Returns
+    -------
+    Courses
+        A text that was shown several times by its first showing.
+
+    Raises
+    ------
+    DatasetError
+        If a file is missing, or the recordings are gone.
+    """
+    told, root = read_json(summary), _root(summary)
+    links = read_json(root / "dataset_description.json").get("DatasetLinks", {})
+    raw = (root / str(links.get("raw", ""))).resolve()
+    if "raw" not in links or not (raw / PREPARED).is_dir():
+        raise DatasetError(f"{root} names no recordings that are there (DatasetLinks.raw); run llm2bids ica again")
+    runs = {run.name: PreparedRun(run, raw) for run in find_runs(raw / PREPARED, desc=PREPROC)}
+    texts: dict[str, NDArray[np.float64]] = {}
+    networks: tuple[str, ...] = ()
+    for name, series in zip(told["Runs"], told["Timeseries"], strict=True):
+        if name not in runs:
+            raise DatasetError(f"{name} is no longer prepared in {raw}; run llm2bids ica again")
+        run, table = runs[name], read_tsv(root / series).astype(float)
+        if len(table) != run.volumes.n_scans:
+            raise DatasetError(f"{series} and {name} differ in length; run llm2bids ica again")
+        networks, courses, place = tuple(table.columns), table.to_numpy(), prompts_of(run)
+        for number, text in enumerate(run.stimuli(run.events["prompt"])):
+            if (place == number).any():
+                texts.setdefault(text, courses[place == number])
+    own = told["Llm2bids"]
+    subject = str(told["Name"]).partition("_")[0].removeprefix("sub-")
+    return Courses(subject, str(own.get("Model")), networks, texts, reads=own.get("Mode") == "read")
+
+
+def _summary(path: Path) -> Path:
+    """The one decomposition of a folder, or the one named."""
+    if path.is_file() and path.name.endswith(f"_{SUMMARY}"):
+        return path
+    found = sorted(path.glob(f"sub-*/**/*_{SUMMARY}")) if path.is_dir() else []
+    if len(found) != 1:
+        names = f": give one of them, e.g. {found[0]}" if found else "; give the folder that llm2bids ica made"
+        raise DatasetError(f"{path} holds {len(found)} decompositions, one needed{names}")
+    return found[0]
+
+
+def _root(summary: Path) -> Path:
+    """The derivative that a decomposition lies in."""
+    for folder in summary.resolve().parents:
+        if (folder / "dataset_description.json").is_file():
+            return folder
+    raise DatasetError(f"{summary} lies in no BIDS derivative; give the folder that llm2bids ica made")
+
+
+def draw_fingerprint(
+    matches: pd.DataFrame,
+    rho: pd.DataFrame,
+    scores: NDArray[np.float64],
+    told: Mapping[str, Any],
+    models: tuple[str, str],
+) -> Figure:
+    """Draw the correlations of the best pairs, and the score beside chance.
+
+    Parameters
+    ----------
+    matches : DataFrame
+        ``network_a``, ``network_b``, the best first.
+    rho : DataFrame, shape (n_one, n_other)
+        Absolute correlations.
+    scores : ndarray, shape (n_draws,)
+        Scores when texts are permuted.
+    told : mapping
+        ``score``, ``score_p``, ``strong``, ``pairs``, ``texts``, ``level``.
+    models : tuple of str
+        Names of the models.
+
+    Returns
+    -------
+    Figure
+        Two panels.
+    """
+    shown = matches.iloc[:_SHOWN]
+    values = rho.loc[list(shown["network_a"]), list(shown["network_b"])].to_numpy()
+    texts = [[decimal(value) for value in line] for line in values]
+    side = max(3.5, 0.4 * len(shown))
+    figure = Figure(figsize=(side + 6.5, side + 2.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[side + 2, 4.5])
+    drawn = draw_matrix(left, values, list(shown["network_a"]), texts)
+    left.set_xticks(range(len(shown)), list(shown["network_b"]))
+    more = f" ({len(shown)} best of {len(matches)} pairs)" if len(matches) > len(shown) else ""
+    left.set_title(f"Networks that run alike{more}\npairs on the diagonal, the best first", fontsize=10)
+    left.set_ylabel(f"networks of A: {models[0]}")
+    left.set_xlabel(f"networks of B: {models[1]}")
+    figure.colorbar(drawn, ax=left, label="absolute Spearman correlation", shrink=0.7)
+    right.hist(scores, bins=30, color=GREY, label="texts permuted between the models")
+    right.axvline(told["score"], color=COLOURS[5], linewidth=2.5, label="score")
+    right.set_xlim(0, 1)
+    right.margins(y=0.3)
+    right.set_xlabel("mean absolute correlation of the pairs")
+    right.set_ylabel("permutations")
+    right.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.09), frameon=False)
+    right.set_title(
+        f"Score {decimal(told['score'])}, p = {told['score_p']:.3f}\n{told['strong']} of {told['pairs']} pairs above "
+        f"{STRONG:g}; {told['texts']} texts, by {told['level']}",
+        fontsize=10,
+    )
+    right.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,156 @@
+"""Networks without a task: which units go together in what a model does, by independent components."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from llm2bids.bids.dataset import Dataset
+from llm2bids.bids.runs import PREPARED
+from llm2bids.bids.tables import read_json
+from llm2bids.errors import DatasetError, LLM2BIDSError
+from llm2bids.glm.output import check_links
+from llm2bids.ica.job import Decomposition, Job
+from llm2bids.ica.settings import Settings
+from llm2bids.ica.sources import find_sources
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Decomposition", "ica"]
+
+
+def ica(  # noqa: PLR0913 - the arguments of the command
+    bids_dir: str | Path,
+    out_dir: str | Path,
+    *,
+    participant_label: Sequence[str] = (),
+    task_label: Sequence[str] = (),
+    sites: Sequence[str] = (),
+    method: Literal["fastica", "canica", "dictlearning"] = "fastica",
+    components: int | Literal["estimate"] = "estimate",
+    samples: Literal["prompt", "token"] = "prompt",
+    scale: Literal["prep", "none"] = "prep",
+    by: Literal["subject", "group", "run", "layer"] = "subject",
+    axis: Literal["temporal", "spatial"] | None = None,
+    seed: int = 0,
+    z: float | None = None,
+    tail: Literal["positive", "negative", "two"] = "positive",
+    resamples: int = 0,
+    n_jobs: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> list[Decomposition]:
+    """Find networks without a task.
+
+    Parameters
+    ----------
+    bids_dir : path-like
+        A raw dataset, prepared by ``prep``.
+    out_dir : path-like
+        Derivative to make or to add to.
+    participant_label, task_label, sites : sequence of str
+        What to decompose; all by default.
+    method : {"fastica", "canica", "dictlearning"}
+        FastICA of scikit-learn, or nilearn's CanICA or DictLearning, without smoothing and in our mask.
+    components : int or "estimate"
+        Their number, by default the dimensions that parallel analysis finds beyond noise.
+    samples : {"prompt", "token"}
+        What is decomposed: means over prompts, in which the noise of single words averages out, or tokens.
+    scale : {"prep", "none"}
+        Units in their standard deviations, or raw activations, only centred, of which the largest decide.
+    by : {"subject", "group", "run", "layer"}
+        What is decomposed together: all runs and tasks of a subject and site; those of all subjects of one geometry;
+        each run; each layer of a subject.
+    axis : {"temporal", "spatial"}, optional
+        What is independent: the time courses, whose maps may overlap, or the maps, of which what two networks share
+        tends to become a component of its own. By default temporal for FastICA; the other methods are spatial.
+    seed : int
+        Of every start and resample.
+    z : float, optional
+        A network is the units whose map is beyond, as z over units; by default beyond 5 by median and median absolute
+        deviation, since no unit of a network of 6 % of all units can have a plain z above 4.
+    tail : {"positive", "negative", "two"}
+        Which tail of the map is the network; the heavier is made positive.
+    resamples : int
+        Refits with other seeds and runs drawn with replacement, for the stability of every component.
+    n_jobs : int
+        Decompositions at a time, each in a process; -1 for as many as there are processors.
+    resume : bool
+        Leave alone what is there and was made of the same data with the same settings.
+    overwrite : bool
+        Replace what is there.
+    progress : bool, optional
+        Whether to show a progress bar; by default if the terminal can.
+
+    Returns
+    -------
+    list of Decomposition
+        One per subject, group, run or layer.
+
+    Raises
+    ------
+    LLM2BIDSError
+        If anything the user can mend is wrong.
+    """
+    if resume and overwrite:
+        raise DatasetError("both --resume and --overwrite asked for; choose one")
+    if n_jobs == 0:
+        raise DatasetError("0 processes asked for; use 1 or more, or -1 for as many as there are processors")
+    chosen = axis or ("temporal" if method == "fastica" else "spatial")
+    number = None if components == "estimate" else components
+    settings = Settings(method, number, samples, scale, by, chosen, seed, z, tail, resamples)
+    raw = Path(bids_dir)
+    _check_apart(raw, Path(out_dir))
+    out = Dataset(Path(out_dir), "derivative")
+    check_links(out, {"raw": raw, "prep": raw / PREPARED})
+    sources = find_sources(raw, settings, subjects=participant_label, tasks=task_label, sites=sites)
+    jobs = [Job(source, out, raw) for source in sources]
+    return _run_all(jobs, n_jobs, resume=resume, overwrite=overwrite, progress=progress)
+
+
+def _run_all(
+    jobs: Sequence[Job], n_jobs: int, *, resume: bool, overwrite: bool, progress: bool | None
+) -> list[Decomposition]:
+    """Carry out what is to be done, under one progress bar."""
+    there = {job.summary: job.existing(resume=resume, overwrite=overwrite) for job in jobs}
+    done = {summary: found for summary, found in there.items() if found is not None}
+    todo = [job for job in jobs if job.summary not in done]
+    hide = None if progress is None else not progress
+    finished = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_safely)(job) for job in todo)
+    with jobs[0].out.tidied(job.stage for job in todo):
+        try:
+            with tqdm(finished, total=len(todo), unit=" sets", disable=hide, dynamic_ncols=True, desc="ica") as bar:
+                for job, outcome in zip(todo, bar, strict=True):
+                    if isinstance(outcome, LLM2BIDSError):
+                        raise outcome
+                    done[job.summary] = outcome
+        finally:
+            finished.close()
+    return [done[job.summary] for job in jobs]
+
+
+def _safely(job: Job) -> Decomposition | LLM2BIDSError:
+    """Carry out one; an error the user can mend is handed back, since it would lose its type on the way."""
+    try:
+        return job.run()
+    except LLM2BIDSError as error:
+        return error
+
+
+def _check_apart(raw: Path, out: Path) -> None:
+    """Refuse to write into the raw data, or into what it is made from."""
+    path = raw / "dataset_description.json"
+    if not path.is_file() or read_json(path).get("DatasetType", "raw") != "raw":
+        raise DatasetError(f"{raw} is no raw BIDS dataset; give the folder that llm2bids record made")
+    home, target = raw.resolve(), out.resolve()
+    if target.is_relative_to(home):
+        inside = target.relative_to(home).parts
+        if len(inside) < 2 or inside[0] != "derivatives" or inside[1] in {"llm2bids", "phantom"}:  # noqa: PLR2004
+            raise DatasetError(
+                f"output {out} lies inside the raw dataset, or is another derivative; write to {raw}/derivatives/NAME"
+            )

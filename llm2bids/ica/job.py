@@ -1,0 +1,395 @@
+"""One decomposition: carried out, written whole, and recognised when it is there already."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+from scipy.stats import kurtosis
+
+from llm2bids import __version__
+from llm2bids.bids.names import format_name, sidecar_of
+from llm2bids.bids.nifti import write_image
+from llm2bids.bids.runs import IDENTITY, PREPARED
+from llm2bids.bids.tables import read_json, write_bytes, write_json, write_tsv
+from llm2bids.bids.templates import template_json
+from llm2bids.errors import DatasetError, InferenceError
+from llm2bids.glm.output import Target, fingerprint, versions
+from llm2bids.ica.components import courses_of, cut, fit, over_units, stability
+from llm2bids.ica.reduction import KEEP, Reduced, estimate_components, principal, reduce_runs
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llm2bids.bids.dataset import Dataset
+    from llm2bids.ica.sources import Source
+
+SUMMARY: Final = "ica.json"
+"""Suffix of the file that says what a decomposition did and found."""
+COLUMNS: Final = {
+    "component": "Number of the component, from 1, as in desc-ica01; volumes of the image of components have the same "
+    "order. Sorted by explained variance.",
+    "explained_variance": "Share of the variance of all samples that map times course explain. Shares of spatial "
+    "components, and of dictionaries, need not add up.",
+    "stability": "Mean absolute correlation of the map over refits with other seeds and other runs: 1 where it is "
+    "always the same; n/a without --resamples.",
+    "quality": "stability less the mean absolute correlation with other components (the index of ICASSO).",
+    "units": "Units of the network.",
+    "units_positive": "Units beyond the bound in the positive tail, which is the heavier.",
+    "units_negative": "Units beyond the bound in the negative tail.",
+    "kurtosis": "Excess kurtosis of the map over units: 0 for a normal distribution.",
+}
+"""What the columns of the table of components mean."""
+_MARGIN: Final = 3
+_LEAST: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Decomposition:
+    """What was found in one subject, group, run or layer.
+
+    Parameters
+    ----------
+    name : str
+        Entities of what was decomposed, e.g. ``"sub-phantom_acq-block"``.
+    space : str
+        Label of the geometry.
+    n_runs, n_samples, n_units : int
+        What it was made from.
+    n_components : int
+        How many components.
+    components : Path
+        Maps as a 4-D image, z over units.
+    table : Path
+        What each component is.
+    masks : tuple of Path
+        Networks, one per component.
+    timeseries : tuple of Path
+        Time courses, one per run.
+    skipped : bool
+        Whether it was there already (``resume``).
+    """
+
+    name: str
+    space: str
+    n_runs: int
+    n_samples: int
+    n_units: int
+    n_components: int
+    components: Path
+    table: Path
+    masks: tuple[Path, ...]
+    timeseries: tuple[Path, ...]
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A decomposition, and where its results go.
+
+    Parameters
+    ----------
+    source : Source
+        Runs.
+    out : Dataset
+        Where results go.
+    raw : Path
+        The raw dataset.
+    """
+
+    source: Source
+    out: Dataset
+    raw: Path
+
+    @property
+    def place(self) -> str:
+        """Folder of the results, relative to the output."""
+        subject = self.source.entities.get("sub")
+        session = self.source.entities.get("ses")
+        if subject is None:
+            return "group"
+        return "/".join([f"sub-{subject}", *([f"ses-{session}"] if session else []), "func"])
+
+    @property
+    def summary(self) -> Path:
+        """The file that says what was done and found."""
+        return self.out.root / self.place / self._name(SUMMARY)
+
+    @property
+    def stage(self) -> str:
+        """Folder in which it is carried out."""
+        return self._name("ica")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all that the result depends on."""
+        runs = [(run.volumes.name, run.volumes.own.get("SourceSHA256")) for run in self.source.runs]
+        return fingerprint(runs, self.source.settings.to_json(), self.source.entities)
+
+    def existing(self, *, resume: bool, overwrite: bool) -> Decomposition | None:
+        """Say what is there already; refuse to replace it unasked.
+
+        Parameters
+        ----------
+        resume, overwrite : bool
+            Whether it stays, or goes.
+
+        Returns
+        -------
+        Decomposition or None
+            None if it is to be done.
+
+        Raises
+        ------
+        DatasetError
+            If it is there and neither is allowed, or it was made otherwise.
+        """
+        self.out.recover(self.stage)
+        path = self.summary
+        if overwrite or not path.exists():
+            return None
+        if not resume:
+            raise DatasetError(
+                f"{path} exists already; go on with --resume, replace it with --overwrite, or name another folder"
+            )
+        before = read_json(path)
+        if before.get("Fingerprint") != self.fingerprint:
+            raise DatasetError(
+                f"{path.name} was made of other data or with other settings; replace it with --overwrite, or name "
+                "another output folder"
+            )
+        complete = all((self.out.root / name).exists() for name in before.get("Files", []))
+        return replace(self._found(before), skipped=True) if complete else None
+
+    def run(self) -> Decomposition:
+        """Decompose, and write all files at once.
+
+        Returns
+        -------
+        Decomposition
+            What was found.
+
+        Raises
+        ------
+        LLM2BIDSError
+            If a volume cannot be read, more components are asked for than there are dimensions, or another process
+            writes the same.
+        """
+        with self.out.stage(self.stage) as stage:
+            reduced, n_components = self._reduce()
+            maps, repeats = self._decompose(reduced, n_components)
+            home = stage / self.place
+            home.mkdir(parents=True)
+            told = self._write(home, stage, reduced, maps, repeats)
+            files = sorted(path.relative_to(stage).as_posix() for path in stage.glob("*/**/*") if path.is_file())
+            summary = {**told, "Fingerprint": self.fingerprint, "Files": files, **self._common}
+            write_json(home / self.summary.name, summary)
+            with self.out.lock():
+                self._describe()
+                old = read_json(self.summary).get("Files", []) if self.summary.exists() else []
+                for name in set(old) - set(files):
+                    (self.out.root / name).unlink(missing_ok=True)
+                self.out.publish(stage)
+        return self._found(summary)
+
+    def _reduce(self) -> tuple[Reduced, int]:
+        """Samples in few dimensions, and how many components they hold."""
+        settings, source = self.source.settings, self.source
+        lengths, power = [], np.zeros(int(source.kept.sum()))
+        for block in source.blocks():
+            lengths.append(len(block))
+            power += (block.astype(np.float64) ** 2).sum(0)
+        variances, basis = principal(source.blocks())
+        n_components = settings.components
+        if n_components is None:
+            rng = np.random.default_rng(settings.seed)
+            n_components = min(estimate_components(variances, lengths, power, rng), KEEP - 1)
+        if n_components > len(variances):
+            raise InferenceError(
+                f"{n_components} components asked for of {source.name}, whose {sum(lengths)} samples of {len(power)} "
+                f"units have {len(variances)} dimensions; ask for fewer, or for --samples token"
+            )
+        n_kept = max(_LEAST, _MARGIN * n_components)
+        subjects = tuple(run.volumes.entities["sub"] for run in source.runs)
+        return replace(reduce_runs(source.blocks, basis[:n_kept]), subjects=subjects), n_components
+
+    def _decompose(
+        self, reduced: Reduced, n_components: int
+    ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+        """Maps, those that explain most first, and how well they repeat."""
+        settings, place = self.source.settings, (self.source.space, self.source.kept)
+        maps = fit(reduced, n_components, settings, settings.seed, place)
+        order = np.argsort(-_explained(reduced, maps), kind="stable")
+        maps = maps[order]
+        if not settings.resamples:
+            absent = np.full(len(maps), np.nan)
+            return maps, {"stability": absent, "quality": absent}
+        rng = np.random.default_rng(settings.seed)
+        refits = [
+            fit(reduced.resampled(rng), n_components, settings, settings.seed + number, place)
+            for number in range(1, settings.resamples + 1)
+        ]
+        return maps, stability(maps, refits)
+
+    def _write(
+        self,
+        home: Path,
+        stage: Path,
+        reduced: Reduced,
+        maps: NDArray[np.float64],
+        repeats: dict[str, NDArray[np.float64]],
+    ) -> dict[str, Any]:
+        """All files but the summary; what the summary says."""
+        source, settings = self.source, self.source.settings
+        z = over_units(maps, robust=settings.z is None)
+        chosen = cut(z, settings)
+        entities = source.entities
+        target = Target(home, entities, source.space, source.kept, self._common)
+        numbers = [f"{number:0{max(2, len(str(len(maps))))}d}" for number in range(1, len(maps) + 1)]
+        table = pd.DataFrame(
+            {
+                "component": numbers,
+                "explained_variance": _explained(reduced, maps),
+                **repeats,
+                "units": chosen.sum(1),
+                "units_positive": cut(z, replace(settings, tail="positive")).sum(1),
+                "units_negative": cut(z, replace(settings, tail="negative")).sum(1),
+                "kurtosis": kurtosis(maps, axis=1),
+            }
+        )
+        image = home / self._name("components.nii.gz", desc="ica")
+        write_image(image, source.space.to_image(target.spread(z)))
+        about = "Maps of components as z over units, along the fourth axis; 0 where a unit was not looked at."
+        write_json(sidecar_of(image), target.sidecar(about, {}))
+        write_tsv(home / self._name("components.tsv", desc="ica"), table)
+        masks = [self._write_mask(home, target, number, own) for number, own in zip(numbers, chosen, strict=True)]
+        series = self._write_courses(stage, target, maps, numbers)
+        return {
+            "Name": source.name,
+            "Space": source.space.label,
+            "Runs": [run.volumes.name for run in source.runs],
+            "NumberSamples": reduced.n_samples,
+            "NumberUnits": int(source.kept.sum()),
+            "NumberComponents": len(maps),
+            "Columns": COLUMNS,
+            "Components": image.name,
+            "Masks": masks,
+            "Timeseries": series,
+        }
+
+    def _write_mask(self, home: Path, target: Target, number: str, chosen: NDArray[np.bool_]) -> str:
+        """The network of a component."""
+        mask = home / self._name("mask.nii.gz", desc=f"ica{number}")
+        write_image(mask, self.source.space.to_image(target.spread(chosen) > 0))
+        settings = self.source.settings
+        about = f"Network of component {number}: {settings.rule}, {settings.tail} tail."
+        own = {"Component": int(number), "NumberSelected": int(chosen.sum()), "Description": about}
+        write_json(sidecar_of(mask), target.sidecar(about, own, Type="ROI"))
+        return mask.name
+
+    def _write_courses(self, stage: Path, target: Target, maps: NDArray[np.float64], numbers: list[str]) -> list[str]:
+        """What each network does, scan by scan, in every run."""
+        written = []
+        for number, run in enumerate(self.source.runs):
+            courses = courses_of(self.source.signals(number), maps)
+            own = {key: run.volumes.entities.get(key) for key in ("sub", "ses", "task", "acq", "run", "space")}
+            layer = {"label": self.source.entities.get("label")}
+            path = stage / run.volumes.place / self._series_name(own | layer)
+            names = [f"ica{one}" for one in numbers]
+            write_tsv(path, pd.DataFrame(courses, columns=names))
+            about = "Time courses: every scan regressed on the maps of all components as fitted, one column each."
+            fields = {"RepetitionTime": run.volumes.t_r, "Sources": [run.volumes.uri("prep")]}
+            told = target.sidecar(about, {"Run": run.volumes.name})
+            write_json(path.with_suffix(".json"), {**told, **fields})
+            written.append(path.relative_to(stage).as_posix())
+        return written
+
+    def _found(self, summary: dict[str, Any]) -> Decomposition:
+        """What a summary says was found."""
+        home = self.out.root / self.place
+        components = home / summary["Components"]
+        return Decomposition(
+            summary["Name"],
+            summary["Space"],
+            len(summary["Runs"]),
+            summary["NumberSamples"],
+            summary["NumberUnits"],
+            summary["NumberComponents"],
+            components,
+            components.with_name(components.name.replace(".nii.gz", ".tsv")),
+            tuple(home / name for name in summary["Masks"]),
+            tuple(self.out.root / name for name in summary["Timeseries"]),
+        )
+
+    def _series_name(self, entities: dict[str, str | None]) -> str:
+        """Name the courses of a run: those of a group lie beside those of the subject alone."""
+        desc = "icagroup" if self.source.settings.by == "group" else "ica"
+        return format_name("timeseries.tsv", **entities, desc=desc)
+
+    def _name(self, suffix: str, **entities: str) -> str:
+        """Name a file."""
+        return format_name(suffix, **{**self.source.entities, **entities})
+
+    @cached_property
+    def _common(self) -> dict[str, Any]:
+        """What every sidecar says."""
+        source, first = self.source, self.source.runs[0].volumes
+        models = {str(run.volumes.own.get("WeightsSHA256")): run.volumes.own for run in source.runs}
+        identity = {
+            key: first.own[key]
+            for key in IDENTITY
+            if key in first.own and len({str(own.get(key)) for own in models.values()}) == 1
+        }
+        several = {
+            "Models": [{key: own.get(key) for key in ("Model", "Revision", "WeightsSHA256")} for own in models.values()]
+        }
+        return {
+            "SpatialReference": str(first.sidecar.get("SpatialReference", "")).replace("bids::", "bids:prep:"),
+            "Sources": [
+                (run.volumes.uri("prep") if source.settings.scale == "prep" else recorded.uri("raw"))
+                for run, recorded in zip(source.runs, source.recorded, strict=True)
+            ],
+            "Llm2bids": identity
+            | (several if len(models) > 1 else {})
+            | {
+                "UnitSpace": source.space.to_json(),
+                "Stimuli": [
+                    {
+                        "File": run.volumes.own.get("Stimuli"),
+                        "SHA256": run.volumes.own.get("Settings", {}).get("StimuliSHA256"),
+                        "Texts": sorted(set(run.texts.values())),
+                    }
+                    for run in source.runs
+                ],
+                "Decomposition": source.settings.to_json(),
+                "Versions": versions() | {"scikit-learn": version("scikit-learn")},
+            },
+        }
+
+    def _describe(self) -> None:
+        """Make the output a BIDS derivative; with the lock held."""
+        links = {"raw": self.raw, "prep": self.raw / PREPARED}
+        root = self.out.root.resolve()
+        relative = {name: Path(os.path.relpath(path.resolve(), root)).as_posix() for name, path in links.items()}
+        fields = template_json("ica_description.json", version=__version__) | {"DatasetLinks": relative}
+        self.out.add_missing("dataset_description.json", fields)
+        self.out.add_missing("README.md", "ica_README.md")
+        ignored = self.out.root / ".bidsignore"
+        lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.exists() else []
+        wanted = (".llm2bids", "*_components.*", "*_desc-ica*", "*_ica.json", "group")
+        if missing := [line for line in wanted if line not in lines]:
+            write_bytes(ignored, "\n".join([*lines, *missing, ""]).encode())
+
+
+def _explained(reduced: Reduced, maps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of the variance of all samples that each map explains with its course, the others held apart."""
+    inside = maps @ reduced.basis.T
+    courses = np.concatenate(reduced.scores) @ np.linalg.pinv(inside)
+    found: NDArray[np.float64] = (courses**2).sum(0) * (inside**2).sum(1) / reduced.total
+    return found

@@ -1,0 +1,229 @@
+"""The prepared runs that are decomposed together, and their samples, read run by run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llm2bids.bids.nifti import read_scans
+from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs
+from llm2bids.errors import DatasetError, DesignError
+from llm2bids.glm.prepared import PreparedRun
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from llm2bids.ica.settings import Settings
+    from llm2bids.space import UnitSpace
+
+
+@dataclass(frozen=True)
+class Source:
+    """Runs that are decomposed together.
+
+    Parameters
+    ----------
+    runs : tuple of PreparedRun
+        Of one space.
+    recorded : tuple of BoldRun
+        The recordings they were prepared from.
+    settings : Settings
+        What a sample is, and its scale.
+    layer : int or None
+        Number of the hookpoint whose units are looked at; None for all.
+    """
+
+    runs: tuple[PreparedRun, ...]
+    recorded: tuple[BoldRun, ...]
+    settings: Settings
+    layer: int | None = None
+
+    @property
+    def space(self) -> UnitSpace:
+        """Which voxel is which unit."""
+        return self.runs[0].volumes.space
+
+    @property
+    def entities(self) -> dict[str, str]:
+        """Entities that all runs share, and the layer."""
+        every = [run.volumes.entities for run in self.runs]
+        names = ("sub", "ses", "task", "acq", "run", "space")
+        shared = {key: every[0][key] for key in names if len({one.get(key) for one in every}) == 1 and key in every[0]}
+        if self.settings.by != "run":
+            shared = {key: shared[key] for key in ("sub", "acq", "space") if key in shared}
+        if self.settings.by == "group":
+            shared.pop("sub", None)
+        return shared | ({} if self.layer is None else {"label": f"layer{self.layer:02d}"})
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return "_".join(f"{key}-{value}" for key, value in self.entities.items() if key != "space")
+
+    @cached_property
+    def kept(self) -> NDArray[np.bool_]:
+        """Units that vary in every run, and lie in the layer, shape (n_units,)."""
+        chosen: NDArray[np.bool_] = np.logical_and.reduce([run.varying.selected for run in self.runs])
+        if self.layer is not None:
+            chosen = chosen & (self.space.locate(np.arange(self.space.n_units))[0] == self.layer)
+        if chosen.sum() < 2:  # noqa: PLR2004 - no map over fewer
+            raise DesignError(f"fewer than 2 units of {self.name} vary in every run; record longer runs")
+        return chosen
+
+    def signals(self, number: int) -> NDArray[np.float32]:
+        """Read a run, scan by scan.
+
+        Parameters
+        ----------
+        number : int
+            Which run.
+
+        Returns
+        -------
+        ndarray, shape (n_scans, n_kept)
+            Centred: in standard deviations, or as recorded.
+
+        Raises
+        ------
+        DatasetError
+            If the file is truncated, corrupted, or holds NaN or infinity.
+        """
+        if self.settings.scale == "prep":
+            signals = self.runs[number].signals(self.kept)
+        else:
+            run = self.recorded[number]
+            signals = np.concatenate([self.space.from_volumes(part)[:, self.kept] for part in read_scans(run.bold)])
+            if not np.isfinite(signals).all():
+                raise DatasetError(f"NaN or infinity found in {run.bold}; record it again, or use --scale prep")
+        centred: NDArray[np.float32] = signals - signals.mean(0, dtype=np.float64).astype(np.float32)
+        return centred
+
+    def samples(self, number: int) -> NDArray[np.float32]:
+        """Read a run, sample by sample.
+
+        Parameters
+        ----------
+        number : int
+            Which run.
+
+        Returns
+        -------
+        ndarray, shape (n_samples, n_kept)
+            Centred.
+        """
+        signals = self.signals(number)
+        if self.settings.samples == "token":
+            return signals
+        prompts = prompts_of(self.runs[number])
+        means = np.zeros((prompts.max() + 1, signals.shape[1]))
+        np.add.at(means, prompts[prompts >= 0], signals[prompts >= 0])
+        counts = np.bincount(prompts[prompts >= 0], minlength=len(means))
+        means = means[counts > 0] / counts[counts > 0, None]
+        found: NDArray[np.float32] = (means - means.mean(0)).astype(np.float32)
+        return found
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Read the samples run by run.
+
+        Yields
+        ------
+        ndarray, shape (n_samples, n_kept)
+            Centred.
+        """
+        for number in range(len(self.runs)):
+            yield self.samples(number)
+
+
+def prompts_of(run: PreparedRun) -> NDArray[np.int64]:
+    """Say which prompt each scan is of.
+
+    Parameters
+    ----------
+    run : PreparedRun
+        The run.
+
+    Returns
+    -------
+    ndarray of int, shape (n_scans,)
+        Number of the event, in order of onset; -1 where there is none.
+    """
+    events = run.events
+    onsets, ends = events["onset"].to_numpy(), (events["onset"] + events["duration"]).to_numpy()
+    place = np.searchsorted(onsets, run.times, side="right") - 1
+    found: NDArray[np.int64] = np.where((place >= 0) & (run.times < ends[place]), place, -1)
+    return found
+
+
+def find_sources(
+    raw: Path,
+    settings: Settings,
+    *,
+    subjects: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    sites: Sequence[str] = (),
+) -> list[Source]:
+    """Find what can be decomposed in a dataset.
+
+    Parameters
+    ----------
+    raw : Path
+        The raw dataset, prepared by ``prep``.
+    settings : Settings
+        What goes together.
+    subjects, tasks, sites : sequence of str
+        Labels to keep; all without.
+
+    Returns
+    -------
+    list of Source
+        In order of name.
+
+    Raises
+    ------
+    LLM2BIDSError
+        If the dataset is not prepared, a run of it is not, or runs that go together have other units or weights.
+    """
+    root = raw / PREPARED
+    if not any(root.glob("sub-*")):
+        raise DatasetError(f"{raw} is not prepared (there is no {PREPARED.as_posix()}); run: llm2bids prep {raw}")
+    prepared = {run.name: run for run in find_runs(root, desc=PREPROC)}
+    groups: dict[tuple[str, ...], list[tuple[PreparedRun, BoldRun]]] = {}
+    keys = {
+        "group": ("acq",),
+        "run": ("sub", "ses", "task", "acq", "run"),
+    }.get(settings.by, ("sub", "acq"))
+    for run in find_runs(raw, subjects, tasks, sites):
+        own = prepared.get(run.name)
+        if own is None or own.own.get("SourceSHA256") != run.fingerprint:
+            what = "is not prepared" if own is None else "was recorded anew since it was prepared"
+            raise DatasetError(f"{run.name} {what}; run: llm2bids prep {raw} --overwrite")
+        key = (*(run.entities.get(name, "") for name in keys), own.space.label)
+        groups.setdefault(key, []).append((PreparedRun(own, raw), run))
+    sources = [
+        Source(tuple(run for run, _ in pairs), tuple(one for _, one in pairs), settings) for pairs in groups.values()
+    ]
+    for source in sources:
+        _check_alike(source)
+    if settings.by != "layer":
+        return sources
+    return [
+        Source(one.runs, one.recorded, settings, layer) for one in sources for layer in range(one.space.n_hookpoints)
+    ]
+
+
+def _check_alike(source: Source) -> None:
+    """Refuse runs whose units are not the same; subjects of a group may have other weights."""
+    first: dict[str, Any] = source.runs[0].volumes.own
+    for run in source.runs[1:]:
+        for key in ("UnitSpace", "WeightsSHA256")[: 1 if source.settings.by == "group" else 2]:
+            if run.volumes.own.get(key) != first.get(key):
+                raise DatasetError(
+                    f"{run.volumes.name} has another {key} than {source.runs[0].volumes.name}; decompose them apart, "
+                    "as subjects"
+                )

@@ -1,0 +1,461 @@
+"""Model × masks → scores: intact, lesioned, and with random units lesioned instead."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from llm2bids.errors import LesionError, MaskError
+from llm2bids.lesion.controls import Controls, draw_controls
+from llm2bids.lesion.exam import Exam, Reading, describe
+from llm2bids.lesion.materials import Questions, Text, check_names, known_texts, overlap, read_questions, read_text
+from llm2bids.lesion.output import RUNS, check_out, forget, write_results
+from llm2bids.lesion.plan import INTACT, Condition, Ledger, Surgery
+from llm2bids.lesion.scores import LesionScore, dissociation, tabulate
+from llm2bids.mask import check_same_model, load_mask
+from llm2bids.model.lesions import POSITIONS, Method, mean_activations
+from llm2bids.model.lesions import lesion as lesioned
+from llm2bids.model.loading import load_subject
+from llm2bids.phantom import build_phantom
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from llm2bids.lesion.exam import Answers
+    from llm2bids.model.lesions import Positions
+    from llm2bids.model.loading import Subject
+    from llm2bids.space import UnitMask, UnitSpace
+
+__all__ = ["LesionScore", "Lesions", "dissociation", "draw_controls", "lesion", "tabulate"]
+
+logger = logging.getLogger(__name__)
+
+_FILE = "LesionMaskFile"
+"""Key under which the name of a mask's file goes along with it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lesions:
+    """What was found and written.
+
+    Parameters
+    ----------
+    scores : tuple of LesionScore
+        One per mask, text or task, and score.
+    table : DataFrame
+        The same as a table; see `llm2bids.lesion.scores.tabulate`.
+    files : tuple of Path
+        What was written, the table of scores first.
+    """
+
+    scores: tuple[LesionScore, ...]
+    table: pd.DataFrame
+    files: tuple[Path, ...]
+
+
+def lesion(  # noqa: PLR0913 - the arguments of the command
+    out_dir: str | Path,
+    *,
+    masks: Sequence[str | Path] | Mapping[str, UnitMask],
+    model: str | Subject = "phantom",
+    text: str | Path | Sequence[str | Path] = (),
+    task: str | Path | Sequence[str | Path] = (),
+    lines: bool = False,
+    method: str = "zero",
+    keep: bool = False,
+    positions: Positions = "all",
+    controls: int = 100,
+    control: str = "matched",
+    seed: int = 0,
+    reference: str | Path | None = None,
+    dissociation: bool = False,
+    answers: Answers = "likelihood",
+    new_tokens: int = 24,
+    generations: int = 2,
+    window: int | None = None,
+    stride: int | None = None,
+    batch_size: int = 8,
+    like: str | Path | None = None,
+    allow_overlap: bool = False,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    device_map: str | None = None,
+    trust_remote_code: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> Lesions:
+    """Run a model intact, lesioned, and with random units lesioned instead, and score it on texts and tasks.
+
+    Parameters
+    ----------
+    out_dir : path-like
+        Folder for tables, pictures and sidecar.
+    masks : sequence of path-like, or mapping of UnitMask by name
+        The lesions: masks of any format, all of this model.
+    model : str or Subject
+        ``"phantom"``, a folder made by ``save_pretrained``, a hub id, or a model in memory; it must predict the next
+        token.
+    text : path-like or sequence of them
+        Text files in UTF-8, each one document.
+    task : path-like or sequence of them
+        Task files: TSV or JSON lines with prompt, answer and, if any, options.
+    lines : bool
+        Whether every line of a text file is a document of its own.
+    method : str
+        What is done to units: ``zero``, ``mean``, ``scale:X``, ``add:X`` or ``push:X``.
+    keep : bool
+        Whether it is done to all units but those of the mask.
+    positions : {"all", "prompt", "generated"}
+        At which tokens; others than ``all`` for tasks only, whose prompts end somewhere.
+    controls : int
+        Random masks per lesion.
+    control : {"matched", "layer", "uniform"}
+        What they share with it: units per hookpoint and bin of mean absolute activation, per hookpoint, or overall.
+    seed : int
+        Of the draws.
+    reference : path-like, optional
+        Text over which activations are averaged, for matching and for ``mean`` and ``push``; by default what is scored.
+    dissociation : bool
+        Whether to lay out every mask against every text, as a table and a picture.
+    answers : {"likelihood", "generate"}
+        Whether the likeliest option is the answer, or what the model says is searched for one.
+    new_tokens : int
+        Tokens generated at most.
+    generations : int
+        Texts of each file that are continued by the intact and the lesioned model, side by side.
+    window, stride : int, optional
+        Tokens read together (the context, 2048 at most), and from one window to the next (half a window).
+    batch_size : int
+        Texts in the model at a time.
+    like : path-like, optional
+        Says which voxel is which unit, for masks of other programs.
+    allow_overlap : bool
+        Score networks on texts by which they were defined too.
+    revision : str, optional
+        Branch, tag or commit of the hub.
+    device, dtype : str
+        ``"auto"`` or a name of torch.
+    device_map : str, optional
+        ``"auto"`` spreads the model over several GPUs.
+    trust_remote_code : bool
+        Whether code that comes with the model may run.
+    resume : bool
+        Go on with what was broken off; what was scored with the same settings is not scored again.
+    overwrite : bool
+        Replace what is there.
+    progress : bool, optional
+        Whether to show a progress bar; by default if the terminal can.
+
+    Returns
+    -------
+    Lesions
+        Scores, table and files.
+
+    Raises
+    ------
+    LLM2BIDSError
+        If anything the user can mend is wrong.
+    """
+    out_dir, surgery = Path(out_dir), _surgery(method, positions, keep=keep)
+    reading = Reading(window, stride, answers, new_tokens, generations, batch_size)
+    texts = [read_text(path, lines=lines) for path in _listed(text)]
+    questions = [read_questions(path) for path in _listed(task)]
+    _check_materials(texts, questions, surgery)
+    check_out(out_dir, resume=resume, overwrite=overwrite)
+    loaded = dict(masks) if isinstance(masks, Mapping) else _load_masks(masks, like)
+    if dissociation and (len(loaded) < 2 or len(texts) < 2):  # noqa: PLR2004
+        raise LesionError(f"{len(loaded)} masks and {len(texts)} texts found; a dissociation needs two or more of both")
+    leaks = _check_overlap(loaded, [*texts, *questions], allow_overlap=allow_overlap)
+    averaged = read_text(reference, lines=lines) if reference is not None else None
+    options: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype, "device_map": device_map}
+    if model == "phantom":
+        model = build_phantom(**options)
+    elif isinstance(model, str):
+        model = load_subject(model, trust_remote_code=trust_remote_code, **options)
+    _check_model(model, loaded)
+    exam = Exam.prepare(model, texts, questions, reading)
+    shown = averaged.documents if averaged else [*_documents(texts, questions)]
+    drawn, means = _prepare(model, loaded, shown, surgery, (controls, control, seed), batch_size)
+    conditions = [Condition(), *_conditions(drawn, loaded, means, surgery)]
+    common = _common(model, texts, questions, reading)
+    keys = {condition.key(common): condition for condition in reversed(conditions)}
+    if overwrite:
+        forget(out_dir)
+    ledger = Ledger.open(out_dir / RUNS)
+    _run_all(exam, ledger, dict(reversed(keys.items())), progress=progress)
+    rows = [(condition, ledger.rows[condition.key(common)]) for condition in conditions]
+    scores = _scores(loaded, rows, surgery, control)
+    told = {
+        **model.describe(),
+        "Masks": [_about_mask(name, mask, drawn[name], leaks[name]) for name, mask in loaded.items()],
+        "Texts": [_about_material(one, exam) for one in texts],
+        "Tasks": [_about_material(one, exam) for one in questions],
+        "Method": str(surgery),
+        "Keep": keep,
+        "Positions": positions,
+        "Controls": {"Kind": control, "Number": controls, "Seed": seed},
+        "ActivationOver": averaged.name if averaged else "what is scored",
+        "AllowOverlap": allow_overlap,
+        "Settings": asdict(reading),
+    }
+    files = write_results(out_dir, scores, _runs_table(rows), _generations_table(rows), told, dissociating=dissociation)
+    return Lesions(tuple(scores), tabulate(scores), tuple(files))
+
+
+def _listed(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    """One path or several, as several."""
+    return [paths] if isinstance(paths, str | Path) else list(paths)
+
+
+def _surgery(method: str, positions: Positions, *, keep: bool) -> Surgery:
+    """What is to be done, checked."""
+    if positions not in POSITIONS:
+        raise LesionError(f"positions {positions!r} found; use {', '.join(POSITIONS)}")
+    return Surgery(Method.parse(method), keep, positions)
+
+
+def _check_materials(texts: Sequence[Text], questions: Sequence[Questions], surgery: Surgery) -> None:
+    """Refuse what cannot be scored."""
+    if not texts and not questions:
+        raise LesionError("nothing to score found; give --text or --task-file")
+    check_names([*texts, *questions])
+    if texts and surgery.positions != "all":
+        raise LesionError(
+            f"a text is all prompt, so {surgery.positions} tokens cannot be told apart in {texts[0].name}; lesion all "
+            "positions, or score a task file"
+        )
+
+
+def _load_masks(paths: Sequence[str | Path], like: str | Path | None) -> dict[str, UnitMask]:
+    """Masks by name of the file."""
+    found: dict[str, UnitMask] = {}
+    for path in paths:
+        name = Path(path).name.split(".")[0]
+        if name in found:
+            raise LesionError(f"two masks named {name!r} found; rename one file")
+        mask = load_mask(path, like)
+        found[name] = replace(mask, provenance={**mask.provenance, _FILE: Path(path).name})
+    return found
+
+
+def _check_overlap(
+    masks: Mapping[str, UnitMask], materials: Sequence[Text | Questions], *, allow_overlap: bool
+) -> dict[str, int]:
+    """Refuse to score networks on the texts that defined them; count those allowed."""
+    found = {}
+    for name, mask in masks.items():
+        leaks = [(one.name, leak) for one in materials for leak in overlap(mask.provenance, one)]
+        if leaks and not allow_overlap:
+            raise LesionError(
+                f"{leaks[0][0]} holds {len(leaks)} texts by which {name} was defined, e.g. {leaks[0][1][:40]!r}; score "
+                "it on others, or allow it with --allow-overlap"
+            )
+        if not known_texts(mask.provenance):
+            logger.warning(
+                "%s does not say by which texts it was defined; make sure that it is not scored on the same", name
+            )
+        found[name] = len(leaks)
+    return found
+
+
+def _check_model(subject: Subject, masks: Mapping[str, UnitMask]) -> None:
+    """Refuse a model that predicts nothing, and masks of other models or of no unit."""
+    if not subject.causal:
+        raise LesionError(
+            f"{subject.identity.name} does not predict the next token, so it has no perplexity; use a causal model"
+        )
+    if not masks:
+        raise LesionError("no mask found; give one or more with --mask")
+    own = subject.describe()
+    for name, mask in masks.items():
+        if not mask.n_selected:
+            raise MaskError(f"{name} chooses no unit, so there is nothing to lesion; choose units with another rule")
+        check_same_model(mask.provenance, own | {"Site": mask.space.site}, (name, "the model"))
+        with lesioned(subject.model, mask):  # refuses places that the model does not have
+            pass
+
+
+def _documents(texts: Sequence[Text], questions: Sequence[Questions]) -> Iterator[str]:
+    """All that is read."""
+    yield from (document for text in texts for document in text.documents)
+    yield from (item.prompt for one in questions for item in one.items)
+
+
+def _prepare(
+    subject: Subject,
+    masks: Mapping[str, UnitMask],
+    shown: Sequence[str],
+    surgery: Surgery,
+    asked: tuple[int, str, int],
+    batch_size: int,
+) -> tuple[dict[str, Controls], dict[str, NDArray[np.float64] | None]]:
+    """Random masks of every lesion, and mean activations where they are needed."""
+    n_controls, kind, seed = asked
+    strength: dict[UnitSpace, NDArray[np.float64]] = {}
+    level: dict[UnitSpace, NDArray[np.float64]] = {}
+    for space in dict.fromkeys(mask.space for mask in masks.values()):
+        if kind == "matched" and n_controls:
+            strength[space] = mean_activations(subject, shown, space, absolute=True, batch_size=batch_size)
+        if surgery.method.needs_means:
+            level[space] = mean_activations(subject, shown, space, batch_size=batch_size)
+    drawn = {
+        name: draw_controls(
+            mask, n_controls, kind=kind if n_controls else "layer", strength=strength.get(mask.space), seed=seed
+        )
+        for name, mask in masks.items()
+    }
+    return drawn, {name: level.get(mask.space) for name, mask in masks.items()}
+
+
+def _conditions(
+    drawn: Mapping[str, Controls],
+    masks: Mapping[str, UnitMask],
+    means: Mapping[str, NDArray[np.float64] | None],
+    surgery: Surgery,
+) -> Iterator[Condition]:
+    """Every lesion and its controls."""
+    for name, mask in masks.items():
+        yield Condition(name, None, mask, surgery, means[name])
+        for number, random in enumerate(drawn[name].masks):
+            yield Condition(name, number, random, surgery, means[name])
+
+
+def _common(subject: Subject, texts: Sequence[Text], questions: Sequence[Questions], reading: Reading) -> str:
+    """Hash of what the scores of all states depend on."""
+    model = subject.describe()
+    materials: list[Text | Questions] = [*texts, *questions]
+    shown = [[one.name, one.sha256] for one in materials]
+    documents = [hashlib.sha256("\0".join(text.documents).encode()).hexdigest() for text in texts]
+    settings = [reading.window, reading.stride, reading.answers, reading.new_tokens, reading.generations]
+    parts = [model["WeightsSHA256"], model["Dtype"], shown, documents, settings, reading.batch_size]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _run_all(exam: Exam, ledger: Ledger, keys: Mapping[str, Condition], *, progress: bool | None) -> None:
+    """Score what is not scored yet, one state after the other."""
+    hide = None if progress is None else not progress
+    missing = dict(ledger.missing(keys))
+    with tqdm(total=len(keys), initial=len(keys) - len(missing), unit=" runs", disable=hide, dynamic_ncols=True) as bar:
+        for key, condition in missing.items():
+            bar.set_description(condition.name or "intact")
+            changed = condition.changed(exam.subject.model)
+            row: dict[str, Any] = {
+                "key": key,
+                "mask": condition.name,
+                "control": condition.control,
+                "values": exam.take(changed),
+            }
+            if condition.control is None:
+                row["continued"] = exam.continued(changed)
+            ledger.add(row)
+            bar.update()
+
+
+def _scores(
+    masks: Mapping[str, UnitMask], rows: Sequence[tuple[Condition, dict[str, Any]]], surgery: Surgery, control: str
+) -> list[LesionScore]:
+    """Every score of every lesion, with those of its controls."""
+    values = {
+        (condition.name, condition.control): {(text, score): value for text, score, value in describe(row["values"])}
+        for condition, row in rows
+    }
+    before = values[INTACT, None]
+    found = []
+    for name, mask in masks.items():
+        numbers = [number for own, number in values if own == name and number is not None]
+        for place, after in values[name, None].items():
+            random = tuple(values[name, number][place] for number in numbers)
+            found.append(
+                LesionScore(
+                    name, mask.n_selected, str(surgery), control, place[0], place[1], before[place], after, random
+                )
+            )
+    return found
+
+
+def _runs_table(rows: Iterable[tuple[Condition, dict[str, Any]]]) -> pd.DataFrame:
+    """Every score of every state."""
+    return pd.DataFrame(
+        [
+            {
+                "mask": condition.name or "none",
+                "run": _run_name(condition),
+                "text": text,
+                "score": score,
+                "value": value,
+            }
+            for condition, row in rows
+            for text, score, value in describe(row["values"])
+        ]
+    )
+
+
+def _run_name(condition: Condition) -> str:
+    """What a state is called in tables."""
+    if condition.mask is None:
+        return "intact"
+    return "lesion" if condition.control is None else str(condition.control)
+
+
+def _generations_table(rows: Sequence[tuple[Condition, dict[str, Any]]]) -> pd.DataFrame:
+    """Continuations by the intact and the lesioned model, side by side."""
+    (_, intact), *others = ((condition, row["continued"]) for condition, row in rows if condition.control is None)
+    return pd.DataFrame(
+        [
+            {
+                "mask": condition.name,
+                "text": one["text"],
+                "prompt": _one_line(one["prompt"]),
+                "intact": _one_line(one["continued"]),
+                "lesioned": _one_line(other["continued"]),
+            }
+            for condition, continued in others
+            for one, other in zip(intact, continued, strict=True)
+        ]
+    )
+
+
+def _one_line(text: str) -> str:
+    """A text that fits into a field."""
+    return " ".join(text.split()) or "n/a"
+
+
+def _about_mask(name: str, mask: UnitMask, drawn: Controls, n_leaks: int) -> dict[str, Any]:
+    """What the sidecar says of a mask and its controls."""
+    return {
+        "Name": name,
+        "File": mask.provenance.get(_FILE, name),
+        "Units": mask.n_selected,
+        "UnitSpace": mask.space.to_json(),
+        "SelectedSHA256": hashlib.sha256(np.packbits(mask.selected).tobytes()).hexdigest(),
+        "Provenance": {key: value for key, value in mask.provenance.items() if key != _FILE},
+        "StimuliKnown": bool(known_texts(mask.provenance)),
+        "StimuliInScoredTexts": n_leaks,
+        "MeanActivation": drawn.activation,
+        "MeanActivationOfControls": drawn.control_activation,
+        "ControlsMayHoldOwnUnitsAt": list(drawn.own),
+        "DistinctControls": len({one.selected.tobytes() for one in drawn.masks}),
+    }
+
+
+def _about_material(material: Text | Questions, exam: Exam) -> dict[str, Any]:
+    """What the sidecar says of a file that was scored."""
+    return {
+        "Name": material.name,
+        "File": material.file or material.name,
+        "SHA256": material.sha256,
+        **exam.sizes()[material.name],
+    }

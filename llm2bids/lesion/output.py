@@ -1,0 +1,168 @@
+"""How scores of lesions lie on disk: tables, pictures, and one sidecar that says how they were made."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+from llm2bids import __version__
+from llm2bids.bids.tables import write_bytes, write_json, write_tsv
+from llm2bids.errors import DatasetError
+from llm2bids.lesion.figures import as_png, draw_curve, draw_dissociation
+from llm2bids.lesion.scores import dissociation, tabulate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+
+    from llm2bids.lesion.scores import LesionScore
+
+RUNS: Final = "runs.jsonl"
+"""Scores of every state of the model, as they come."""
+SIDECAR: Final = "lesion.json"
+"""Written last: where it is, the rest is whole."""
+_OURS: Final = (
+    RUNS,
+    SIDECAR,
+    "scores.tsv",
+    "runs.tsv",
+    "generations.tsv",
+    "dissociation.tsv",
+    "dissociation.png",
+    "keep.png",
+)
+COLUMNS: Final = {
+    "mask": "Name of the mask.",
+    "units": "Units that the mask chooses.",
+    "method": "What was done to its units; with keep, to all others.",
+    "text": "Text or task file that was scored.",
+    "score": "perplexity; bits_per_token (its logarithm to base 2); bits_per_byte; kl (divergence of next-token "
+    "predictions from the intact model's, bits per token); accuracy (right answers among all items); accuracy_parsed "
+    "(among items for which an answer was found); parse_failures (share of items for which none was found).",
+    "before": "Of the intact model.",
+    "after": "Of the lesioned model.",
+    "change": "After minus before; in dissociation.tsv of bits_per_token.",
+    "control": "Kind of random masks: matched (as many per hookpoint and activation), layer (per hookpoint), uniform.",
+    "controls": "Number of random masks.",
+    "control_mean": "Mean after the same was done to random masks.",
+    "control_low": "2.5 % quantile over random masks.",
+    "control_high": "97.5 % quantile over random masks.",
+    "control_change": "Mean change by random masks.",
+    "percentile": "Percentage of random masks that did less harm.",
+    "percentile_low": "Lower end of the 95 % interval of the percentile (Clopper and Pearson).",
+    "percentile_high": "Upper end of it.",
+    "p_harm": "(1 + random masks that did as much harm) / (1 + random masks).",
+    "run": "intact, lesion, or the number of the random mask.",
+    "value": "The score.",
+    "prompt": "What was continued.",
+    "intact": "What the intact model said.",
+    "lesioned": "What the lesioned model said.",
+}
+"""What each column means."""
+
+
+def check_out(out_dir: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder before any work is done.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Where results go.
+    resume : bool
+        Whether to go on with what is there.
+    overwrite : bool
+        Whether to replace it.
+
+    Raises
+    ------
+    DatasetError
+        If it is a file, holds results and neither is asked for, both are, or it holds files of others.
+    """
+    if resume and overwrite:
+        raise DatasetError("both --resume and --overwrite asked for; choose one")
+    if out_dir.exists() and not out_dir.is_dir():
+        raise DatasetError(f"{out_dir} is a file; give a folder, new or empty")
+    there = {path.name for path in out_dir.iterdir()} if out_dir.is_dir() else set()
+    ours = there & {RUNS, SIDECAR}
+    if there and not ours:
+        raise DatasetError(f"{out_dir} holds files that are no results of lesions; give an empty or new folder")
+    if ours and not (resume or overwrite):
+        found = "results" if SIDECAR in there else "results that were broken off"
+        raise DatasetError(f"{out_dir} holds {found} already; go on with --resume, or replace them with --overwrite")
+
+
+def forget(out_dir: Path) -> None:
+    """Remove earlier results.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Where they are, if they are.
+    """
+    for name in _OURS:
+        (out_dir / name).unlink(missing_ok=True)
+
+
+def write_results(
+    out_dir: Path,
+    scores: Sequence[LesionScore],
+    runs: pd.DataFrame,
+    generations: pd.DataFrame,
+    told: Mapping[str, Any],
+    *,
+    dissociating: bool,
+) -> list[Path]:
+    """Write tables, pictures and sidecar.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Where they go.
+    scores : sequence of LesionScore
+        What was found.
+    runs : DataFrame
+        Every score of every state.
+    generations : DataFrame
+        Continuations side by side.
+    told : mapping
+        How it was done, for the sidecar.
+    dissociating : bool
+        Whether to lay out every mask against every text.
+
+    Returns
+    -------
+    list of Path
+        The files, the table of scores first.
+    """
+    table = tabulate(scores)
+    (out_dir / SIDECAR).unlink(missing_ok=True)
+    tables = {"scores": table, "runs": runs}
+    if len(generations):
+        tables["generations"] = generations
+    pictures = {}
+    n_controls = max((len(one.controls) for one in scores), default=0)
+    title = f"{told['Model']}: {told['Method']}"
+    if dissociating:
+        tables["dissociation"] = dissociation(scores)
+        pictures["dissociation"] = draw_dissociation(tables["dissociation"], title, n_controls)
+    if told["Keep"] and len(set(table["units"])) > 1 and (table["score"] == "bits_per_token").any():
+        pictures["keep"] = draw_curve(table, title)
+    files = [write_tsv(out_dir / f"{name}.tsv", one) for name, one in tables.items()]
+    files += [write_bytes(out_dir / f"{name}.png", as_png(figure)) for name, figure in pictures.items()]
+    used = {str(column) for one in tables.values() for column in one.columns}
+    sidecar = {
+        "Description": "Scores of a language model intact, lesioned, and with random units lesioned instead.",
+        "GeneratedBy": [{"Name": "llm2bids", "Version": __version__}],
+        "Sources": [one["File"] for key in ("Masks", "Texts", "Tasks") for one in told[key]],
+        "Columns": {name: text for name, text in COLUMNS.items() if name in used},
+        "Llm2bids": {**told, "Versions": _versions()},
+    }
+    return [*files, write_json(out_dir / SIDECAR, sidecar), out_dir / RUNS]
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what computes."""
+    libraries = ("torch", "transformers", "tokenizers", "numpy", "scipy")
+    return {"llm2bids": __version__} | {name: version(name) for name in libraries}

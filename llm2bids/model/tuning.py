@@ -1,0 +1,356 @@
+"""Training a network and nothing else: which weights belong to units, and how all others are kept still.
+
+A unit read at the input of a linear map (``neuron``, ``head``) owns its column of that map, and a row of weights that
+feeds it if that row feeds no unit outside the network. A channel read at the output of a linear map (``mlp``,
+``attn``) owns its row; a channel of the stream (``block``) its row in the two maps by which that block writes into
+it. Biases go with their rows. Norms, embeddings and the output layer belong to no unit.
+
+Which rows feed a unit is found out, not looked up: every linear map of a block is made to give noise, and the gradient
+of the unit says which numbers it depends on. So fused, interleaved and grouped layouts need no table. It follows that
+the query rows of an attention head, which act on all its channels, move only where the whole head is in the mask, and
+the key and value rows of a group of heads only where the units of every head that shares them are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from transformers.pytorch_utils import Conv1D
+
+from llm2bids.errors import MaskError, SiteError
+from llm2bids.model.sites import HookPoint, find_blocks, find_site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+    from llm2bids.space import UnitMask
+
+_N_TEXTS, _N_TOKENS = 2, 8
+"""Tokens shown to find what feeds what: enough that no unit is silent at all of them."""
+
+
+def find_weights(model: PreTrainedModel, mask: UnitMask, *, shared: bool = False) -> dict[str, Tensor]:
+    """Find the weights that belong to the units of a mask.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The model the mask was made of.
+    mask : UnitMask
+        A network at site ``neuron``, ``head``, ``mlp``, ``attn`` or ``block``, or at sides of linear maps.
+    shared : bool
+        Whether rows that also feed units outside the mask are counted in: queries of a head that is partly chosen,
+        keys and values of grouped heads.
+
+    Returns
+    -------
+    dict of str to Tensor
+        By name of parameter, True where weights belong: shape (n_out, 1) for rows, (1, n_in) for columns, transposed
+        in GPT-2's ``Conv1D``, (n_out,) for biases. Parameters without such weights are left out.
+
+    Raises
+    ------
+    MaskError
+        If the mask chooses no unit or has other widths than the model.
+    SiteError
+        If the model has not its hookpoints, or they are no sides of linear maps, as in a mixture of experts.
+
+    Examples
+    --------
+    >>> from llm2bids.model.sites import find_site, measure_widths
+    >>> from llm2bids.phantom import build_phantom
+    >>> from llm2bids.space import UnitMask, UnitSpace
+    >>> model = build_phantom().model
+    >>> points = find_site(model, "neuron")
+    >>> space = UnitSpace("neuron", tuple(map(str, points)), measure_widths(model, points))
+    >>> weights = find_weights(model, UnitMask.from_units(space, [3]))
+    >>> for name, chosen in weights.items():
+    ...     print(name, tuple(chosen.shape), chosen.sum().item())
+    model.layers.0.mlp.gate_proj.weight (256, 1) 1
+    model.layers.0.mlp.gate_proj.bias (256,) 1
+    model.layers.0.mlp.up_proj.weight (256, 1) 1
+    model.layers.0.mlp.up_proj.bias (256,) 1
+    model.layers.0.mlp.down_proj.weight (1, 256) 1
+    """
+    if not mask.n_selected:
+        raise MaskError("a mask of no unit found; choose units whose weights are to move")
+    chosen = _chosen(model, mask)
+    inputs = {point.path: units for point, units in chosen.items() if point.side == "in"}
+    outputs = _written(model, {point.path: units for point, units in chosen.items() if point.side == "out"})
+    found: dict[str, Tensor] = {}
+    for path, rows in (_feeding(model, inputs, shared=shared) | outputs).items():
+        if rows.any():
+            found |= _rows(model, path, rows)
+    for path, columns in inputs.items():
+        if columns.any():
+            weight, axis = _weight(model, path)
+            found[f"{path}.weight"] = columns.to(weight.device).unsqueeze(axis)
+    return {name: found[name] for name, _ in model.named_parameters(remove_duplicate=False) if name in found}
+
+
+@contextmanager
+def finetune_mask(model: PreTrainedModel, mask: UnitMask, *, shared: bool = False) -> Iterator[dict[str, Tensor]]:
+    """Train only the weights that belong to the units of a mask.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The model the mask was made of; trained as usual inside the ``with``.
+    mask : UnitMask
+        The network.
+    shared : bool
+        See `find_weights`.
+
+    Yields
+    ------
+    dict of str to Tensor
+        What moves, see `find_weights`.
+
+    Raises
+    ------
+    MaskError
+        If the mask chooses no unit or has other widths than the model.
+    SiteError
+        If the model has not its hookpoints, or they are no sides of linear maps.
+
+    Notes
+    -----
+    Gradients of other weights are 0 or absent. Weight decay and momentum move weights without a gradient too, so what
+    is not to move is put back after every step of any ``torch.optim`` optimizer, whether it was made before or inside
+    the ``with``; weights loaded between steps are left alone. Needs room for a second copy of the parameters concerned
+    during a step. Optimizers that are none of torch's, and sharded parameters (FSDP, DeepSpeed), are not covered.
+
+    On leaving, also by an exception, no hook is left and every ``requires_grad`` is as before. For the ``Trainer`` of
+    transformers no callback is needed: ``with finetune_mask(model, mask): Trainer(model=model, …).train()``.
+
+    The mask's weights are not compared with the model's here; `llm2bids.mask.check_same_model` does that with
+    ``mask.provenance`` and ``subject.describe()``.
+    """
+    found = find_weights(model, mask, shared=shared)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    moving: dict[Tensor, Tensor] = {}
+    for name, weights in found.items():  # a parameter that two modules share moves where either lets it
+        one = parameters[name]
+        moving[one] = moving[one] | weights if one in moving else weights
+    with ExitStack() as stack:
+        for one in set(parameters.values()):
+            stack.callback(one.requires_grad_, one.requires_grad)
+            one.requires_grad_(one in moving)
+        for one, weights in moving.items():
+            stack.callback(one.register_hook(_only(weights)).remove)
+        before: dict[Tensor, Tensor] = {}
+        keep, put_back = _guards({one: moving.get(one) for one in parameters.values()}, before)
+        stack.callback(register_optimizer_step_pre_hook(keep).remove)
+        stack.callback(register_optimizer_step_post_hook(put_back).remove)
+        yield found
+
+
+def lora_targets(model: PreTrainedModel, mask: UnitMask, *, shared: bool = False) -> dict[str, list[int]]:
+    """List the modules to which LoRA is to add adapters, for ``peft.LoraConfig``.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The model the mask was made of.
+    mask : UnitMask
+        The network.
+    shared : bool
+        See `find_weights`.
+
+    Returns
+    -------
+    dict of str to list of int
+        By module, the rows or columns of its weight that belong to the network, ascending. ``target_modules`` are its
+        keys; an adapter needs no more ranks than there are numbers.
+
+    Raises
+    ------
+    MaskError
+        If the mask chooses no unit or has other widths than the model.
+    SiteError
+        If the model has not its hookpoints, or they are no sides of linear maps.
+
+    Notes
+    -----
+    Adapters act on whole modules: LoRA confines training to the modules of a network, `finetune_mask` to its units.
+    ``LoraConfig(target_modules=list(targets), rank_pattern={name: min(8, len(units)) for name, units in
+    targets.items()})``
+    """
+    found = find_weights(model, mask, shared=shared)
+    return {
+        name.removesuffix(".weight"): weights.flatten().nonzero().flatten().tolist()
+        for name, weights in found.items()
+        if name.endswith(".weight")
+    }
+
+
+def _chosen(model: PreTrainedModel, mask: UnitMask) -> dict[HookPoint, Tensor]:
+    """Which channels of each hookpoint are chosen; refuses hookpoints that the model does not have."""
+    modules = dict(model.named_modules())
+    chosen = {}
+    parts = torch.from_numpy(mask.selected.copy()).split(mask.space.n_channels)
+    for name, units in zip(mask.space.hookpoints, parts, strict=True):
+        path, _, side = name.partition(":")
+        if path not in modules:
+            raise SiteError(
+                f"the mask has units at {name}, {type(model).__name__} has no such place; use a mask of this model"
+            )
+        chosen[HookPoint(path, "in" if side == "in" else "out")] = units
+    for point, units in chosen.items():
+        if point.side == "in":
+            weight, axis = _weight(model, point.path)
+            _check_width(model, point, len(units), weight.shape[1 - axis])
+    return chosen
+
+
+def _written(model: PreTrainedModel, chosen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rows of linear maps that write the channels chosen, by path; a block writes by attention and MLP."""
+    blocks = find_blocks(model) if chosen else []
+    writers: dict[str, list[str]] = {path: [] for path in blocks}
+    if set(blocks) & set(chosen):
+        for site in ("attn", "mlp"):
+            for block, point in zip(blocks, find_site(model, site), strict=True):
+                writers[block].append(point.path)
+    rows = {}
+    for path, units in chosen.items():
+        for writer in writers.get(path, [path]):
+            weight, axis = _weight(model, writer)
+            _check_width(model, HookPoint(path), len(units), weight.shape[axis])
+            rows[writer] = units
+    return rows
+
+
+def _feeding(model: PreTrainedModel, chosen: Mapping[str, Tensor], *, shared: bool) -> dict[str, Tensor]:
+    """Rows of linear maps that feed the units chosen at the input of others, by path."""
+    if not chosen:
+        return {}
+    rows = {}
+    for path, (inside, outside) in _dependences(model, chosen).items():
+        rows[path] = inside if shared else inside & ~outside
+    return rows
+
+
+def _dependences(model: PreTrainedModel, chosen: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """By linear map, which of its outputs the chosen units depend on, and which the others, at the input of maps.
+
+    Only direct dependence shows, since what each map gives is replaced by noise: positive, so that no activation
+    function is silent.
+    """
+    noise: dict[str, list[Tensor]] = defaultdict(list)
+    seen: dict[str, Tensor] = {}
+
+    def replace(path: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+            noise[path].append(torch.rand_like(output).requires_grad_())
+            return noise[path][-1]
+
+        return hook
+
+    def see(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            seen[path] = args[0]
+
+        return hook
+
+    within = tuple(f"{block}." for block in find_blocks(model))
+    with ExitStack() as stack:
+        for path, module in model.named_modules():
+            if isinstance(module, nn.Linear | Conv1D) and path.startswith(within):
+                stack.callback(module.register_forward_hook(replace(path)).remove)
+        for path in chosen:
+            stack.callback(model.get_submodule(path).register_forward_pre_hook(see(path)).remove)
+        _show_noise(stack, model)
+        inside, outside = (
+            _depends(noise, {path: (values, chosen[path] == wanted) for path, values in seen.items()})
+            for wanted in (True, False)
+        )
+    return {path: (inside[path], outside[path]) for path in noise}
+
+
+def _show_noise(stack: ExitStack, model: PreTrainedModel) -> None:
+    """A forward pass that keeps gradients, whatever the caller's modes; the stack puts them and random numbers back."""
+    for module in model.modules():  # dropout would hide units, gradient checkpointing runs blocks twice
+        stack.callback(setattr, module, "training", module.training)
+    model.eval()
+    device = model.get_input_embeddings().weight.device
+    stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+    stack.enter_context(torch.inference_mode(mode=False))
+    stack.enter_context(torch.enable_grad())
+    torch.manual_seed(0)
+    ids = torch.zeros((_N_TEXTS, _N_TOKENS), dtype=torch.long, device=device)
+    model(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
+def _depends(noise: Mapping[str, list[Tensor]], units: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """On which outputs of each map any of the units depends; units are values and which of their channels count."""
+    weighted = (values * torch.rand_like(values) * counted.to(values) for values, counted in units.values())
+    total = torch.stack([one.float().sum().cpu() for one in weighted]).sum()
+    leaves = [(path, value) for path, values in noise.items() for value in values]
+    gradients = torch.autograd.grad(total, [value for _, value in leaves], retain_graph=True, allow_unused=True)
+    found = {path: torch.zeros(values[0].shape[-1], dtype=torch.bool) for path, values in noise.items()}
+    for (path, _), gradient in zip(leaves, gradients, strict=True):
+        if gradient is not None:
+            found[path] |= (gradient != 0).flatten(0, -2).any(0).cpu()
+    return found
+
+
+def _weight(model: PreTrainedModel, path: str) -> tuple[Tensor, int]:
+    """Weight of a linear map and the axis of its outputs."""
+    module = model.get_submodule(path)
+    if not isinstance(module, nn.Linear | Conv1D) or not module.weight.is_floating_point():
+        raise SiteError(
+            f"{path} of {type(model).__name__} is a {type(module).__name__}, a linear map with weights of its own "
+            "needed; use a mask of another site, and a model that is not quantized"
+        )
+    return module.weight, 1 if isinstance(module, Conv1D) else 0
+
+
+def _rows(model: PreTrainedModel, path: str, rows: Tensor) -> dict[str, Tensor]:
+    """Rows of a linear map as parts of its parameters."""
+    weight, axis = _weight(model, path)
+    rows = rows.to(weight.device)
+    found = {f"{path}.weight": rows.unsqueeze(1 - axis)}
+    return found if model.get_submodule(path).bias is None else found | {f"{path}.bias": rows}
+
+
+def _check_width(model: PreTrainedModel, point: HookPoint, n_mask: int, n_model: int) -> None:
+    """Refuse a mask of another width."""
+    if n_mask != n_model:
+        raise MaskError(
+            f"the mask has {n_mask} channels at {point}, {type(model).__name__} has {n_model} there; "
+            "use a mask of this model"
+        )
+
+
+def _only(weights: Tensor) -> Callable[[Tensor], Tensor]:
+    """A hook that lets only the gradients of some weights through."""
+    return lambda gradient: torch.where(weights.to(gradient.device), gradient, 0)
+
+
+def _guards(
+    moving: Mapping[Tensor, Tensor | None], before: dict[Tensor, Tensor]
+) -> tuple[Callable[[Optimizer, Any, Any], None], Callable[[Optimizer, Any, Any], None]]:
+    """Hooks for before and after an optimizer's step: parameters come out as they were where they are not to move."""
+
+    def keep(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        trained = {one for group in optimizer.param_groups for one in group["params"]}
+        for one in trained & moving.keys():
+            if one.grad is not None:  # optimizers leave parameters without a gradient alone
+                before[one] = one.detach().clone()
+
+    def put_back(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        trained = {one for group in optimizer.param_groups for one in group["params"]}
+        for one in trained & before.keys():
+            old, weights = before.pop(one), moving[one]
+            with torch.no_grad():
+                one.copy_(old if weights is None else torch.where(weights.to(one.device), one, old))
+
+    return keep, put_back

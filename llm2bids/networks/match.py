@@ -1,0 +1,302 @@
+"""Which networks of one set are found again in another, and in how many runs, against chance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from llm2bids import __version__
+from llm2bids.bids.dataset import Dataset
+from llm2bids.bids.names import format_name
+from llm2bids.bids.templates import template_json
+from llm2bids.errors import DatasetError, InferenceError
+from llm2bids.glm.output import versions
+from llm2bids.ica.components import assign, correlate
+from llm2bids.mask.files import check_same_model, check_same_space
+from llm2bids.networks.figures_match import draw_match
+from llm2bids.networks.output import FOLDER, Answer, publish_answer
+from llm2bids.networks.overlap import holm
+from llm2bids.networks.similarity import index_of, p_at_least, units_per_layer
+from llm2bids.networks.templates import TemplateSet, read_set
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+FOUND: Final = 0.2
+"""IoU above which a network is found again (Liu et al. 2025)."""
+_AT_A_TIME: Final = 100
+"""Permutations held at once."""
+_CORRELATION_SAYS: Final = 1e-6
+"""Weight of the correlation where IoU leaves several assignments."""
+_COLUMNS: Final = {
+    "template": "Network of A.",
+    "match": "Network of B that is assigned to it: each to one at most, such that the sum of IoU is the largest (where "
+    "that leaves a choice, of absolute correlations). n/a where B has run out of networks.",
+    "iou": "Shared units over units of either, of the two.",
+    "correlation": "Pearson correlation of the two maps over units; of masks where a set has no maps.",
+    "units_a": "Units of the template.",
+    "units_b": "Units of its match.",
+    "shared": "Units of both.",
+    "best": "The network of B that shares most with it, whoever else it is assigned to.",
+    "best_iou": "Its IoU.",
+    "best_chance": "Mean of the best IoU with any network of B when the units of the template are permuted within "
+    "every layer.",
+    "best_p": "How often these permutations have as large a best IoU or a larger one.",
+    "groups": "Runs, subjects or files in which networks of B were found.",
+    "recurrence": "In how many of them the best network has an IoU above the bound.",
+    "recurrence_chance": "Mean of that when the units of the template are permuted within every layer.",
+    "recurrence_p": "How often these permutations recur in as many or more. Permutations take units for independent: "
+    "units that go together in any map of the model, such as one channel of the residual stream in all layers, make "
+    "p too small.",
+    "recurrence_p_holm": "The same, corrected for the number of templates (Holm).",
+    "group": "Run, subject or file.",
+}
+
+
+def match(  # noqa: PLR0913 - the arguments of the command
+    a: str | Path | Sequence[str | Path],
+    b: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    bound: float = FOUND,
+    n_draws: int = 1000,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> Answer:
+    """Match the networks of two sets, and count in how many runs each is found again.
+
+    Parameters
+    ----------
+    a, b : path-like or sequence of path-like
+        Templates, and where they are looked for: a folder of results of ``glm`` or ``ica`` (with ``by="run"``,
+        recurrence is over runs), another folder with masks, an image of several maps, a pattern, or masks.
+    out : path-like, optional
+        Folder of results to add the answer to; by default `b`, where it is one.
+    bound : float
+        IoU above which a network is found again.
+    n_draws : int
+        Permutations of units within layers.
+    seed : int
+        Which ones.
+    overwrite : bool
+        Replace an answer that is there.
+    progress : bool, optional
+        Whether to show a progress bar; by default if the terminal can.
+
+    Returns
+    -------
+    Answer
+        Tables ``pairs`` (one row per template), ``recurrence`` (best IoU per template and run), ``iou`` and
+        ``correlation`` (matrices), and a figure.
+
+    Raises
+    ------
+    LLM2BIDSError
+        If a file is missing or no network, or the two are not of one model and space.
+    """
+    if n_draws < 1:
+        raise InferenceError(f"{n_draws} draws asked for; 1000 or more needed for a p-value of .001")
+    if not 0 <= bound < 1:
+        raise InferenceError(f"bound {bound:g} found; an IoU from 0 to below 1 needed, e.g. 0.2")
+    one, other = _read_both(a, b)
+    target = _target(b, out)
+    entities = {"space": one.space.label, "desc": "match"}
+    path = target.root / FOLDER / format_name("networks.json", **entities)
+    if path.exists() and not overwrite:
+        raise DatasetError(f"{path} exists already; replace it with --overwrite, or write elsewhere with --out")
+    hide = None if progress is None else not progress
+    with tqdm(total=len(one.items) * n_draws, unit=" draws", disable=hide, dynamic_ncols=True, desc="match") as bar:
+        answer = compare(one, other, bound, n_draws, np.random.default_rng(seed), bar.update)
+    sidecar = {
+        "Description": "llm2bids networks match",
+        "GeneratedBy": [{"Name": "llm2bids", "Version": __version__}],
+        "SourceFiles": {
+            name: sorted({item.file.name for item in part.items}) for name, part in zip("AB", (one, other), strict=True)
+        },
+        "Columns": _COLUMNS,
+        "Llm2bids": {
+            "Model": one.fields.get("Model"),
+            "WeightsSHA256": one.fields.get("WeightsSHA256"),
+            "UnitSpace": one.space.to_json(),
+            "Settings": {**answer.settings, "Seed": seed},
+            "Versions": versions(),
+        },
+    }
+    with target.lock():
+        target.add_missing("dataset_description.json", template_json("ica_description.json", version=__version__))
+        target.add_missing("README.md", "ica_README.md")
+    return publish_answer(target, entities, answer, sidecar)
+
+
+def compare(
+    one: TemplateSet,
+    other: TemplateSet,
+    bound: float,
+    n_draws: int,
+    rng: np.random.Generator,
+    tick: Callable[[int], object] = lambda _: None,
+) -> Answer:
+    """Match two sets that have been read.
+
+    Parameters
+    ----------
+    one, other : TemplateSet
+        Templates, and where they are looked for.
+    bound : float
+        IoU above which a network is found again.
+    n_draws : int
+        Permutations of units within layers.
+    rng : Generator
+        Which ones.
+    tick : callable
+        Told how many permutations are done.
+
+    Returns
+    -------
+    Answer
+        See `match`; not written.
+    """
+    iou = iou_matrix(one.selected, other.selected)
+    correlation = correlate(one.values, other.values)
+    of = np.array([other.groups.index(item.of) for item in other.items])
+    layers = one.space.locate(np.arange(one.space.n_units))[0]
+    assigned = assign(iou + _CORRELATION_SAYS * np.abs(correlation))
+    by_group = np.stack([iou[:, of == number].max(1) for number in range(len(other.groups))], axis=1)
+    names_a, names_b = one.names, other.names
+    rows = []
+    for number, name in enumerate(names_a):
+        drawn = permuted_iou(one.selected[number], other.selected, layers, n_draws, rng, tick)
+        found_by_chance = np.stack(
+            [drawn[:, of == group].max(1) > bound for group in range(len(other.groups))], axis=1
+        ).sum(1)
+        best, column = int(iou[number].argmax()), int(assigned[number])
+        recurrence = int((by_group[number] > bound).sum())
+        there = column >= 0
+        rows.append(
+            {
+                "template": name,
+                "match": names_b[column] if there else "n/a",
+                "iou": iou[number, column] if there else np.nan,
+                "correlation": correlation[number, column] if there else np.nan,
+                "units_a": int(one.selected[number].sum()),
+                "units_b": int(other.selected[column].sum()) if there else 0,
+                "shared": int((one.selected[number] & other.selected[column]).sum()) if there else 0,
+                "best": names_b[best],
+                "best_iou": iou[number, best],
+                "best_chance": float(drawn.max(1).mean()),
+                "best_p": float(p_at_least(iou[number, best], drawn.max(1))),
+                "groups": len(other.groups),
+                "recurrence": recurrence,
+                "recurrence_chance": float(found_by_chance.mean()),
+                "recurrence_p": float(p_at_least(recurrence, found_by_chance)),
+            }
+        )
+    pairs = pd.DataFrame(rows)
+    pairs["recurrence_p_holm"] = holm(pairs["recurrence_p"].to_numpy())
+    tables = {
+        "pairs": pairs,
+        "recurrence": pd.DataFrame(by_group.T, columns=names_a).assign(group=other.groups)[["group", *names_a]],
+        "iou": _matrix(iou, names_a, names_b),
+        "correlation": _matrix(correlation, names_a, names_b),
+    }
+    figure = draw_match(pairs, iou[:, assigned[assigned >= 0]], [names_b[n] for n in assigned if n >= 0], bound)
+    settings: dict[str, Any] = {"Bound": bound, "Draws": n_draws, "NetworksA": len(names_a), "NetworksB": len(names_b)}
+    return Answer(
+        "match", str(one.fields.get("Model") or ""), one.space.site, tables, {"figure": figure}, settings, _COLUMNS
+    )
+
+
+def iou_matrix(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Measure what every two networks of two sets share.
+
+    Parameters
+    ----------
+    one, other : ndarray of bool, shapes (n_one, n_units) and (n_other, n_units)
+        One row per network.
+
+    Returns
+    -------
+    ndarray, shape (n_one, n_other)
+        Shared units over units of either; 0 where both are empty.
+
+    Examples
+    --------
+    >>> iou_matrix(np.array([[True, True, False]]), np.array([[True, False, False], [False, True, True]])).tolist()
+    [[0.5, 0.3333333333333333]]
+    """
+    shared = one.astype(np.float32) @ other.T.astype(np.float32)
+    return np.nan_to_num(index_of("jaccard", shared, one.sum(1)[:, None], other.sum(1)[None]))
+
+
+def permuted_iou(
+    template: NDArray[np.bool_],
+    networks: NDArray[np.bool_],
+    layers: NDArray[np.int64],
+    n_draws: int,
+    rng: np.random.Generator,
+    tick: Callable[[int], object] = lambda _: None,
+) -> NDArray[np.float64]:
+    """Measure what networks share with a template whose units are permuted within every layer.
+
+    Parameters
+    ----------
+    template : ndarray of bool, shape (n_units,)
+        Keeps its number of units per layer.
+    networks : ndarray of bool, shape (n_networks, n_units)
+        One row per network; all meet the same permutation, so that the best of them can be compared.
+    layers : ndarray of int, shape (n_units,)
+        Layer of each unit.
+    n_draws : int
+        Permutations.
+    rng : Generator
+        Which ones.
+    tick : callable
+        Told how many permutations are done.
+
+    Returns
+    -------
+    ndarray, shape (n_draws, n_networks)
+        IoU.
+    """
+    counts = units_per_layer(template[None], layers)[0]
+    places = [np.flatnonzero(layers == layer) for layer in range(len(counts))]
+    drawn = []
+    for start in range(0, n_draws, _AT_A_TIME):
+        some = np.zeros((min(_AT_A_TIME, n_draws - start), len(template)), bool)
+        for row in some:
+            for count, own in zip(counts, places, strict=True):
+                row[rng.choice(own, count, replace=False)] = True
+        drawn.append(iou_matrix(some, networks))
+        tick(len(some))
+    return np.concatenate(drawn)
+
+
+def _read_both(
+    a: str | Path | Sequence[str | Path], b: str | Path | Sequence[str | Path]
+) -> tuple[TemplateSet, TemplateSet]:
+    """Both sets, of one model and space."""
+    one = read_set(a)
+    other = read_set(b, one.space)
+    names = (one.items[0].file.name, other.items[0].file.name)
+    check_same_space(one.space, other.space, names)
+    check_same_model(one.fields, other.fields, names)
+    return one, other
+
+
+def _target(b: str | Path | Sequence[str | Path], out: str | Path | None) -> Dataset:
+    """The folder of results that the answer goes to."""
+    if out is None and (not isinstance(b, str | Path) or not (Path(b) / "dataset_description.json").is_file()):
+        raise DatasetError("B is no folder of results, so there is no place for the answer; give a folder with --out")
+    return Dataset(Path(out if out is not None else str(b)), "derivative")
+
+
+def _matrix(values: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """A matrix with the names of B down and of A along, which are fewer."""
+    return pd.DataFrame(values.T, columns=list(rows)).assign(network=list(columns))[["network", *rows]]

@@ -1,0 +1,162 @@
+"""Two models on one set of texts: how alike their networks run does not depend on names and sizes of units."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from llm2bids.bids.tables import read_tsv
+from llm2bids.cli import main
+from llm2bids.errors import DatasetError, InferenceError
+from llm2bids.fingerprint import Courses, choose_level, compare, fingerprint, read_courses, score_of, spearman
+from llm2bids.ica import ica
+from llm2bids.ica.components import courses_of, fit
+from llm2bids.ica.reduction import principal, reduce_runs
+from llm2bids.ica.settings import Settings
+from llm2bids.ica.sources import find_sources
+from llm2bids.validate import validate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+QUIET = np.random.default_rng
+
+
+def made(
+    seed: int, n_networks: int = 3, *, reads: bool = True, n_texts: int = 12, like: Courses | None = None
+) -> Courses:
+    """Random courses over texts of 9 tokens; `like` another model but for order, sign and a monotone scale."""
+    rng = np.random.default_rng(seed)
+    names = tuple(f"ica{number:02d}" for number in range(n_networks))
+    if like is not None:
+        texts = {name: np.cbrt(-2 * own[:, ::-1]) for name, own in like.texts.items()}
+        return Courses("copy", "copy", names, texts, reads)
+    return Courses("one", "one", names, {f"t{n}": rng.normal(size=(9, n_networks)) for n in range(n_texts)}, reads)
+
+
+def test_spearman_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(2, 20, 3))
+    other[:5] = 0  # ties
+    expected = [[spearmanr(one[:, a], other[:, b]).statistic for b in range(3)] for a in range(3)]
+    assert spearman([one], [other]) == pytest.approx(np.array(expected))
+    assert spearman([one, one], [other, -other]) == pytest.approx(np.zeros((3, 3)))
+    assert spearman([one], [np.ones((25, 2))]).tolist() == [[0, 0]] * 3
+
+
+@pytest.mark.parametrize("level", ["prompt", "token"])
+def test_a_copy_scores_one_and_a_stranger_no_more_than_chance(level: str) -> None:
+    one = made(1)
+    copy = replace(made(1, like=one), texts={name: -3 * own[:, ::-1] for name, own in one.texts.items()})
+    score = compare(one, copy, level, 200, np.random.default_rng(0)).tables["score"].iloc[0]  # type: ignore[arg-type]
+    assert score["score"] == pytest.approx(1)
+    assert score["strong"] == 3
+    assert score["score_p"] < 0.01
+    matches = compare(one, copy, level, 2, np.random.default_rng(0)).tables["matches"]  # type: ignore[arg-type]
+    assert sorted(zip(matches["network_a"], matches["network_b"], strict=True)) == [
+        ("ica00", "ica02"),
+        ("ica01", "ica01"),
+        ("ica02", "ica00"),
+    ]
+    stranger = compare(one, made(2), level, 200, np.random.default_rng(0)).tables["score"].iloc[0]  # type: ignore[arg-type]
+    assert stranger["score_p"] > 0.05
+
+
+def test_p_is_uniform_where_models_have_nothing_in_common() -> None:
+    p_values = [
+        compare(made(2 * n), made(2 * n + 1), "prompt", 39, np.random.default_rng(n)).tables["score"]["score_p"][0]
+        for n in range(40)
+    ]
+    assert 0.3 < np.mean(p_values) < 0.7
+    assert np.mean(np.array(p_values) <= 0.1) <= 0.25
+
+
+def test_tokens_are_aligned_only_where_they_can_be() -> None:
+    one, other = made(1), made(2)
+    assert choose_level(one, other, "auto") == "token"
+    assert choose_level(one, other, "prompt") == "prompt"
+    assert choose_level(one, replace(other, reads=False), "auto") == "prompt"
+    cut = replace(other, texts={name: own[:7] for name, own in other.texts.items()})
+    assert choose_level(one, cut, "auto") == "prompt"
+    with pytest.raises(InferenceError, match="--level prompt"):
+        choose_level(one, cut, "token")
+    with pytest.raises(InferenceError, match="use auto"):
+        choose_level(one, cut, "word")  # type: ignore[arg-type]
+    with pytest.raises(InferenceError, match="4 texts found"):
+        choose_level(one, made(2, n_texts=4), "auto")
+
+
+def test_units_may_be_permuted_and_scaled(planted: Path) -> None:
+    """The same networks, and so the same score, of a copy of the phantom's signals with other units and scales."""
+    (source,) = find_sources(planted, Settings(scale="none"), tasks=["pathology"])
+    raw = [source.signals(number).astype(np.float64) for number in range(2)]
+    rng = np.random.default_rng(3)
+    order, scale = rng.permutation(raw[0].shape[1]), rng.uniform(0.1, 30, raw[0].shape[1])
+
+    def texts_of(runs: list[NDArray[np.float64]], n_components: int = 4) -> Courses:
+        standard = [(run - run.mean(0)) / run.std(0) for run in runs]
+        means = [run.reshape(33, 24, -1).mean(1) for run in standard]
+        reduced = reduce_runs(lambda: iter(means), principal(iter(means))[1][:30])  # type: ignore[arg-type]
+        maps = fit(reduced, n_components, Settings(), 0)
+        courses = np.concatenate([courses_of(run, maps) for run in standard]).reshape(66, 24, n_components)
+        names = tuple(map(str, range(n_components)))
+        return Courses("x", "x", names, {str(number): own for number, own in enumerate(courses)}, reads=False)
+
+    one, other = texts_of(raw), texts_of([(run * scale)[:, order] for run in raw])
+    assert compare(one, other, "prompt", 5, QUIET(0)).tables["score"]["score"][0] == pytest.approx(1, abs=1e-4)
+    third = texts_of(raw[::-1], 3)
+    assert score_of(compare(one, third, "prompt", 5, QUIET(0)).tables["spearman"].iloc[:, 1:].to_numpy())[
+        0
+    ] == pytest.approx(compare(other, third, "prompt", 5, QUIET(0)).tables["score"]["score"][0], abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def results(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two decompositions of one recording, with other numbers of components."""
+    folder = tmp_path_factory.mktemp("fingerprint")
+    for name, number in (("a", 6), ("b", 8)):
+        ica(planted, folder / name, task_label=["pathology"], components=number, progress=False)
+    return folder / "a", folder / "b"
+
+
+def test_command(results: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = results
+    call = ["fingerprint", str(one), str(other), "--n-draws", "99"]
+    assert main(call) == 0
+    assert "score" in capsys.readouterr().out
+    assert main(call) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*call, "--overwrite", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (score,) = told["tables"]["score"]
+    assert score["level"] == "prompt"
+    assert score["score_p"] == 0.01
+    assert score["pairs"] == 6
+    assert {path.rpartition("_")[2] for path in told["files"]} == {
+        "score.tsv",
+        "matches.tsv",
+        "spearman.tsv",
+        "figure.png",
+        "networks.json",
+    }
+    assert validate(one)[0].summary().endswith("0 errors, 0 warnings")
+    courses = read_courses(next(iter(one.rglob("*_ica.json"))))
+    assert len(courses.texts) == len(set(courses.texts)) >= 30
+    first = read_tsv(next(iter(sorted(one.rglob("*run-01*_timeseries.tsv"))))).astype(float).to_numpy()
+    assert any((own == first[: len(own)]).all() for own in courses.texts.values())
+
+
+def test_what_cannot_be_compared_is_refused(results: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="holds 0 decompositions"):
+        fingerprint(tmp_path, results[0])
+    with pytest.raises(InferenceError, match="0 draws"):
+        fingerprint(*results, n_draws=0)
+    with pytest.raises(InferenceError, match="cannot be aligned"):
+        fingerprint(*results, level="token")
