@@ -83,7 +83,17 @@ def test_files_the_readme_points_to_exist() -> None:
 
 
 def test_the_options_the_readme_names_exist() -> None:
-    verbs = (["record"], ["prep"], ["glm"], ["networks", "identify"], ["mask", "convert"], ["lesion"], ["prune"], ["ica"], ["networks", "match"])
+    verbs = (
+        ["record"],
+        ["prep"],
+        ["glm"],
+        ["networks", "identify"],
+        ["mask", "convert"],
+        ["lesion"],
+        ["prune"],
+        ["ica"],
+        ["networks", "match"],
+    )
     calls = ([sys.executable, "-m", "llm2bids", *verb, "--help"] for verb in verbs)
     shown = "".join(subprocess.run(call, capture_output=True, text=True, check=True).stdout for call in calls)
     for option in set(re.findall(r"--[a-z][a-z-]+", (ROOT / "README.md").read_text())):
