@@ -31,6 +31,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/analysis.py
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/networks.py
+	$(BIN)/python benchmarks/components.py --settings
 
 # torch comes first and alone: pip would otherwise take the newest, with gigabytes of CUDA where none is needed.
 $(READY): pyproject.toml constraints.txt

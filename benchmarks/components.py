@@ -1,0 +1,80 @@
+"""Do independent components find planted networks? Best IoU with each, over seeds and recordings.
+
+``python benchmarks/components.py [--recordings 5] [--settings]`` records the phantom's six tasks, decomposes what it
+did without knowing of any task, and prints for each of the six planted networks the IoU of the component most like it.
+``--settings`` tries other settings than the defaults too, among them those of Liu et al. 2025.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm2bids.ica import ica
+from llm2bids.mask import load_mask
+from llm2bids.phantom import phantom_truth
+from llm2bids.prep import prep
+from llm2bids.record import record
+
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {"z": 3.6},
+    {"components": 10},
+    {"components": 20, "axis": "spatial"},
+    {"components": 10, "method": "canica"},
+    {"components": 10, "method": "dictlearning"},
+    {"components": 40, "samples": "token", "axis": "spatial"},
+    {"components": 10, "samples": "token", "axis": "spatial", "scale": "none", "z": 3.6},
+)
+ENOUGH = 0.8
+
+
+def best(root: Path, out: Path, **settings: Any) -> np.ndarray:
+    """Best IoU with each planted network."""
+    (found,) = ica(root, out, overwrite=True, progress=False, **settings)
+    masks = [load_mask(path) for path in found.masks]
+    networks = np.stack([mask.selected for mask in masks])
+    truth = np.stack([mask.selected for mask in phantom_truth(masks[0].space).values()])
+    shared = (networks[:, None] & truth).sum(-1)
+    return (shared / np.maximum((networks[:, None] | truth).sum(-1), 1)).max(0)
+
+
+def tell(what: str, iou: np.ndarray) -> None:
+    """One line per decomposition."""
+    each = " ".join(f"{value:.2f}" for value in iou)
+    print(f"{what:<62} {each}   min {iou.min():.2f}  mean {iou.mean():.3f}", flush=True)
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recordings", type=int, default=5, help="with other prompts (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=5, help="of the decomposition, first recording (%(default)s)")
+    parser.add_argument("--settings", action="store_true", help="other settings too, first recording")
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    kept = True
+    with tempfile.TemporaryDirectory() as name:
+        for number in range(args.recordings):
+            root = Path(name, f"ds{number}")
+            record(root, seed=number)
+            prep(root)
+            for seed in range(args.seeds if number == 0 else 1):
+                iou = best(root, Path(name, "ica"), seed=seed)
+                tell(f"recording {number}, seed {seed}, defaults", iou)
+                kept &= bool(iou.min() >= ENOUGH and iou.mean() >= (1 + ENOUGH) / 2)
+            for settings in SETTINGS if args.settings and number == 0 else ():
+                tell(
+                    " ".join(f"{key}={value}" for key, value in settings.items()),
+                    best(root, Path(name, "ica"), **settings),
+                )
+    sys.exit(0 if kept else 1)
+
+
+if __name__ == "__main__":
+    main()
