@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
@@ -13,8 +15,14 @@ from llm2bids.glm import glm
 from llm2bids.prep import prep
 from llm2bids.record import record
 
+from .maps import IDENTITY, SPACE, VALUES, write_map
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llm2bids.record import Recording
+
+    from .group_cases import Cohort
 
 SHARED_MODEL = Path(__file__).parents[2] / "shared" / "models" / "minilm-causal"
 
@@ -57,3 +65,73 @@ def planted(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 def planted_results(planted: Path, tmp_path: Path) -> Path:
     """Its networks, to write into."""
     return shutil.copytree(planted / "derivatives" / "glm", tmp_path / "glm")
+
+
+@pytest.fixture
+def bold(tmp_path: Path) -> Path:
+    """A recording that says which voxel is which unit."""
+    return write_map(tmp_path / "sub-x_task-a_bold.nii.gz", np.ones((2, SPACE.n_units)), **IDENTITY, Mode="read")
+
+
+@pytest.fixture
+def zstat(tmp_path: Path) -> Path:
+    """A map with a sidecar of ours."""
+    return write_map(tmp_path / "sub-x_contrast-onVsOff_stat-z_statmap.nii.gz", VALUES, **IDENTITY)
+
+
+def made_once(factory: pytest.TempPathFactory, worker_id: str, name: str, make: Callable[[Path], object]) -> Path:
+    """A dataset for the processes of one test session: the first makes it, the others wait."""
+    base = factory.getbasetemp()
+    home = (base if worker_id == "master" else base.parent) / name
+    with FileLock(f"{home}.lock"):
+        if not home.exists():
+            root = base / f"{name}-unfinished" / "ds"
+            make(root)
+            root.parent.rename(home)
+    return home / "ds"
+
+
+@pytest.fixture(scope="session")
+def two_sites(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """One task at two sites, two runs, prepared; do not write into it."""
+
+    def make(root: Path) -> None:
+        from .glm_cases import SMALL
+
+        record(root, task="pathology", sites=["block", "mlp"], **SMALL)
+        prep(root, progress=False)
+
+    return made_once(tmp_path_factory, worker_id, "two-sites", make)
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Three phantoms of other noise, analysed one by one; do not write into it."""
+
+    def make(root: Path) -> None:
+        from llm2bids.phantom import build_phantom
+
+        from .group_cases import SMALL
+
+        for seed in (1, 2, 3):
+            record(root, model=build_phantom(seed), subject=f"p{seed}", task="pathology", **SMALL)
+        prep(root, progress=False)
+        glm(root, root / "derivatives" / "glm", progress=False)
+
+    return made_once(tmp_path_factory, worker_id, "phantoms", make)
+
+
+@pytest.fixture(scope="session")
+def known_cohort(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """Eight subjects with the files of a phantom and effects of our own; do not write into it."""
+    from .group_cases import made_of
+
+    return made_of(phantoms, tmp_path_factory.mktemp("made") / "ds")
+
+
+@pytest.fixture
+def cohort(known_cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cohort:
+    """A copy to write into; pages are drawn for phantoms only, which is slow."""
+    monkeypatch.setattr("llm2bids.glm.write_page", lambda *_: None)
+    shutil.copytree(known_cohort.raw, tmp_path / "ds")
+    return replace(known_cohort, raw=tmp_path / "ds")

@@ -1,11 +1,8 @@
-"""Slopes over modulators and answers in bins of tokens: equal to OLS by hand, calibrated over prompts, or refused."""
+"""Slopes over modulators and answers in bins of tokens: equal to OLS by hand, and calibrated over prompts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import product
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,179 +12,36 @@ from nilearn.glm.contrasts import compute_contrast
 from nilearn.glm.first_level import run_glm
 from scipy import stats
 
-from llm2bids.bids.tables import read_json, read_tsv, write_json
 from llm2bids.design import frame_times, prompt_design
-from llm2bids.errors import DesignError, InferenceError, LLM2BIDSError, StatsModelError
-from llm2bids.glm import glm
-from llm2bids.glm.analysis import Analysis
-from llm2bids.glm.estimate import check, estimate, first_level, second_level
+from llm2bids.errors import DesignError, InferenceError
+from llm2bids.glm.estimate import check, first_level, second_level
 from llm2bids.glm.fit import flips_signs, max_t
-from llm2bids.glm.kinds import Weighing, with_bins, with_slopes
+from llm2bids.glm.kinds import with_bins, with_slopes
 from llm2bids.glm.settings import Settings
-from llm2bids.prep import prep
-from llm2bids.record import record
-from llm2bids.regressors import MEAN, Column
-from llm2bids.statsmodel import Contrast, StatsModel
-from llm2bids.validate import validate
+from llm2bids.statsmodel import Contrast
+
+from .event_related_cases import (
+    BINS,
+    DELAYS,
+    POSITION,
+    SLOPES,
+    SURPRISAL,
+    Run,
+    analysis_of,
+    by_prompt,
+    contrast,
+    fitted,
+    model,
+    refused,
+    run_of,
+    slopes_by_hand,
+    vars_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
-
-    from llm2bids.glm import Finding
-    from llm2bids.glm.estimate import Fitted
-
-OFF_ON = ("off", "on")
-FACTOR = {"Name": "Factor", "Input": ["trial_type"]}
-SURPRISAL = [
-    {"Name": "Product", "Input": [f"trial_type.{name}", "tok_surprisal"], "Output": [f"{name}_x_surprisal"]}
-    for name in OFF_ON
-]
-POSITION = [
-    {"Name": "Product", "Input": ["tok_position", f"trial_type.{name}"], "Output": f"{name}_x_position"}
-    for name in OFF_ON
-]
-BINS = {"Name": "Convolve", "Model": "fir", "Input": ["trial_type.*"], "FIRDelays": [0, 4, 8]}
-SLOPES = ["trial_type.on", "trial_type.off", "on_x_surprisal", "off_x_surprisal"]
-DELAYS = [f"trial_type.{name}_delay_{delay}" for name in OFF_ON for delay in (0, 4, 8)]
-
-
-def contrast(name: str, test: str = "t", **weights: Any) -> dict[str, Any]:
-    """One contrast; ``on_delay_0=1`` weighs a condition or its bin, names with ``_x_`` a product."""
-    columns = [column if "_x_" in column else f"trial_type.{column}" for column in weights]
-    rows = list(weights.values())
-    return {
-        "Name": name,
-        "ConditionList": columns,
-        "Weights": np.transpose(rows).tolist() if test == "F" else rows,
-        "Test": test,
-    }
-
-
-def model(steps: Sequence[dict[str, Any]], x: Sequence[str], *contrasts: dict[str, Any]) -> dict[str, Any]:
-    """The JSON of a model."""
-    transformations = {"Transformer": "pybids-transforms-v1", "Instructions": [FACTOR, *steps]}
-    node = {"Level": "Run", "Name": "run", "GroupBy": ["run", "subject"], "Transformations": transformations,
-            "Model": {"Type": "glm", "X": list(x)}, "Contrasts": list(contrasts)}  # fmt: skip
-    return {"Name": "m", "BIDSModelVersion": "1.0.0", "Nodes": [node]}
-
-
-# ---- runs that are nowhere on disk
-
-
-@dataclass(frozen=True)
-class Run:
-    """What an analysis asks of a run: prompts one after another, of some lengths, and what the units did."""
-
-    label: str
-    trial_types: tuple[str, ...]
-    lengths: tuple[int, ...]
-    tokens: pd.DataFrame
-    activity: NDArray[np.float64]
-    texts: tuple[str, ...] = ()
-    volumes: Any = field(default_factory=lambda: SimpleNamespace(own={"HighPassHz": None}, entities={"sub": "x"}))
-
-    @cached_property
-    def times(self) -> NDArray[np.float64]:
-        return frame_times(sum(self.lengths), 1.0)
-
-    @cached_property
-    def events(self) -> pd.DataFrame:
-        onsets = np.cumsum([0, *self.lengths[:-1]]).astype(float)
-        return pd.DataFrame(
-            {"onset": onsets, "duration": np.array(self.lengths, float), "trial_type": list(self.trial_types)}
-        )
-
-    @property
-    def confounds(self) -> pd.DataFrame:
-        return self.tokens
-
-    @property
-    def conditions(self) -> set[str]:
-        return set(self.trial_types)
-
-    @property
-    def varying(self) -> Any:
-        return SimpleNamespace(selected=np.ones(self.activity.shape[1], bool))
-
-    def stimuli(self, prompts: Sequence[str]) -> list[str]:
-        return list(self.texts) or [f"{self.label}_{prompt}" for prompt in prompts]
-
-    def signals(self, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-        return self.activity[:, kept]
-
-
-def noise(rng: np.random.Generator, lengths: Sequence[int], n_units: int, rho: float = 0.5) -> NDArray[np.float64]:
-    """AR(1) within each prompt, as its tokens are."""
-    parts = []
-    for length in lengths:
-        drawn = rng.normal(size=(length, n_units))
-        drawn[0] /= np.sqrt(1 - rho**2)
-        for row in range(1, length):
-            drawn[row] += rho * drawn[row - 1]
-        parts.append(drawn)
-    return np.concatenate(parts)
-
-
-def run_of(
-    seed: int,
-    n_units: int,
-    *,
-    lengths: Sequence[int] = (12,) * 24,
-    label: str = "run-01",
-    spread: float = 0.0,
-    slope: float = 0.0,
-    in_bin: float = 0.0,
-) -> Run:
-    """Noise; `spread` varies means and slopes from prompt to prompt, `slope` and `in_bin` are planted in "on"."""
-    rng = np.random.default_rng(seed)
-    kinds = rng.permutation(np.resize(OFF_ON, len(lengths)))
-    position = np.concatenate([np.arange(length) for length in lengths])
-    tokens = pd.DataFrame(
-        {
-            "tok_position": position,
-            "tok_surprisal": rng.gamma(2, 2, len(position)),
-            "level": np.repeat(1.0, len(position)),
-        }
-    )
-    values = noise(rng, lengths, n_units)
-    ends = np.cumsum(lengths)
-    for number, (stop, length) in enumerate(zip(ends, lengths, strict=True)):
-        own = slice(stop - length, stop)
-        on = kinds[number] == "on"
-        slopes = rng.normal(slope * on, spread / 4, n_units)
-        values[own] += rng.normal(0, spread, n_units) + tokens["tok_surprisal"].to_numpy()[own, None] * slopes
-        values[own][4:8] += in_bin * on
-    return Run(label, tuple(map(str, kinds)), tuple(lengths), tokens, values)
-
-
-def analysis_of(runs: Run | Sequence[Run], fields: dict[str, Any], **settings: Any) -> Analysis:
-    chosen = {"drift": "none", **settings}
-    every = (runs,) if isinstance(runs, Run) else tuple(runs)
-    return Analysis(every, StatsModel.from_json(fields), Settings(**chosen))  # type: ignore[arg-type]
-
-
-def fitted(runs: Run | Sequence[Run], fields: dict[str, Any], **settings: Any) -> Fitted:
-    """What an analysis that passed its check comes to."""
-    analysis = analysis_of(runs, fields, **settings)
-    check(analysis)
-    return estimate(analysis)
-
-
-def by_prompt(run: Run) -> list[slice]:
-    stops = np.cumsum(run.lengths)
-    return [slice(stop - length, stop) for stop, length in zip(stops, run.lengths, strict=True)]
-
-
-def slopes_by_hand(run: Run, names: Sequence[str] = ("tok_surprisal",)) -> NDArray[np.float64]:
-    """Slopes of each prompt by least squares, shape (n_prompts, n_modulators, n_units)."""
-    found = []
-    for own in by_prompt(run):
-        design = np.column_stack([np.ones(own.stop - own.start), run.tokens[list(names)].to_numpy()[own]])
-        found.append(np.linalg.lstsq(design, run.activity[own], rcond=None)[0][1:])
-    return np.array(found)
 
 
 # ---- numbers
@@ -282,11 +136,6 @@ def test_texts_shown_again_are_one_sample() -> None:
     assert (twice.told["c"]["NumberOfPrompts"], twice.told["c"]["NumberOfSamples"]) == (24, 12)
     np.testing.assert_allclose(once.maps["c"].stat, twice.maps["c"].stat, rtol=1e-8)
     refused(InferenceError, "24 prompts in more than one run", runs, fields, inference="run")
-
-
-def vars_of(run: Run) -> dict[str, Any]:
-    names = ("label", "trial_types", "lengths", "tokens", "activity", "volumes")
-    return {name: getattr(run, name) for name in names}
 
 
 def test_runs_apart_are_weighed_by_their_precision() -> None:
@@ -432,71 +281,6 @@ def test_max_t_of_a_mean_slope_runs_through() -> None:
     assert max(found.adjusted["one"].max(), found.adjusted["both"].max()) <= 0.05
 
 
-# ---- contrasts in two parts
-
-COLUMNS = {
-    "trial_type.a": Column("a"), "trial_type.b": Column("b"), "a_x_s": Column("a", "s"), "b_x_s": Column("b", "s"),
-    "trial_type.a_delay_0": Column("a", "delay 0"), "trial_type.a_delay_4": Column("a", "delay 4"),
-    "trial_type.b_delay_0": Column("b", "delay 0"), "trial_type.b_delay_4": Column("b", "delay 4"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("weights", "kinds", "over", "is_level", "text"),
-    [
-        ({"trial_type.a": 1, "trial_type.b": -1}, {MEAN: 1}, {"a": 1, "b": -1}, True, "mean effect"),
-        ({"trial_type.a": -1, "trial_type.b": 1}, {MEAN: 1}, {"a": -1, "b": 1}, True, "mean effect"),
-        ({"a_x_s": 1, "b_x_s": -0.5}, {"s": 1}, {"a": 1, "b": -0.5}, False, "slope over s"),
-        ({"trial_type.a_delay_0": 0.5, "trial_type.a_delay_4": 0.5}, {"delay 0": 1, "delay 4": 1}, {"a": 0.5}, True, "delay 0 + delay 4"),
-        ({"trial_type.a_delay_0": 2, "trial_type.a_delay_4": -2}, {"delay 0": 1, "delay 4": -1}, {"a": 2}, False, "delay 0 - delay 4"),
-        ({"trial_type.a": 1, "a_x_s": 2}, {MEAN: 0.5, "s": 1}, {"a": 2}, True, "0.5 × mean effect + slope over s"),
-        (
-            {"trial_type.a_delay_0": 1, "trial_type.a_delay_4": -1, "trial_type.b_delay_0": -1, "trial_type.b_delay_4": 1},
-            {"delay 0": 1, "delay 4": -1}, {"a": 1, "b": -1}, False, "delay 0 - delay 4",
-        ),
-    ],
-)  # fmt: skip
-def test_a_contrast_is_what_it_takes_of_a_prompt_times_how_it_compares_conditions(
-    weights: dict[str, float],
-    kinds: dict[str, float],
-    over: dict[str, float],
-    is_level: bool,  # noqa: FBT001
-    text: str,
-) -> None:
-    asked = Contrast("c", tuple(weights), (tuple(map(float, weights.values())),))
-    found = Weighing.from_contrast(asked, COLUMNS)
-    assert found.kinds == kinds
-    assert (
-        dict(zip((name.removeprefix("trial_type.") for name in found.over.columns), found.over.weights[0], strict=True))
-        == over
-    )
-    assert (found.is_level, found.text) == (is_level, text)
-
-
-@pytest.mark.parametrize(
-    ("weights", "rows", "told"),
-    [
-        (
-            ["trial_type.a", "b_x_s"],
-            [[1, -1]],
-            "contrast c weighs mean effect, s of prompts differently in its conditions",
-        ),
-        (["trial_type.a_delay_0", "trial_type.b_delay_4"], [[1, -1]], "weighs delay 0, delay 4 .* conditions"),
-        (["a_x_s", "tok_position"], [[1, 1]], "weighs s, mean effect"),
-        (
-            ["trial_type.a_delay_0", "trial_type.a_delay_4"],
-            [[1, 0], [0, 1]],
-            "differently in its rows; .* --inference token",
-        ),
-    ],
-)
-def test_what_is_no_product_of_the_two_is_refused(weights: list[str], rows: list[list[float]], told: str) -> None:
-    test = "F" if len(rows) > 1 else "t"
-    asked = Contrast("c", tuple(weights), tuple(map(tuple, rows)), test)  # type: ignore[arg-type]
-    with pytest.raises(InferenceError, match=told):
-        Weighing.from_contrast(asked, COLUMNS)
-
-
 def test_f_whose_rows_take_the_same_of_a_prompt_is_tested() -> None:
     run = run_of(10, 4, spread=1.0)
     asked = contrast("any", "F", on_x_surprisal=[1, 0], off_x_surprisal=[0, 1])
@@ -531,131 +315,3 @@ def test_bins_partition_the_tokens_of_prompts() -> None:
     np.testing.assert_allclose(found.matrix.sum(axis=1), 1)
     assert list(found.matrix)[-1] == "prompt.0002_later", "the spike is a bin, so that the bin would not be estimable"
     assert found.matrix["prompt.0002_later"].sum() == 3
-
-
-# ---- what is refused
-
-
-def refused(
-    error: type[LLM2BIDSError], told: str, runs: Run | Sequence[Run], fields: dict[str, Any], **settings: Any
-) -> None:
-    with pytest.raises(error, match=told) as stop:
-        check(analysis_of(runs, fields, **settings))
-    assert "\n" not in str(stop.value)
-
-
-def test_prompts_without_a_slope_are_refused_where_they_are_needed() -> None:
-    run = run_of(1, 3, lengths=[12, 1, 12, 1, 12, 12, 12, 12])
-    kinds = ("on", "off", "on", "off", "on", "off", "on", "off")
-    run = Run(**vars_of(run) | {"trial_types": kinds})
-    told = (
-        "2 of 4 prompts of sub-x that contrast c compares have too few tokens, .* in tok_surprisal, .* longer prompts"
-    )
-    refused(DesignError, told, run, model(SURPRISAL, SLOPES, contrast("c", off_x_surprisal=1)))
-    assert fitted(run, model(SURPRISAL, SLOPES, contrast("c", on_x_surprisal=1))).told["c"]["NumberOfSamples"] == 4
-    flat = model([{**SURPRISAL[1], "Input": ["trial_type.on", "level"]}], SLOPES[:3], contrast("c", on_x_surprisal=1))
-    refused(DesignError, "4 of 4 prompts", run, flat)
-
-
-@pytest.mark.parametrize(
-    ("fields", "error", "told"),
-    [
-        (model([{**SURPRISAL[1], "Input": ["trial_type.on", "tok_frequency"]}], SLOPES[:3], contrast("c", on_x_surprisal=1)),
-         DesignError, "run-01: a Product names tok_frequency, which is no confound; there are tok_position"),
-        (model([{**SURPRISAL[1], "Output": "tok_position"}], ["tok_position"], contrast("c", on=1)),
-         StatsModelError, "Output tok_position, which is a confound already"),
-        (model(SURPRISAL, [*SLOPES, "old_x_surprisal"], contrast("c", on=1)), DesignError, "old_x_surprisal"),
-        (model([BINS], ["trial_type.on"], contrast("c", on=1)), DesignError, r"trial_type\.on is asked for .* there are trial_type\.off_delay_0, "),
-        (model(SURPRISAL, SLOPES, contrast("c", on_x_position=1)), DesignError, "weighs on_x_position, which the design"),
-        (model(SURPRISAL, SLOPES, contrast("c", on_delay_0=1)), DesignError, "names condition on_delay_0, .* it has on, off, on_x"),
-        (model([BINS], DELAYS, contrast("c", on_delay_0=1, off_delay_4=-1)), InferenceError, "differently in its conditions"),
-    ],
-)  # fmt: skip
-def test_what_a_run_does_not_have_is_refused(fields: dict[str, Any], error: type[LLM2BIDSError], told: str) -> None:
-    refused(error, told, run_of(2, 3), fields)
-
-
-def test_bins_of_one_token_leave_nothing_for_the_noise() -> None:
-    fields = model(
-        [{**BINS, "FIRDelays": list(range(12))}], ["trial_type.*"], contrast("c", on_delay_0=1, off_delay_0=-1)
-    )
-    told = "run-01 has 288 scans, of 24 prompts with slopes or bins, and 288 columns: none left .* --level prompt-mean"
-    refused(DesignError, told, run_of(3, 2), fields)
-    assert np.isfinite(fitted(run_of(3, 2), fields, level="prompt-mean").maps["c"].z).all()
-
-
-def test_dummies_are_products_and_bins_too() -> None:
-    for steps, x in (SURPRISAL, ["*_x_surprisal"]), ([BINS], ["trial_type.*"]):
-        fields = model(steps, x)
-        fields["Nodes"][0]["DummyContrasts"] = {"Test": "t"}
-        analysis = analysis_of(run_of(2, 3), fields)
-        assert [one.name for one in analysis.contrasts] == [
-            name.removeprefix("trial_type.") for name in analysis.columns
-        ]
-    asked = analysis_of(run_of(2, 3), model(SURPRISAL, ["*_x_surprisal"]))
-    assert list(asked.columns) == ["off_x_surprisal", "on_x_surprisal"]
-
-
-def test_products_are_named_without_the_factor_on_the_command_line() -> None:
-    read = StatsModel.from_json(model(SURPRISAL, SLOPES)).asking(
-        [Contrast.from_expression("on_x_surprisal - off_x_surprisal")]
-    )
-    assert read.run.contrasts[0].columns == ("on_x_surprisal", "off_x_surprisal")
-    assert read.run.contrasts[0].label == "onxsurprisalMinusOffxsurprisal"
-
-
-# ---- files
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One task, two runs, prepared."""
-    root = tmp_path_factory.mktemp("kinds") / "ds"
-    record(root, task="pathology", runs=2, blocks=2, prompts_per_block=2, tokens=9, progress=False)
-    prep(root, progress=False)
-    return root
-
-
-def analysed(root: Path, out: Path, fields: dict[str, Any], **options: Any) -> list[Finding]:
-    write_json(out.with_suffix(".json"), fields)
-    return glm(root, out, model=out.with_suffix(".json"), progress=False, **options)
-
-
-def test_files_say_what_was_made_and_keep_the_mean_effects(prepared: Path, tmp_path: Path) -> None:
-    level = contrast("level", on=1, off=-1)
-    asked = [level, contrast("slope", on_x_surprisal=1, off_x_surprisal=-1)]
-    (plain,) = analysed(prepared, tmp_path / "plain", model([], ["trial_type.*"], level))
-    both = analysed(prepared, tmp_path / "slopes", model(SURPRISAL, ["trial_type.*", *SLOPES[2:]], *asked))
-    bins = model([BINS], ["trial_type.*"], contrast("bin", on_delay_4=1, off_delay_4=-1))
-    (one,) = analysed(prepared, tmp_path / "bins", bins)
-    stem = plain.mask.name.split("_contrast")[0]
-    for ending in ("_prompts.tsv", "_stat-effect_desc-prompts_statmap.nii.gz", "_desc-prompts_design.tsv"):
-        kept = plain.mask.with_name(f"{stem}{ending}").read_bytes()
-        assert [found.mask.with_name(f"{stem}{ending}").read_bytes() == kept for found in (*both, one)] == [True] * 3
-    slope = read_json(
-        both[1].z_map.with_name(both[1].z_map.name.replace("stat-z_statmap.nii.gz", "stat-effect_statmap.json"))
-    )
-    assert (
-        slope["Description"]
-        == "slope: Effect: slope over tok_surprisal, in standard deviations of the unit over the run per unit of tok_surprisal."
-    )
-    assert slope["Llm2bids"]["Transformations"] == SURPRISAL
-    assert slope["Llm2bids"]["NumberOfPrompts"] == 20
-    assert len(read_tsv(next((tmp_path / "slopes").rglob("*_contrast-slope_design.tsv")))) == 20
-    assert "Transformations" not in read_json(plain.mask.with_name(f"{stem}_desc-brain_mask.json"))["Llm2bids"]
-    page = (tmp_path / "slopes" / "sub-phantom.html").read_text()
-    assert "on_x_surprisal = trial_type.on × tok_surprisal" in page
-    assert "Design matrix of slope: one row per prompt" in page
-    assert "trial_type.* in bins of tokens from 0, 4, 8" in (tmp_path / "bins" / "sub-phantom.html").read_text()
-    assert [issue.summary() for issue in validate(tmp_path / "slopes") if issue.issues] == []
-
-
-def test_another_product_under_the_same_name_is_another_analysis(prepared: Path, tmp_path: Path) -> None:
-    fields = model(SURPRISAL[1:], SLOPES[:3], contrast("c", on_x_surprisal=1))
-    analysed(prepared, tmp_path / "out", fields)
-    assert [one.skipped for one in analysed(prepared, tmp_path / "out", fields, resume=True)] == [True]
-    other = model(
-        [{**SURPRISAL[1], "Input": ["trial_type.on", "tok_entropy"]}], SLOPES[:3], contrast("c", on_x_surprisal=1)
-    )
-    with pytest.raises(LLM2BIDSError, match="made of other data or with other settings"):
-        analysed(prepared, tmp_path / "out", other, resume=True)
