@@ -24,9 +24,9 @@ from llm2bids.glm.prepared import PreparedRun
 from llm2bids.ica.components import assign
 from llm2bids.ica.job import SUMMARY
 from llm2bids.ica.sources import prompts_of
-from llm2bids.networks.figures import COLOURS, GREY, decimal, draw_matrix
 from llm2bids.networks.output import FOLDER, Answer, publish_answer
 from llm2bids.networks.similarity import p_at_least
+from llm2bids.pictures import COLOURS, GREY, decimal, draw_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

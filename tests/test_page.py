@@ -18,8 +18,9 @@ from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.tables import read_json, read_tsv, write_json
 from llm2bids.errors import DatasetError
 from llm2bids.glm import glm
-from llm2bids.glm.output import as_png, draw_design
+from llm2bids.glm.output import draw_design
 from llm2bids.glm.page import draw_layers, draw_profile, write_page
+from llm2bids.pictures import as_png
 from llm2bids.prep import prep
 from llm2bids.space import UnitSpace
 

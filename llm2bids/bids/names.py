@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from llm2bids.errors import LabelError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ENTITIES: Final = ("sub", "ses", "task", "acq", "run", "space", "atlas", "contrast", "stat", "label", "desc")
 """Entities we write, in the order of the specification (BIDS 1.11, appendix Entities; contrast and stat: BEP041)."""
@@ -141,3 +144,31 @@ def parse_name(name: str) -> tuple[str, dict[str, str]]:
     *parts, suffix = name.split("_")
     pairs = (part.partition("-") for part in parts)
     return suffix, {key: value for key, _, value in pairs}
+
+
+def short_names(files: Sequence[str]) -> list[str]:
+    """Name files by what differs between them.
+
+    Parameters
+    ----------
+    files : sequence of str
+        File names.
+
+    Returns
+    -------
+    list of str
+        Labels of the entities that differ; the task, or the name without suffix, where none does.
+
+    Examples
+    --------
+    >>> short_names(["sub-x_task-a_desc-truth_mask.nii.gz", "sub-x_task-b_desc-truth_mask.nii.gz"])
+    ['a', 'b']
+    >>> short_names(["net1.nii.gz", "net2.nii.gz"]), short_names(["sub-x_task-a_mask.nii.gz"])
+    (['net1', 'net2'], ['a'])
+    """
+    entities = [parse_name(name)[1] for name in files]
+    keys = list(dict.fromkeys(key for one in entities for key in one))
+    differ = [key for key in keys if len({one.get(key) for one in entities}) > 1] or ["task"]
+    labels = ["_".join(one[key] for key in differ if one.get(key)) for one in entities]
+    unique = len(set(labels)) == len(files) and all(labels)
+    return labels if unique else [name.partition(".")[0] for name in files]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from llm2bids.bids.tables import read_json, write_bytes, write_json, write_tsv
 from llm2bids.bids.templates import template_json
 from llm2bids.errors import DatasetError
 from llm2bids.glm.top import write_top
+from llm2bids.pictures import as_png
 from llm2bids.regressors import is_slope
 from llm2bids.space import UnitMask
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pandas as pd
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from llm2bids.bids.dataset import Dataset
@@ -376,24 +375,6 @@ def draw_design(matrix: pd.DataFrame) -> bytes:
         axes.locator_params(axis="y", integer=True)
     figure.colorbar(drawn, ax=axes, label="relative to the largest")
     return as_png(figure)
-
-
-def as_png(figure: Figure) -> bytes:
-    """Render a figure without a screen.
-
-    Parameters
-    ----------
-    figure : Figure
-        What to draw.
-
-    Returns
-    -------
-    bytes
-        A PNG without a date.
-    """
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", metadata={"Software": None})
-    return picture.getvalue()
 
 
 def describe_contrast(contrast: Contrast) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from llm2bids.bids.names import parse_name
 from llm2bids.bids.tables import read_json, read_tsv, write_bytes
 from llm2bids.bids.templates import template_text
 from llm2bids.glm.members import read_map
-from llm2bids.glm.output import SUMMARY, as_png
+from llm2bids.glm.output import SUMMARY
+from llm2bids.pictures import as_png
 from llm2bids.space import UnitSpace
 
 if TYPE_CHECKING:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import io
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
+
+from llm2bids.bids.names import short_names
+from llm2bids.pictures import COLOURS, GREY, draw_matrix
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-_COLOURS: Final = "cividis"
-_DARK: Final = 0.5
-"""Luminance below which text is white."""
 _CROWDED: Final = 8
 """Rows or columns beyond which a cell has room for one number."""
 _LONGEST: Final = 28
 """Characters of a name that are shown."""
-_LINES: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-_MARKERS: Final = "osD^vPX"
 
 
 def draw_dissociation(table: pd.DataFrame, title: str, n_controls: int) -> Figure:
@@ -50,16 +45,14 @@ def draw_dissociation(table: pd.DataFrame, title: str, n_controls: int) -> Figur
     figure = Figure(figsize=(cell * len(texts) + 4.2, cell * len(masks) + 3.2), layout="constrained")
     axes = figure.subplots()
     low, high = min(0.0, float(np.nanmin(changes))), max(0.1, float(np.nanmax(changes)))
-    drawn = axes.imshow(changes, vmin=low, vmax=high, cmap=_COLOURS, interpolation="none", aspect="equal")
-    axes.set_xticks(
-        range(len(texts)), [_short(name) for name in texts], rotation=40, ha="right", rotation_mode="anchor"
-    )
-    axes.set_yticks(range(len(masks)), [_short(name) for name in masks])
+    cells = [
+        [_text(*pair, crowded=crowded) for pair in zip(*rows, strict=True)]
+        for rows in zip(changes.tolist(), percentiles.tolist(), strict=True)
+    ]
+    networks = [_short(name) for name in short_names(masks)]
+    drawn = draw_matrix(axes, changes, networks, cells, (low, high), columns=[_short(name) for name in texts])
     axes.set_xlabel("text that is read")
     axes.set_ylabel("network that is lesioned")
-    for row, column in np.ndindex(changes.shape):
-        change, percentile = float(changes[row, column]), float(percentiles[row, column])
-        _write(axes, (row, column), change, percentile, (low, high), crowded=crowded)
     figure.colorbar(drawn, ax=axes, label="change of log2 perplexity (bits per token)", shrink=0.8)
     beyond = f"* more than all {n_controls} random masks of as many units"
     below = "" if crowded or not n_controls else "\nin brackets: percentage of random masks that do less harm"
@@ -94,10 +87,10 @@ def draw_curve(table: pd.DataFrame, title: str) -> Figure:
             continue
         own = chosen[chosen["text"] == names[number]]
         panel.axhline(own["before"].iloc[0], color="black", linestyle=":", label="intact")
-        panel.plot(own["units"], own["after"], color=_LINES[0], marker=_MARKERS[0], label="masks kept")
+        panel.plot(own["units"], own["after"], color=COLOURS[0], marker="o", label="masks kept")
         if own["control_mean"].notna().all():
-            panel.plot(own["units"], own["control_mean"], color="#767676", marker="s", label="random, mean and 95 %")
-            panel.fill_between(own["units"], own["control_low"], own["control_high"], color="#767676", alpha=0.3, lw=0)
+            panel.plot(own["units"], own["control_mean"], color=GREY, marker="s", label="random, mean and 95 %")
+            panel.fill_between(own["units"], own["control_low"], own["control_high"], color=GREY, alpha=0.3, lw=0)
         panel.set_title(_short(names[number]), fontsize=9)
         panel.set_xlabel("units kept")
         panel.set_ylabel("bits per token")
@@ -106,24 +99,6 @@ def draw_curve(table: pd.DataFrame, title: str) -> Figure:
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure
-
-
-def as_png(figure: Figure) -> bytes:
-    """Render a figure without a screen.
-
-    Parameters
-    ----------
-    figure : Figure
-        What to draw.
-
-    Returns
-    -------
-    bytes
-        A PNG without a date.
-    """
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
-    return picture.getvalue()
 
 
 def _matrix(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
@@ -135,19 +110,13 @@ def _matrix(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
     return matrix
 
 
-def _write(
-    axes: Axes, place: tuple[int, int], change: float, percentile: float, limits: tuple[float, float], *, crowded: bool
-) -> None:
-    """The number in a cell, and what part of the controls it beats."""
-    low, high = limits
-    red, green, blue, _ = colormaps[_COLOURS]((change - low) / (high - low))
-    colour = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < _DARK else "black"
+def _text(change: float, percentile: float, *, crowded: bool) -> str:
+    """What a cell says: the change, and what part of the controls it beats."""
     rounded = f"{change:.1f}" if crowded else f"{change:.2f}"
     number = rounded.lstrip("-") if float(rounded) == 0 else rounded
     star = "*" if percentile == 100 else ""  # noqa: PLR2004 - per cent
     below = "" if crowded or np.isnan(percentile) else f"\n({percentile:.0f})"
-    text: Any = f"{number}{star}{below}"
-    axes.text(place[1], place[0], text, ha="center", va="center", color=colour, fontsize=7.5 if crowded else 9)
+    return f"{number}{star}{below}"
 
 
 def _short(name: str) -> str:

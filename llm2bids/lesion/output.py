@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from llm2bids import __version__
 from llm2bids.bids.tables import write_bytes, write_json, write_tsv
 from llm2bids.errors import DatasetError
-from llm2bids.lesion.figures import as_png, draw_curve, draw_dissociation
+from llm2bids.lesion.figures import draw_curve, draw_dissociation
 from llm2bids.lesion.scores import dissociation, tabulate
+from llm2bids.pictures import as_png
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ RUNS: Final = "runs.jsonl"
 """Scores of every state of the model, as they come."""
 SIDECAR: Final = "lesion.json"
 """Written last: where it is, the rest is whole."""
+_DPI: Final = 120
+"""Of pictures, which are small."""
 _OURS: Final = (
     RUNS,
     SIDECAR,
@@ -150,7 +153,7 @@ def write_results(
     if told["Keep"] and len(set(table["units"])) > 1 and (table["score"] == "bits_per_token").any():
         pictures["keep"] = draw_curve(table, title)
     files = [write_tsv(out_dir / f"{name}.tsv", one) for name, one in tables.items()]
-    files += [write_bytes(out_dir / f"{name}.png", as_png(figure)) for name, figure in pictures.items()]
+    files += [write_bytes(out_dir / f"{name}.png", as_png(figure, dpi=_DPI)) for name, figure in pictures.items()]
     used = {str(column) for one in tables.values() for column in one.columns}
     sidecar = {
         "Description": "Scores of a language model intact, lesioned, and with random units lesioned instead.",

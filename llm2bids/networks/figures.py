@@ -5,70 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
+
+from llm2bids.pictures import COLOURS, CROWDED, decimal, draw_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import pandas as pd
-    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-"""Colours that the colour-blind tell apart (Okabe and Ito)."""
-GREY: Final = "#767676"
 _SHOWN: Final = 20
 """Combinations of tasks with room for a bar."""
-_DARK: Final = 0.5
-"""Luminance below which text is white."""
-_CROWDED: Final = 10
-"""Tasks beyond which cells of a matrix have room for one number only."""
-
-
-def draw_matrix(
-    axes: Axes,
-    values: NDArray[np.float64],
-    names: Sequence[str],
-    texts: Sequence[Sequence[str]],
-    limits: tuple[float, float] = (0.0, 1.0),
-    colours: str = "cividis",
-) -> Any:
-    """Draw a matrix with a text in every cell.
-
-    Parameters
-    ----------
-    axes : Axes
-        Where.
-    values : ndarray, shape (n_rows, n_columns)
-        NaN is left white.
-    names : sequence of str
-        Of rows and columns.
-    texts : sequence of sequence of str
-        One per cell.
-    limits : tuple of float
-        Values of the first and the last colour.
-    colours : str
-        Name of a colour map.
-
-    Returns
-    -------
-    AxesImage
-        For a colour bar.
-    """
-    drawn = axes.imshow(values, vmin=limits[0], vmax=limits[1], cmap=colours, interpolation="none", aspect="equal")
-    axes.set_xticks(range(values.shape[1]), names[: values.shape[1]], rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(values)), names)
-    scale, size = colormaps[colours], 9 if len(values) <= _CROWDED else 6.5
-    for row, line in enumerate(texts):
-        for column, text in enumerate(line):
-            value = values[row, column]
-            share = 1.0 if np.isnan(value) else (value - limits[0]) / (limits[1] - limits[0])
-            red, green, blue, _ = scale(float(np.clip(share, 0, 1)))
-            luminance = 1.0 if np.isnan(value) else 0.299 * red + 0.587 * green + 0.114 * blue
-            colour = "white" if luminance < _DARK else "black"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
-    return drawn
 
 
 def draw_overlap(
@@ -117,14 +65,14 @@ def _draw_dice(figure: Any, tasks: Sequence[str], dice: NDArray[np.float64], pai
     for row in pairs.to_dict("records"):
         one, other = place[row["task_a"]], place[row["task_b"]]
         star = "*" if row["p_holm"] <= 0.05 else ""  # noqa: PLR2004 - the usual level
-        below = "" if n_tasks > _CROWDED else f"\n({decimal(row['dice_chance'])})"
+        below = "" if n_tasks > CROWDED else f"\n({decimal(row['dice_chance'])})"
         texts[one][other] = texts[other][one] = f"{decimal(row['dice'])}{star}{below}"
         texts[one][one], texts[other][other] = f"{row['units_a']:,}", f"{row['units_b']:,}"
     axes = figure.subplots()
     largest = np.nanmax(shown) if np.isfinite(shown).any() else 1.0
     drawn = draw_matrix(axes, shown, tasks, texts, (0.0, max(0.1, float(np.ceil(10 * largest) / 10))))
     figure.colorbar(drawn, ax=axes, label="Dice (0: no unit shared, 1: the same units)", shrink=0.75)
-    chance = "" if n_tasks > _CROWDED else "(in brackets: by chance, units permuted within layers)\n"
+    chance = "" if n_tasks > CROWDED else "(in brackets: by chance, units permuted within layers)\n"
     axes.set_title(
         f"Units shared by two tasks\n{chance}* more than tasks without effect share, p < .05 corrected\n"
         "diagonal: units of the network",
@@ -161,27 +109,3 @@ def _draw_combinations(figure: Any, tasks: Sequence[str], combined: Mapping[tupl
     dots.tick_params(axis="y", length=0)
     for side in dots.spines.values():
         side.set_visible(False)
-
-
-def decimal(value: float) -> str:
-    """Write a share as papers do.
-
-    Parameters
-    ----------
-    value : float
-        Between -1 and 1, or NaN.
-
-    Returns
-    -------
-    str
-        Two digits without the 0 before the point.
-
-    Examples
-    --------
-    >>> decimal(0.256), decimal(1.0), decimal(-0.5), decimal(float("nan"))
-    ('.26', '1.00', '-.50', '-')
-    """
-    if np.isnan(value):
-        return "-"
-    text = f"{value:.2f}"
-    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from llm2bids.networks.figures import COLOURS, GREY, decimal, draw_matrix
+from llm2bids.pictures import COLOURS, GREY, decimal, draw_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

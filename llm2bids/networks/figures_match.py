@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from llm2bids.networks.figures import COLOURS, GREY, decimal, draw_matrix
+from llm2bids.pictures import COLOURS, GREY, decimal, draw_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,17 +19,21 @@ _SHOWN: Final = 16
 """Templates with room for a row."""
 
 
-def draw_match(pairs: pd.DataFrame, iou: NDArray[np.float64], matches: Sequence[str], bound: float) -> Figure:
+def draw_match(
+    pairs: pd.DataFrame, iou: NDArray[np.float64], assigned: NDArray[np.int64], names_b: Sequence[str], bound: float
+) -> Figure:
     """Draw the IoU of templates with the matches of all, and their recurrence beside chance.
 
     Parameters
     ----------
     pairs : DataFrame
         ``template``, ``groups``, ``recurrence``, ``recurrence_chance``, ``recurrence_p_holm``.
-    iou : ndarray, shape (n_templates, n_matches)
-        Of templates with matches, in order of template.
-    matches : sequence of str
-        Names of the matches.
+    iou : ndarray, shape (n_templates, n_networks)
+        Of templates with the networks of B.
+    assigned : ndarray of int, shape (n_templates,)
+        Number of the match of each template; -1 where it has none.
+    names_b : sequence of str
+        Names of the networks of B.
     bound : float
         IoU above which a network is found again.
 
@@ -40,14 +44,13 @@ def draw_match(pairs: pd.DataFrame, iou: NDArray[np.float64], matches: Sequence[
     """
     order = np.argsort(-pairs["recurrence"].to_numpy(), kind="stable")[:_SHOWN]
     rows = np.sort(order)
-    shown, kept = pairs.iloc[rows], rows[rows < len(matches)]
-    matrix, names = iou[np.ix_(rows, kept)], [matches[number] for number in kept]
+    shown, kept = pairs.iloc[rows], assigned[rows][assigned[rows] >= 0]
+    matrix, names = iou[np.ix_(rows, kept)], [names_b[number] for number in kept]
     side = max(2.8, 0.55 * len(rows))
     figure = Figure(figsize=(2 * side + 7.0, side + 3.0), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
     texts = [[decimal(value) if value >= 0.005 else "0" for value in line] for line in matrix]  # noqa: PLR2004 - rounds to .00
-    drawn = draw_matrix(left, matrix, list(shown["template"]), texts)
-    left.set_xticks(range(len(names)), names)
+    drawn = draw_matrix(left, matrix, list(shown["template"]), texts, columns=names)
     left.set_title(
         "Shared units over units of either (IoU):\ntemplates (rows), the match of each (columns)", fontsize=10
     )

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from llm2bids.networks.figures import COLOURS, GREY
+from llm2bids.pictures import COLOURS, GREY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,6 @@ from tqdm import tqdm
 from llm2bids import __version__
 from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.names import format_name
-from llm2bids.bids.templates import template_json
 from llm2bids.errors import DatasetError, InferenceError
 from llm2bids.glm.output import versions
 from llm2bids.ica.components import assign, correlate
@@ -129,9 +128,6 @@ def match(  # noqa: PLR0913 - the arguments of the command
             "Versions": versions(),
         },
     }
-    with target.lock():
-        target.add_missing("dataset_description.json", template_json("ica_description.json", version=__version__))
-        target.add_missing("README.md", "ica_README.md")
     return publish_answer(target, entities, answer, sidecar)
 
 
@@ -163,19 +159,20 @@ def compare(
     Answer
         See `match`; not written.
     """
-    iou = iou_matrix(one.selected, other.selected)
+    mine, theirs, groups = one.selected, other.selected, other.groups
+    iou = iou_matrix(mine, theirs)
     correlation = correlate(one.values, other.values)
-    of = np.array([other.groups.index(item.of) for item in other.items])
+    of = np.array([groups.index(item.of) for item in other.items])
     layers = one.space.locate(np.arange(one.space.n_units))[0]
     assigned = assign(iou + _CORRELATION_SAYS * np.abs(correlation))
-    by_group = np.stack([iou[:, of == number].max(1) for number in range(len(other.groups))], axis=1)
+    by_group = np.stack([iou[:, of == number].max(1) for number in range(len(groups))], axis=1)
     names_a, names_b = one.names, other.names
     rows = []
     for number, name in enumerate(names_a):
-        drawn = permuted_iou(one.selected[number], other.selected, layers, n_draws, rng, tick)
-        found_by_chance = np.stack(
-            [drawn[:, of == group].max(1) > bound for group in range(len(other.groups))], axis=1
-        ).sum(1)
+        drawn = permuted_iou(mine[number], theirs, layers, n_draws, rng, tick)
+        found_by_chance = np.stack([drawn[:, of == group].max(1) > bound for group in range(len(groups))], axis=1).sum(
+            1
+        )
         best, column = int(iou[number].argmax()), int(assigned[number])
         recurrence = int((by_group[number] > bound).sum())
         there = column >= 0
@@ -185,14 +182,14 @@ def compare(
                 "match": names_b[column] if there else "n/a",
                 "iou": iou[number, column] if there else np.nan,
                 "correlation": correlation[number, column] if there else np.nan,
-                "units_a": int(one.selected[number].sum()),
-                "units_b": int(other.selected[column].sum()) if there else 0,
-                "shared": int((one.selected[number] & other.selected[column]).sum()) if there else 0,
+                "units_a": int(mine[number].sum()),
+                "units_b": int(theirs[column].sum()) if there else 0,
+                "shared": int((mine[number] & theirs[column]).sum()) if there else 0,
                 "best": names_b[best],
                 "best_iou": iou[number, best],
                 "best_chance": float(drawn.max(1).mean()),
                 "best_p": float(p_at_least(iou[number, best], drawn.max(1))),
-                "groups": len(other.groups),
+                "groups": len(groups),
                 "recurrence": recurrence,
                 "recurrence_chance": float(found_by_chance.mean()),
                 "recurrence_p": float(p_at_least(recurrence, found_by_chance)),
@@ -202,11 +199,11 @@ def compare(
     pairs["recurrence_p_holm"] = holm(pairs["recurrence_p"].to_numpy())
     tables = {
         "pairs": pairs,
-        "recurrence": pd.DataFrame(by_group.T, columns=names_a).assign(group=other.groups)[["group", *names_a]],
+        "recurrence": pd.DataFrame(by_group.T, columns=names_a).assign(group=groups)[["group", *names_a]],
         "iou": _matrix(iou, names_a, names_b),
         "correlation": _matrix(correlation, names_a, names_b),
     }
-    figure = draw_match(pairs, iou[:, assigned[assigned >= 0]], [names_b[n] for n in assigned if n >= 0], bound)
+    figure = draw_match(pairs, iou, assigned, names_b, bound)
     settings: dict[str, Any] = {"Bound": bound, "Draws": n_draws, "NetworksA": len(names_a), "NetworksB": len(names_b)}
     return Answer(
         "match", str(one.fields.get("Model") or ""), one.space.site, tables, {"figure": figure}, settings, _COLUMNS

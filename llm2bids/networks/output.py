@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 from llm2bids import __version__
 from llm2bids.bids.names import format_name, parse_name
 from llm2bids.bids.tables import write_bytes, write_json, write_tsv
+from llm2bids.bids.templates import template_json
 from llm2bids.errors import DatasetError
-from llm2bids.glm.output import as_png, versions
+from llm2bids.glm.output import versions
+from llm2bids.pictures import as_png
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -168,6 +170,9 @@ def publish_answer(out: Dataset, entities: Mapping[str, str], answer: Answer, si
             write_bytes(folder / format_name(f"{name}.png", **entities), as_png(figure))
         write_json(folder / f"{stem}_networks.json", sidecar)
         with out.lock():
+            if not (out.root / "dataset_description.json").exists():  # an answer of two sets may lie by itself
+                out.add_missing("dataset_description.json", template_json("ica_description.json", version=__version__))
+                out.add_missing("README.md", "ica_README.md")
             for old in _files(out.root / FOLDER, entities):
                 old.unlink()
             _ignore(out)

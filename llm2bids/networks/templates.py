@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import nibabel as nib
 import numpy as np
 
-from llm2bids.bids.names import parse_name
+from llm2bids.bids.names import parse_name, short_names
 from llm2bids.bids.tables import read_json
 from llm2bids.errors import DatasetError, MaskError
 from llm2bids.glm.members import read_map
@@ -18,6 +17,7 @@ from llm2bids.ica.components import over_units
 from llm2bids.ica.job import SUMMARY as ICA
 from llm2bids.ica.settings import ROBUST_Z
 from llm2bids.mask.files import check_same_model, check_same_space, load_mask, read_origin
+from llm2bids.mask.maps import open_image
 from llm2bids.space import UnitSpace
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _read(path: Path, like: UnitSpace | None) -> list[tuple[Template, UnitSpace,
         masks = sorted(one for one in path.rglob("*_mask.nii*") if "_desc-brain_" not in one.name)
         return _of_masks(masks, like)
     if path.is_file():
-        if path.name.endswith((".nii", ".nii.gz")) and len(nib.load(path).shape) == _VOLUMES:
+        if path.name.endswith((".nii", ".nii.gz")) and len(open_image(path).shape) == _VOLUMES:
             return _of_volumes(path, like)
         return _of_masks([path], like)
     matching = sorted(path.parent.glob(path.name)) if any(sign in path.name for sign in "*?[") else []
@@ -222,31 +222,3 @@ def _run_of(path: Path) -> str:
     return (
         "_".join(f"{key}-{entities[key]}" for key in keys if key in entities) if "run" in entities else path.parent.name
     )
-
-
-def short_names(files: Sequence[str]) -> list[str]:
-    """Name files by what differs between them.
-
-    Parameters
-    ----------
-    files : sequence of str
-        File names.
-
-    Returns
-    -------
-    list of str
-        Labels of the entities that differ; the task, or the name without suffix, where none does.
-
-    Examples
-    --------
-    >>> short_names(["sub-x_task-a_desc-truth_mask.nii.gz", "sub-x_task-b_desc-truth_mask.nii.gz"])
-    ['a', 'b']
-    >>> short_names(["net1.nii.gz", "net2.nii.gz"]), short_names(["sub-x_task-a_mask.nii.gz"])
-    (['net1', 'net2'], ['a'])
-    """
-    entities = [parse_name(name)[1] for name in files]
-    keys = list(dict.fromkeys(key for one in entities for key in one))
-    differ = [key for key in keys if len({one.get(key) for one in entities}) > 1] or ["task"]
-    labels = ["_".join(one[key] for key in differ if one.get(key)) for one in entities]
-    unique = len(set(labels)) == len(files) and all(labels)
-    return labels if unique else [name.partition(".")[0] for name in files]
