@@ -89,7 +89,7 @@ def with_interval(rows: pd.DataFrame, value: str, low: str = "low", high: str = 
     """A number and its 95 % interval."""
     return pd.Series(
         [
-            f"{one:.3f}" + ("" if pd.isna(lower) else f" ({lower:.3f} to {upper:.3f})")
+            ("-" if pd.isna(one) else f"{one:.3f}") + ("" if pd.isna(lower) else f" ({lower:.3f} to {upper:.3f})")
             for one, lower, upper in zip(rows[value], rows[low], rows[high], strict=True)
         ],
         rows.index,
@@ -141,7 +141,7 @@ def reliability_table(answers: dict[str, Answer]) -> pd.DataFrame:
             "task": rows["task"],
             "within the task": rows["within"],
             "between tasks": rows["between"],
-            "difference": with_interval(rows, "difference").replace("nan", "-"),
+            "difference": with_interval(rows, "difference"),
             "p": rows["p"],
         }
     )

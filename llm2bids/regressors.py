@@ -145,11 +145,6 @@ class Regressors:
                 "[0, 4, 8, 12]"
             )
 
-    @property
-    def spacing(self) -> int:
-        """Tokens of a bin."""
-        return self.delays[1] - self.delays[0]
-
     def columns(self, conditions: Sequence[str]) -> dict[str, Column]:
         """List the columns that a run with some conditions has.
 

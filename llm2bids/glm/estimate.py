@@ -293,9 +293,12 @@ def _left_out(analysis: Analysis, kept: list[PreparedRun]) -> list[str]:
 
 def _check_tokens(analysis: Analysis) -> None:
     """Refuse what the tokens of a run cannot answer."""
+    designs: dict[str, pd.DataFrame] = {}
     for contrast in analysis.contrasts:
         for run in analysis.runs_of(contrast):
-            matrix = analysis.token_design(run)
+            if run.label not in designs:
+                designs[run.label] = analysis.token_design(run)
+            matrix = designs[run.label]
             what = f"contrast {contrast.name} in {analysis.name}_{run.label}"
             check_estimable(matrix, contrast.matrix(list(matrix.columns)), what)
 

@@ -121,9 +121,14 @@ class SubjectJob:
 
     def _target(self, root: Path) -> Target:
         """Names and common fields of all files."""
+        analysis = self.analysis
+        return Target(root / self.place / "func", analysis.entities, analysis.space, analysis.tested, self._common)
+
+    @cached_property
+    def _common(self) -> dict[str, Any]:
+        """Fields of every sidecar."""
         analysis, first = self.analysis, self.analysis.runs[0].volumes
-        folder = root / self.place / "func"
-        common = {
+        return {
             "TaskName": analysis.entities["task"],
             "SpatialReference": str(first.sidecar.get("SpatialReference", "")).replace("bids::", "bids:prep:"),
             "Sources": [run.volumes.uri("prep") for run in analysis.runs],
@@ -147,7 +152,6 @@ class SubjectJob:
                 "Versions": versions(),
             },
         }
-        return Target(folder, analysis.entities, analysis.space, analysis.tested, common)
 
     def about(self) -> dict[str, Any]:
         """Describe the analysis for its summary.
@@ -164,5 +168,5 @@ class SubjectJob:
             "Site": entities.get("acq", ""),
             "Space": self.analysis.space.label,
             "Runs": [run.label for run in self.analysis.runs],
-            **self._target(self.out.root).common,
+            **self._common,
         }
