@@ -153,6 +153,13 @@ def test_command(results: tuple[Path, Path], capsys: pytest.CaptureFixture[str])
     assert any((own == first[: len(own)]).all() for own in courses.texts.values())
 
 
+def test_an_answer_by_itself_can_be_replaced(results: tuple[Path, Path], tmp_path: Path) -> None:
+    for overwrite in (False, True):
+        answer = fingerprint(*results, out=tmp_path / "own", n_draws=9, overwrite=overwrite, progress=False)
+        assert (tmp_path / "own" / "dataset_description.json").exists()
+        assert all(path.is_relative_to(tmp_path / "own") for path in answer.files)
+
+
 def test_what_cannot_be_compared_is_refused(results: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="holds 0 decompositions"):
         fingerprint(tmp_path, results[0])

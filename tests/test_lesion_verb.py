@@ -12,8 +12,9 @@ import pytest
 
 from llm2bids.bids.tables import read_json, read_tsv
 from llm2bids.cli import main
-from llm2bids.errors import DatasetError, LesionError, LLM2BIDSError, MaskError, SiteError
+from llm2bids.errors import DatasetError, LesionError, LLM2BIDSError, MaskError, PromptError, SiteError
 from llm2bids.lesion import Lesions, LesionScore, lesion
+from llm2bids.lesion.controls import draw_controls
 from llm2bids.lesion.exam import Exam
 from llm2bids.lesion.materials import Item, Questions, overlap, read_text
 from llm2bids.lesion.plan import Ledger
@@ -270,6 +271,43 @@ def test_what_was_broken_off_is_taken_up(
     done.clear()
     lesion(out, masks=masks, progress=False, overwrite=True, **quick)
     assert len(done) == 10
+
+
+def test_a_control_that_is_another_lesion_keeps_them_apart(
+    networks: dict[str, UnitMask], quick: dict[str, Any], tmp_path: Path
+) -> None:
+    space = networks["pathology"].space
+    one = UnitMask.from_units(space, [3])
+    (other,) = draw_controls(one, 1, kind="layer").masks
+    options = quick | {"controls": 1, "control": "layer"}
+    found = lesion(tmp_path / "out", masks={"one": one, "other": other}, progress=False, **options)
+    assert {score.mask for score in found.scores} == {"one", "other"}
+    assert set(read_tsv(tmp_path / "out" / "generations.tsv")["mask"]) == {"one", "other"}
+
+
+def test_resumed_without_a_picture_no_old_one_stays(
+    networks: dict[str, UnitMask], quick: dict[str, Any], files: dict[str, Path], tmp_path: Path
+) -> None:
+    masks = {topic: networks[topic] for topic in TOPICS}
+    options = quick | {"text": list(files.values()), "controls": 0}
+    lesion(tmp_path / "out", masks=masks, progress=False, dissociation=True, **options)
+    assert (tmp_path / "out" / "dissociation.png").exists()
+    again = lesion(tmp_path / "out", masks=masks, progress=False, resume=True, **(options | {"generations": 0}))
+    assert {path.name for path in again.files} == {path.name for path in (tmp_path / "out").iterdir()}
+    assert not (tmp_path / "out" / "dissociation.png").exists()
+
+
+def test_a_prompt_that_is_too_long_costs_no_earlier_results(
+    networks: dict[str, UnitMask], quick: dict[str, Any], tmp_path: Path
+) -> None:
+    masks = {"net": networks["pathology"]}
+    lesion(tmp_path / "out", masks=masks, progress=False, **quick)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "long.tsv").write_text("prompt\tanswer\n" + "tumour " * 2100 + "\tcell\n")
+    options = quick | {"text": [], "task": tmp_path / "long.tsv", "answers": "generate"}
+    with pytest.raises(PromptError, match="the context holds 2048"):
+        lesion(tmp_path / "out", masks=masks, progress=False, overwrite=True, **options)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_a_damaged_ledger_is_named(tmp_path: Path) -> None:

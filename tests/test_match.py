@@ -147,6 +147,8 @@ def test_sets_come_from_results_images_and_masks(planted: Path, by_run: Path, tm
     assert answer.tables["pairs"]["iou"].tolist() == [1.0]
     assert validate(tmp_path / "out")
     assert read_tsv(next(path for path in answer.files if path.name.endswith("iou.tsv"))).shape == (6, 2)
+    again = match(pattern, truth.items[0].file, out=tmp_path / "out", n_draws=9, overwrite=True)
+    assert again.tables["pairs"]["match"].tolist().count("n/a") == 5
 
 
 def test_what_cannot_be_matched_is_refused(planted: Path, tmp_path: Path) -> None:
@@ -169,9 +171,29 @@ def test_what_cannot_be_matched_is_refused(planted: Path, tmp_path: Path) -> Non
     save_mask(UnitMask(SPACE, np.zeros(SPACE.n_units, bool)), tmp_path / "none.nii.gz")
     with pytest.raises(MaskError, match="are empty"):
         match(tmp_path / "none.nii.gz", truth, out=tmp_path / "out")
+    (tmp_path / "broken.nii.gz").write_bytes(b"no image")
+    with pytest.raises(MaskError, match="no image that can be read"):
+        read_set(tmp_path / "broken.nii.gz")
     nib.save(SPACE.to_image(np.ones((2, SPACE.n_units))), tmp_path / "bare.nii.gz")
     with pytest.raises(MaskError, match="no sidecar"):
         read_set(tmp_path / "bare.nii.gz")
     write_json(tmp_path / "bare.json", {"Llm2bids": {"UnitSpace": SPACE.to_json()}})
     with pytest.raises(MaskError, match="are empty"):
         read_set(tmp_path / "bare.nii.gz")
+
+
+def test_templates_without_a_partner_leave_the_columns_of_the_others(tmp_path: Path) -> None:
+    """More templates than are drawn, of which the first have no partner: each column is the match of its own row."""
+    wanted = networks(3, seed=4)
+    strangers = np.zeros((15, SPACE.n_units), bool)
+    strangers[np.arange(15), np.arange(15)] = True
+    rng = np.random.default_rng(0)
+    one, other = set_of(np.concatenate([strangers, wanted]), tmp_path), set_of(wanted, tmp_path)
+    answer = compare(one, other, 0.2, 9, rng)
+    axes = answer.figures["figure"].axes[0]
+    rows = [label.get_text() for label in axes.get_yticklabels()]
+    columns = [label.get_text() for label in axes.get_xticklabels()]
+    matches = answer.tables["pairs"].set_index("template")["match"]
+    assert columns == [matches[row] for row in rows if matches[row] != "n/a"]
+    assert len(rows) == 16
+    assert len(columns) == 3

@@ -15,9 +15,18 @@ import pandas as pd
 from tqdm import tqdm
 
 from llm2bids.errors import LesionError, MaskError
-from llm2bids.lesion.controls import Controls, draw_controls
+from llm2bids.lesion.controls import Controls, check_request, draw_controls
 from llm2bids.lesion.exam import Exam, Reading, describe
-from llm2bids.lesion.materials import Questions, Text, check_names, known_texts, overlap, read_questions, read_text
+from llm2bids.lesion.materials import (
+    Questions,
+    Text,
+    check_names,
+    file_name,
+    known_texts,
+    overlap,
+    read_questions,
+    read_text,
+)
 from llm2bids.lesion.output import RUNS, check_out, forget, write_results
 from llm2bids.lesion.plan import INTACT, Condition, Ledger, Surgery
 from llm2bids.lesion.scores import LesionScore, dissociation, tabulate
@@ -170,6 +179,7 @@ def lesion(  # noqa: PLR0913 - the arguments of the command
         If anything the user can mend is wrong.
     """
     out_dir, surgery = Path(out_dir), _surgery(method, positions, keep=keep)
+    check_request(controls, control)
     reading = Reading(window, stride, answers, new_tokens, generations, batch_size)
     texts = [read_text(path, lines=lines) for path in _listed(text)]
     questions = [read_questions(path) for path in _listed(task)]
@@ -243,7 +253,7 @@ def _load_masks(paths: Sequence[str | Path], like: str | Path | None) -> dict[st
     """Masks by name of the file."""
     found: dict[str, UnitMask] = {}
     for path in paths:
-        name = Path(path).name.split(".")[0]
+        name = file_name(Path(path))
         if name in found:
             raise LesionError(f"two masks named {name!r} found; rename one file")
         mask = load_mask(path, like)

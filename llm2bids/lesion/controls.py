@@ -113,12 +113,30 @@ def draw_controls(
     return Controls(tuple(masks), kind, tuple(own), float(given[mask.selected].mean()), found)
 
 
-def _check(mask: UnitMask, n_controls: int, kind: str, strength: ArrayLike | None) -> NDArray[np.float64]:
-    """Strength by which bins are made: all alike where activation does not matter."""
+def check_request(n_controls: int, kind: str) -> None:
+    """Refuse controls that cannot be drawn, whatever the mask.
+
+    Parameters
+    ----------
+    n_controls : int
+        How many.
+    kind : str
+        Of which kind.
+
+    Raises
+    ------
+    LesionError
+        If the kind is unknown or the number negative.
+    """
     if kind not in KINDS:
         raise LesionError(f"controls of kind {kind!r} found; use {', '.join(KINDS)}")
     if n_controls < 0:
         raise LesionError(f"{n_controls} controls found; 0 or more needed, 100 for a percentile")
+
+
+def _check(mask: UnitMask, n_controls: int, kind: str, strength: ArrayLike | None) -> NDArray[np.float64]:
+    """Strength by which bins are made: all alike where activation does not matter."""
+    check_request(n_controls, kind)
     if not mask.n_selected:
         raise LesionError("the mask is empty, so there is nothing to lesion; choose units with a lower threshold")
     if kind != "matched":

@@ -81,6 +81,10 @@ class Exam:
         Windows of all documents.
     options : tuple of Piece
         Every option after its prompt, in order of files, items and options.
+    free : tuple of list of int
+        Prompts whose answers are generated, in order of files and items.
+    shown : tuple of pair of str and list of int
+        File and tokens of what is continued.
     intact : Intact
         What the intact model predicts.
     """
@@ -91,6 +95,8 @@ class Exam:
     reading: Reading
     pieces: tuple[Piece, ...]
     options: tuple[Piece, ...]
+    free: tuple[list[int], ...]
+    shown: tuple[tuple[str, list[int]], ...]
     intact: Intact
 
     @classmethod
@@ -126,7 +132,12 @@ class Exam:
             for item in one.items
             for option in _chosen_from(item, reading)
         ]
-        return cls(subject, tuple(texts), tuple(questions), reading, tuple(pieces), tuple(options), Intact())
+        items = [(one.name, item) for one in questions for item in one.items]
+        free = [_tokens(subject, item.prompt) for _, item in items if not _chosen_from(item, reading)]
+        shown = _shown(subject, texts, questions, reading.generations)
+        _check_room([*free, *(tokens for _, tokens in shown)], subject.context, reading.new_tokens)
+        prepared = (tuple(pieces), tuple(options), tuple(free), tuple(shown))
+        return cls(subject, tuple(texts), tuple(questions), reading, *prepared, Intact())
 
     def take(self, changed: Changed | None = None) -> Values:
         """Put everything to the model.
@@ -157,20 +168,11 @@ class Exam:
         list of dict
             ``text`` (the file), ``prompt`` and ``continued``.
         """
-        rows, n_shown = [], self.reading.generations
-        for text in self.texts:
-            for document in text.documents[:n_shown]:
-                prefix, body = encode(self.subject, document)
-                rows.append((text.name, [*prefix, *body[:_PROMPT]]))
-        for one in self.questions:
-            for item in one.items[:n_shown]:
-                prefix, body = encode(self.subject, item.prompt)
-                rows.append((one.name, [*prefix, *body]))
-        said = self._continue([self._short(tokens) for _, tokens in rows], changed)
+        said = self._continue([tokens for _, tokens in self.shown], changed)
         decode = self.subject.tokenizer.decode
         return [
             {"text": name, "prompt": str(decode(tokens, skip_special_tokens=True)), "continued": answer}
-            for (name, tokens), answer in zip(rows, said, strict=True)
+            for (name, tokens), answer in zip(self.shown, said, strict=True)
         ]
 
     def sizes(self) -> dict[str, dict[str, int]]:
@@ -217,14 +219,7 @@ class Exam:
     def _ask(self, changed: Changed | None) -> Values:
         """Scores of tasks."""
         likely = iter(-surprise(self.subject, self.options, changed, None, self.reading.batch_size).bits)
-        free = [
-            [*prefix, *body]
-            for one in self.questions
-            for item in one.items
-            if not _chosen_from(item, self.reading)
-            for prefix, body in [encode(self.subject, item.prompt)]
-        ]
-        said = iter(self._continue([self._short(tokens) for tokens in free], changed))
+        said = iter(self._continue(list(self.free), changed))
         return {
             one.name: _marks([_mark(item, self.reading, likely, said) for item in one.items]) for one in self.questions
         }
@@ -233,15 +228,29 @@ class Exam:
         """What the model says after prompts."""
         return continue_tokens(self.subject, prompts, self.reading.new_tokens, changed, self.reading.batch_size)
 
-    def _short(self, tokens: list[int]) -> list[int]:
-        """Tokens of a prompt, refused where they leave no room for an answer."""
-        context = self.subject.context
-        if context and len(tokens) + self.reading.new_tokens > context:
-            raise PromptError(
-                f"a prompt has {len(tokens)} tokens and {self.reading.new_tokens} are to follow, the context holds "
-                f"{context}; shorten it or lower --new-tokens"
-            )
-        return tokens
+
+def _tokens(subject: Subject, prompt: str, n_body: int | None = None) -> list[int]:
+    """A prompt, or its start."""
+    prefix, body = encode(subject, prompt)
+    return [*prefix, *body[:n_body]]
+
+
+def _shown(
+    subject: Subject, texts: Sequence[Text], questions: Sequence[Questions], n_shown: int
+) -> list[tuple[str, list[int]]]:
+    """What is continued: the starts of the first documents of every file, and the first prompts."""
+    starts = [(one.name, _tokens(subject, text, _PROMPT)) for one in texts for text in one.documents[:n_shown]]
+    return starts + [(one.name, _tokens(subject, item.prompt)) for one in questions for item in one.items[:n_shown]]
+
+
+def _check_room(prompts: Sequence[Sequence[int]], context: int | None, n_new: int) -> None:
+    """Refuse a prompt that leaves no room for an answer."""
+    longest = max(map(len, prompts), default=0)
+    if context and longest + n_new > context:
+        raise PromptError(
+            f"a prompt has {longest} tokens and {n_new} are to follow, the context holds {context}; shorten it or "
+            "lower --new-tokens"
+        )
 
 
 def find_option(said: str, options: Sequence[str]) -> str | None:

@@ -114,7 +114,7 @@ def read_text(path: str | Path, *, lines: bool = False) -> Text:
     documents = [line.strip() for line in content.splitlines()] if lines else [content.strip()]
     if not any(documents):
         raise LesionError(f"{path} is empty; give a file with text")
-    return Text(_name(path), tuple(filter(None, documents)), _sha256(content), path.name)
+    return Text(file_name(path), tuple(filter(None, documents)), _sha256(content), path.name)
 
 
 def read_questions(path: str | Path) -> Questions:
@@ -145,7 +145,7 @@ def read_questions(path: str | Path) -> Questions:
     items = tuple(_item(f"{path}, line {number}", row) for number, row in rows)
     if not items:
         raise LesionError(f"{path} holds no question; give one per line")
-    return Questions(_name(path), items, _sha256(content), path.name)
+    return Questions(file_name(path), items, _sha256(content), path.name)
 
 
 def check_names(materials: Sequence[Text | Questions]) -> None:
@@ -233,8 +233,19 @@ def _content(path: Path) -> str:
         raise LesionError(f"{path} is not in UTF-8 (byte {error.start}); convert it") from error
 
 
-def _name(path: Path) -> str:
-    """What a file is called in tables."""
+def file_name(path: Path) -> str:
+    """Say what a file is called in tables.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    str
+        Its name up to the first dot; never empty.
+    """
     return path.name.split(".")[0] or path.name
 
 

@@ -96,16 +96,19 @@ def check_out(out_dir: Path, *, resume: bool, overwrite: bool) -> None:
         raise DatasetError(f"{out_dir} holds {found} already; go on with --resume, or replace them with --overwrite")
 
 
-def forget(out_dir: Path) -> None:
+def forget(out_dir: Path, *, runs: bool = True) -> None:
     """Remove earlier results.
 
     Parameters
     ----------
     out_dir : Path
         Where they are, if they are.
+    runs : bool
+        The scores of single states too, from which the others are made.
     """
     for name in _OURS:
-        (out_dir / name).unlink(missing_ok=True)
+        if runs or name != RUNS:
+            (out_dir / name).unlink(missing_ok=True)
 
 
 def write_results(
@@ -140,7 +143,6 @@ def write_results(
         The files, the table of scores first.
     """
     table = tabulate(scores)
-    (out_dir / SIDECAR).unlink(missing_ok=True)
     tables = {"scores": table, "runs": runs}
     if len(generations):
         tables["generations"] = generations
@@ -152,6 +154,7 @@ def write_results(
         pictures["dissociation"] = draw_dissociation(tables["dissociation"], title, n_controls)
     if told["Keep"] and len(set(table["units"])) > 1 and (table["score"] == "bits_per_token").any():
         pictures["keep"] = draw_curve(table, title)
+    forget(out_dir, runs=False)
     files = [write_tsv(out_dir / f"{name}.tsv", one) for name, one in tables.items()]
     files += [write_bytes(out_dir / f"{name}.png", as_png(figure, dpi=_DPI)) for name, figure in pictures.items()]
     used = {str(column) for one in tables.values() for column in one.columns}

@@ -121,6 +121,8 @@ class Condition:
             SHA-256 in hexadecimal.
         """
         digest = hashlib.sha256(common.encode())
+        if self.control is None:
+            digest.update(b"continued")  # what is no control says more: its continuations
         if self.mask is not None:
             digest.update(json.dumps([self.mask.space.to_json(), str(self.surgery)], sort_keys=True).encode())
             digest.update(np.packbits(self.mask.selected).tobytes())
