@@ -16,11 +16,11 @@ from llm2bids.errors import DatasetError, LesionError, LLM2BIDSError, MaskError,
 from llm2bids.lesion import Lesions, LesionScore, lesion
 from llm2bids.lesion.controls import draw_controls
 from llm2bids.lesion.exam import Exam
+from llm2bids.lesion.ledger import Ledger
 from llm2bids.lesion.materials import Item, Questions, overlap, read_text
-from llm2bids.lesion.plan import Ledger
 from llm2bids.mask import save_mask
 from llm2bids.model.sites import find_site, measure_widths
-from llm2bids.phantom import build_phantom, phantom_truth
+from llm2bids.phantom import build_phantom, phantom_texts, phantom_truth
 from llm2bids.space import UnitMask, UnitSpace
 from llm2bids.task import builtin_prompts, on_topics, text_hash
 
@@ -54,10 +54,10 @@ def networks(phantom: Subject) -> dict[str, UnitMask]:
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two prompts of each topic, one per line."""
     folder = tmp_path_factory.mktemp("texts")
-    for topic in TOPICS:
-        lines = [prompt.text for prompt in builtin_prompts()[on_topics()[topic]][:2]]
+    for topic, name in on_topics().items():
+        lines = [prompt.text for prompt in builtin_prompts()[name][:2]]
         (folder / f"{topic}.txt").write_text("\n".join(lines) + "\n")
-    return {topic: folder / f"{topic}.txt" for topic in TOPICS}
+    return {topic: folder / f"{topic}.txt" for topic in on_topics()}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def dissociated(
     return lesion(
         tmp_path_factory.mktemp("lesions") / "out",
         model=phantom,
-        masks={topic: networks[topic] for topic in TOPICS},
+        masks=networks,
         text=list(files.values()),
         lines=True,
         dissociation=True,
@@ -100,52 +100,90 @@ def n_hooks(model: torch.nn.Module) -> int:
 # --- what was planted ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("topic", TOPICS)
+@pytest.mark.parametrize("topic", on_topics())
 def test_a_planted_network_harms_its_own_topic_beyond_100_matched_controls(dissociated: Lesions, topic: str) -> None:
     own = cell(dissociated, topic, topic)
     assert len(own.controls) == 100
     assert own.percentile == 100
     assert own.interval[0] > 95
-    assert own.change > 2
+    assert own.change > 1
 
 
-@pytest.mark.parametrize(("topic", "other"), [("politicalscience", "pathology"), ("pathology", "politicalscience"),
-                                              ("medicalimaging", "politicalscience")])  # fmt: skip
-def test_and_no_disjoint_one(dissociated: Lesions, topic: str, other: str) -> None:
-    apart = cell(dissociated, topic, other)
-    assert abs(apart.change) < 0.01
-    assert apart.percentile < 100
+@pytest.mark.parametrize("topic", on_topics())
+def test_and_no_disjoint_one(dissociated: Lesions, networks: dict[str, UnitMask], topic: str) -> None:
+    disjoint = [other for other in on_topics() if not (networks[topic] & networks[other]).n_selected]
+    assert len(disjoint) == (5 if topic in {"politicalscience", "randomstrings"} else 4)
+    for other in disjoint:
+        apart = cell(dissociated, topic, other)
+        assert abs(apart.change) < 0.02
+        assert apart.percentile < 100
 
 
-def test_the_dissociation_is_diagonal_up_to_planted_overlap(dissociated: Lesions) -> None:
-    table = read_tsv(next(path for path in dissociated.files if path.name == "dissociation.tsv"))
-    matrix = table.assign(change=table["change"].astype(float)).pivot_table("change", "mask", "text").loc[:, TOPICS]
-    values = matrix.loc[list(TOPICS)].to_numpy()
-    assert (np.diag(values) > 2).all()
-    off = values[~np.eye(3, dtype=bool)]
-    assert (np.abs(off) < 0.1 * np.diag(values).min()).all()
-    assert abs(values[0, 1]) > 10 * abs(values[0, 2])  # what is shared is felt
-
-
-def test_keeping_the_union_keeps_perplexity_and_keeping_random_units_does_not(
-    phantom: Subject, networks: dict[str, UnitMask], files: dict[str, Path], tmp_path: Path
+def test_the_dissociation_is_diagonal_up_to_planted_overlap(
+    dissociated: Lesions, networks: dict[str, UnitMask]
 ) -> None:
-    union = networks["pathology"]
-    for network in networks.values():
-        union |= network
-    kept = {"one": networks["pathology"], "union": union}
+    table = read_tsv(next(path for path in dissociated.files if path.name == "dissociation.tsv"))
+    matrix = table.assign(change=table["change"].astype(float)).pivot_table("change", "mask", "text")
+    values = matrix.loc[list(networks), list(networks)].to_numpy()
+    shared = np.array([[(one & other).n_selected for other in networks.values()] for one in networks.values()])
+    own = np.diag(values)
+    assert (own > 1).all()
+    assert (np.abs(values - np.diag(own)) < 0.2 * own.min()).all()
+    felt, unfelt = np.abs(values[(shared > 0) & (values != own)]), np.abs(values[shared == 0])
+    assert felt.min() > 10 * unfelt.max()
+
+
+@pytest.fixture(scope="module")
+def unions(
+    phantom: Subject, networks: dict[str, UnitMask], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Lesions, Path]:
+    """All networks lesioned and kept together, and one by itself, on texts that the phantom wrote on all topics."""
+    folder = tmp_path_factory.mktemp("unions")
+    for topic, texts in phantom_texts(phantom, 4).items():
+        (folder / f"{topic}.txt").write_text("\n".join(texts) + "\n")
+    ordered = {"pathology": networks["pathology"]} | networks
     found = lesion(
-        tmp_path / "out", model=phantom, masks=kept, keep=True, text=list(files.values()), lines=True, controls=10,
-        generations=0, progress=False,
+        folder / "out", model=phantom, masks=ordered, union=[6], keep_union=[1, 6], text=sorted(folder.glob("*.txt")),
+        lines=True, controls=10, generations=0, progress=False,
     )  # fmt: skip
-    for topic in TOPICS:
-        score = cell(found, "union", topic, "perplexity")
-        assert score.after < 1.1 * score.before
-        assert min(score.controls) > 4 * score.before
-        assert score.percentile == 0
-    own, apart = (cell(found, "one", topic, "perplexity") for topic in ("pathology", "politicalscience"))
-    assert own.after < 1.1 * own.before
-    assert apart.after > 4 * apart.before
+    return found, folder / "out"
+
+
+@pytest.mark.parametrize("topic", on_topics())
+def test_keeping_the_union_keeps_perplexity_and_keeping_random_units_does_not(
+    unions: tuple[Lesions, Path], topic: str
+) -> None:
+    kept = cell(unions[0], "keep 6", topic, "perplexity")
+    assert kept.after == pytest.approx(kept.before, rel=0.1)
+    assert min(kept.controls) > (4 if topic != "randomstrings" else 1.5) * kept.before
+    assert kept.percentile == 0
+    assert cell(unions[0], "mask 6", topic, "perplexity").percentile == 100
+    one = cell(unions[0], "keep 1", topic, "perplexity")
+    if topic == "pathology":
+        assert one.after == pytest.approx(one.before, rel=0.1)
+    elif topic != "medicalimaging":  # half of which it shares
+        assert one.after > 1.5 * one.before
+
+
+def test_unions_are_told_as_in_tables_of_lesion_studies(unions: tuple[Lesions, Path]) -> None:
+    found, out = unions
+    table = read_tsv(out / "summary.tsv")
+    assert table["condition"].tolist() == [
+        "intact", "mask 6", "random for mask 6", "keep 1", "random for keep 1", "keep 6", "random for keep 6",
+    ]  # fmt: skip
+    assert table["networks"].astype(int).tolist() == [0, 6, 6, 1, 1, 6, 6]
+    union = table.set_index("condition").loc["keep 6"]
+    assert float(union["share"]) == pytest.approx(162 / 1536, abs=1e-5)
+    score = cell(found, "keep 6", "pathology", "perplexity")
+    values = table.set_index("condition")["pathology.perplexity"].astype(float)
+    assert values["intact"] == pytest.approx(score.before)
+    assert values["random for keep 6"] == pytest.approx(np.mean(score.controls))
+    sidecar = read_json(out / "lesion.json")
+    assert set(table.columns) <= set(sidecar["Columns"])
+    lesions = sidecar["Llm2bids"]["Lesions"]
+    assert [(one["Name"], len(one["Masks"]), one["Method"]) for one in lesions] == [
+        ("mask 6", 6, "zero"), ("keep 1", 1, "keep, others zero"), ("keep 6", 6, "keep, others zero"),
+    ]  # fmt: skip
     assert "keep.png" in {path.name for path in found.files}
 
 
@@ -205,21 +243,30 @@ def test_a_mask_that_does_not_say_by_which_texts_is_warned_about(
 
 def test_tables_and_sidecar(dissociated: Lesions) -> None:
     out = dissociated.files[0].parent
-    expected = {"scores.tsv", "runs.tsv", "generations.tsv", "dissociation.tsv", "dissociation.png", "lesion.json"}
+    expected = {
+        "scores.tsv",
+        "summary.tsv",
+        "runs.tsv",
+        "generations.tsv",
+        "dissociation.tsv",
+        "dissociation.png",
+        "lesion.json",
+    }
     assert {path.name for path in out.iterdir()} == {*expected, "runs.jsonl"}
     assert {path.name for path in dissociated.files} == {*expected, "runs.jsonl"}
     sidecar = read_json(out / "lesion.json")
     own = sidecar["Llm2bids"]
+    assert [one["Name"] for one in own["Masks"]] == [one["Masks"][0] for one in own["Lesions"]] == [*on_topics()]
     assert own["WeightsSHA256"]
     assert own["Controls"] == {"Kind": "matched", "Number": 100, "Seed": 0}
-    for told in own["Masks"]:
+    for told in own["Lesions"]:
         assert told["DistinctControls"] == 100
         assert told["ControlsMayHoldOwnUnitsAt"] == []
         assert told["MeanActivationOfControls"] > 0
-    for name in ("scores", "runs", "generations", "dissociation"):
+    for name in ("scores", "summary", "runs", "generations", "dissociation"):
         assert set(read_tsv(out / f"{name}.tsv").columns) <= set(sidecar["Columns"])
     runs = read_tsv(out / "runs.tsv")
-    assert len(runs) == (1 + 3 * 101) * 3 * 4
+    assert len(runs) == (1 + 6 * 101) * 6 * 4
     table = dissociated.table.set_index(["score", "mask", "text"]).sort_index()
     bits, perplexity = table.loc["bits_per_token"], table.loc["perplexity"]
     np.testing.assert_allclose(np.exp2(bits["after"]), perplexity["after"])
@@ -289,7 +336,7 @@ def test_resumed_without_a_picture_no_old_one_stays(
     networks: dict[str, UnitMask], quick: dict[str, Any], files: dict[str, Path], tmp_path: Path
 ) -> None:
     masks = {topic: networks[topic] for topic in TOPICS}
-    options = quick | {"text": list(files.values()), "controls": 0}
+    options = quick | {"text": [files[topic] for topic in TOPICS], "controls": 0}
     lesion(tmp_path / "out", masks=masks, progress=False, dissociation=True, **options)
     assert (tmp_path / "out" / "dissociation.png").exists()
     again = lesion(tmp_path / "out", masks=masks, progress=False, resume=True, **(options | {"generations": 0}))
@@ -347,6 +394,10 @@ def refusals(networks: dict[str, UnitMask]) -> dict[str, tuple[type[Exception], 
         ),
         "places": (SiteError, "units at h.0:in", {"masks": {"net": UnitMask.from_units(foreign, [1])}}),
         "widths": (MaskError, "9 channels at", {"masks": {"net": UnitMask.from_units(wide, [1])}}),
+        "union of none": (LesionError, "a union of 0 masks asked for, 1 given", {"union": [0]}),
+        "union of two": (LesionError, "a union of 2 masks asked for, 1 given", {"keep_union": [1, 2]}),
+        "kept": (LesionError, "--keep together with unions", {"union": [1], "keep": True}),
+        "matrix": (LesionError, "a dissociation of unions", {"union": [1], "dissociation": True}),
         "encoder": (LesionError, "does not predict the next token", {"model": tiny_subject("bert")}),
     }
 

@@ -10,6 +10,8 @@ from llm2bids.cli.terminal import format_table, options, tell
 if TYPE_CHECKING:
     import argparse
 
+    from llm2bids.lesion import LesionScore
+
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``llm2bids lesion``.
@@ -45,6 +47,17 @@ def _add_surgery(group: argparse._ArgumentGroup) -> None:
         help="zero, mean, scale:X, add:X, push:X (X times their mean) (zero)",
     )
     group.add_argument("--keep", action="store_true", help="do it to all units but those of the mask")
+    group.add_argument(
+        "--union",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="lesion the first N masks together, not each by itself",
+    )
+    group.add_argument(
+        "--keep-union", type=int, nargs="+", default=[], metavar="N", help="the same, but to all units but theirs"
+    )
     group.add_argument(
         "--positions",
         choices=["all", "prompt", "generated"],
@@ -120,21 +133,32 @@ def _run(args: argparse.Namespace) -> int:
     found = lesion(**options(args))
     if args.json:
         rows = json.loads(found.table.to_json(orient="records"))
-        tell(json.dumps({"scores": rows, "files": [str(path) for path in found.files]}, indent=2))
+        summary = json.loads(found.summary.to_json(orient="records"))
+        tell(json.dumps({"summary": summary, "scores": rows, "files": [str(path) for path in found.files]}, indent=2))
         return 0
-    shown = [
-        {
-            "mask": one.mask,
-            "units": one.n_units,
-            "text": one.material,
-            "score": one.score,
-            "before": round(one.before, 3),
-            "after": round(one.after, 3),
-            "controls": round(one.control_mean, 3),
-            "percentile": f"{one.percentile:.0f} ({one.interval[0]:.0f} to {one.interval[1]:.0f})",
-        }
-        for one in found.scores
-        if one.score != "bits_per_token"
+    summary = [
+        {name: _plain(value) for name, value in row.items() if name != "runs"}
+        for row in found.summary.to_dict("records")
     ]
-    tell(format_table(shown), "", *(str(path) for path in found.files))
+    against = [_against(one) for one in found.scores if one.score not in {"bits_per_token", "accuracy_parsed"}]
+    tell(format_table(summary), "", format_table(against), "", *(str(path) for path in found.files))
     return 0
+
+
+def _plain(value: str | float) -> str:
+    """A value as it is printed: shares and scores with three digits."""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _against(score: LesionScore) -> dict[str, object]:
+    """A row of the second table: a lesion against its controls."""
+    low, high = score.interval
+    return {
+        "mask": score.mask,
+        "text": score.material,
+        "score": score.score,
+        "intact": _plain(score.before),
+        "lesioned": _plain(score.after),
+        "random": _plain(score.control_mean),
+        "percentile": f"{score.percentile:.0f} ({low:.0f} to {high:.0f})" if score.known else "n/a",
+    }

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
-from llm2bids.errors import LesionError, MaskError
+from llm2bids.errors import LesionError
 from llm2bids.lesion.controls import Controls, check_request, draw_controls
-from llm2bids.lesion.exam import Exam, Reading, describe
+from llm2bids.lesion.exam import Exam, Reading
+from llm2bids.lesion.ledger import Ledger
 from llm2bids.lesion.materials import (
     Questions,
     Text,
@@ -28,8 +28,9 @@ from llm2bids.lesion.materials import (
     read_text,
 )
 from llm2bids.lesion.output import RUNS, check_out, forget, write_results
-from llm2bids.lesion.plan import INTACT, Condition, Ledger, Surgery
+from llm2bids.lesion.plan import Condition, Lesion, Surgery, plan_lesions
 from llm2bids.lesion.scores import LesionScore, dissociation, tabulate
+from llm2bids.lesion.tables import Results
 from llm2bids.mask import check_same_model, load_mask
 from llm2bids.model.lesions import POSITIONS, Method, mean_activations
 from llm2bids.model.lesions import lesion as lesioned
@@ -37,8 +38,9 @@ from llm2bids.model.loading import load_subject
 from llm2bids.phantom import build_phantom
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from llm2bids.lesion.exam import Answers
@@ -61,15 +63,18 @@ class Lesions:
     Parameters
     ----------
     scores : tuple of LesionScore
-        One per mask, text or task, and score.
+        One per lesion, text or task, and score.
     table : DataFrame
         The same as a table; see `llm2bids.lesion.scores.tabulate`.
+    summary : DataFrame
+        One row per state of the model, one column per text or task; see `llm2bids.lesion.tables.Results`.
     files : tuple of Path
         What was written, the table of scores first.
     """
 
     scores: tuple[LesionScore, ...]
     table: pd.DataFrame
+    summary: pd.DataFrame
     files: tuple[Path, ...]
 
 
@@ -83,6 +88,8 @@ def lesion(  # noqa: PLR0913 - the arguments of the command
     lines: bool = False,
     method: str = "zero",
     keep: bool = False,
+    union: Sequence[int] = (),
+    keep_union: Sequence[int] = (),
     positions: Positions = "all",
     controls: int = 100,
     control: str = "matched",
@@ -127,6 +134,10 @@ def lesion(  # noqa: PLR0913 - the arguments of the command
         What is done to units: ``zero``, ``mean``, ``scale:X``, ``add:X`` or ``push:X``.
     keep : bool
         Whether it is done to all units but those of the mask.
+    union : sequence of int
+        Numbers of masks: the units of the first so many are lesioned together, instead of each mask by itself.
+    keep_union : sequence of int
+        The same, but it is done to all other units.
     positions : {"all", "prompt", "generated"}
         At which tokens; others than ``all`` for tasks only, whose prompts end somewhere.
     controls : int
@@ -186,8 +197,11 @@ def lesion(  # noqa: PLR0913 - the arguments of the command
     _check_materials(texts, questions, surgery)
     check_out(out_dir, resume=resume, overwrite=overwrite)
     loaded = dict(masks) if isinstance(masks, Mapping) else _load_masks(masks, like)
-    if dissociation and (len(loaded) < 2 or len(texts) < 2):  # noqa: PLR2004
-        raise LesionError(f"{len(loaded)} masks and {len(texts)} texts found; a dissociation needs two or more of both")
+    if dissociation:
+        _check_dissociation(loaded, texts, [*union, *keep_union])
+    if not loaded:
+        raise LesionError("no mask found; give one or more with --mask")
+    lesions = plan_lesions(loaded, surgery, union, keep_union)
     leaks = _check_overlap(loaded, [*texts, *questions], allow_overlap=allow_overlap)
     averaged = read_text(reference, lines=lines) if reference is not None else None
     options: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype, "device_map": device_map}
@@ -198,8 +212,8 @@ def lesion(  # noqa: PLR0913 - the arguments of the command
     _check_model(model, loaded)
     exam = Exam.prepare(model, texts, questions, reading)
     shown = averaged.documents if averaged else [*_documents(texts, questions)]
-    drawn, means = _prepare(model, loaded, shown, surgery, (controls, control, seed), batch_size)
-    conditions = [Condition(), *_conditions(drawn, loaded, means, surgery)]
+    drawn, means = _prepare(model, lesions, shown, (controls, control, seed), batch_size)
+    conditions = [Condition(), *_conditions(drawn, lesions, means)]
     common = _common(model, texts, questions, reading)
     keys = {condition.key(common): condition for condition in reversed(conditions)}
     if overwrite:
@@ -207,10 +221,11 @@ def lesion(  # noqa: PLR0913 - the arguments of the command
     ledger = Ledger.open(out_dir / RUNS)
     _run_all(exam, ledger, dict(reversed(keys.items())), progress=progress)
     rows = [(condition, ledger.rows[condition.key(common)]) for condition in conditions]
-    scores = _scores(loaded, rows, surgery, control)
+    results = Results(tuple(lesions), tuple(rows), control)
     told = {
         **model.describe(),
-        "Masks": [_about_mask(name, mask, drawn[name], leaks[name]) for name, mask in loaded.items()],
+        "Masks": [_about_mask(name, mask, leaks[name]) for name, mask in loaded.items()],
+        "Lesions": [_about_lesion(one, drawn[one.name]) for one in lesions],
         "Texts": [_about_material(one, exam) for one in texts],
         "Tasks": [_about_material(one, exam) for one in questions],
         "Method": str(surgery),
@@ -221,8 +236,8 @@ def lesion(  # noqa: PLR0913 - the arguments of the command
         "AllowOverlap": allow_overlap,
         "Settings": asdict(reading),
     }
-    files = write_results(out_dir, scores, _runs_table(rows), _generations_table(rows), told, dissociating=dissociation)
-    return Lesions(tuple(scores), tabulate(scores), tuple(files))
+    files = write_results(out_dir, results, told, dissociating=dissociation)
+    return Lesions(tuple(results.scores), tabulate(results.scores), results.summary, tuple(files))
 
 
 def _listed(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
@@ -247,6 +262,14 @@ def _check_materials(texts: Sequence[Text], questions: Sequence[Questions], surg
             f"a text is all prompt, so {surgery.positions} tokens cannot be told apart in {texts[0].name}; lesion all "
             "positions, or score a task file"
         )
+
+
+def _check_dissociation(masks: Mapping[str, UnitMask], texts: Sequence[Text], unions: Sequence[int]) -> None:
+    """Refuse what is no matrix of masks and texts."""
+    if unions:
+        raise LesionError("a dissociation of unions asked for; it lays out single masks: leave --dissociation out")
+    if len(masks) < 2 or len(texts) < 2:  # noqa: PLR2004
+        raise LesionError(f"{len(masks)} masks and {len(texts)} texts found; a dissociation needs two or more of both")
 
 
 def _load_masks(paths: Sequence[str | Path], like: str | Path | None) -> dict[str, UnitMask]:
@@ -282,17 +305,13 @@ def _check_overlap(
 
 
 def _check_model(subject: Subject, masks: Mapping[str, UnitMask]) -> None:
-    """Refuse a model that predicts nothing, and masks of other models or of no unit."""
+    """Refuse a model that predicts nothing, and masks of other models."""
     if not subject.causal:
         raise LesionError(
             f"{subject.identity.name} does not predict the next token, so it has no perplexity; use a causal model"
         )
-    if not masks:
-        raise LesionError("no mask found; give one or more with --mask")
     own = subject.describe()
     for name, mask in masks.items():
-        if not mask.n_selected:
-            raise MaskError(f"{name} chooses no unit, so there is nothing to lesion; choose units with another rule")
         check_same_model(mask.provenance, own | {"Site": mask.space.site}, (name, "the model"))
         with lesioned(subject.model, mask):  # refuses places that the model does not have
             pass
@@ -305,42 +324,34 @@ def _documents(texts: Sequence[Text], questions: Sequence[Questions]) -> Iterato
 
 
 def _prepare(
-    subject: Subject,
-    masks: Mapping[str, UnitMask],
-    shown: Sequence[str],
-    surgery: Surgery,
-    asked: tuple[int, str, int],
-    batch_size: int,
-) -> tuple[dict[str, Controls], dict[str, NDArray[np.float64] | None]]:
+    subject: Subject, lesions: Sequence[Lesion], shown: Sequence[str], asked: tuple[int, str, int], batch_size: int
+) -> tuple[dict[str, Controls], dict[UnitSpace, NDArray[np.float64]]]:
     """Random masks of every lesion, and mean activations where they are needed."""
     n_controls, kind, seed = asked
     strength: dict[UnitSpace, NDArray[np.float64]] = {}
-    level: dict[UnitSpace, NDArray[np.float64]] = {}
-    for space in dict.fromkeys(mask.space for mask in masks.values()):
+    means: dict[UnitSpace, NDArray[np.float64]] = {}
+    for space in dict.fromkeys(one.mask.space for one in lesions):
         if kind == "matched" and n_controls:
             strength[space] = mean_activations(subject, shown, space, absolute=True, batch_size=batch_size)
-        if surgery.method.needs_means:
-            level[space] = mean_activations(subject, shown, space, batch_size=batch_size)
+        if lesions[0].surgery.method.needs_means:
+            means[space] = mean_activations(subject, shown, space, batch_size=batch_size)
     drawn = {
-        name: draw_controls(
-            mask, n_controls, kind=kind if n_controls else "layer", strength=strength.get(mask.space), seed=seed
+        one.name: draw_controls(
+            one.mask, n_controls, kind=kind if n_controls else "layer", strength=strength.get(one.mask.space), seed=seed
         )
-        for name, mask in masks.items()
+        for one in lesions
     }
-    return drawn, {name: level.get(mask.space) for name, mask in masks.items()}
+    return drawn, means
 
 
 def _conditions(
-    drawn: Mapping[str, Controls],
-    masks: Mapping[str, UnitMask],
-    means: Mapping[str, NDArray[np.float64] | None],
-    surgery: Surgery,
+    drawn: Mapping[str, Controls], lesions: Sequence[Lesion], means: Mapping[UnitSpace, NDArray[np.float64]]
 ) -> Iterator[Condition]:
     """Every lesion and its controls."""
-    for name, mask in masks.items():
-        yield Condition(name, None, mask, surgery, means[name])
-        for number, random in enumerate(drawn[name].masks):
-            yield Condition(name, number, random, surgery, means[name])
+    for one in lesions:
+        level = means.get(one.mask.space)
+        for number, mask in [(None, one.mask), *enumerate(drawn[one.name].masks)]:
+            yield Condition(one.name, number, mask, one.surgery, level)
 
 
 def _common(subject: Subject, texts: Sequence[Text], questions: Sequence[Questions], reading: Reading) -> str:
@@ -374,91 +385,39 @@ def _run_all(exam: Exam, ledger: Ledger, keys: Mapping[str, Condition], *, progr
             bar.update()
 
 
-def _scores(
-    masks: Mapping[str, UnitMask], rows: Sequence[tuple[Condition, dict[str, Any]]], surgery: Surgery, control: str
-) -> list[LesionScore]:
-    """Every score of every lesion, with those of its controls."""
-    values = {
-        (condition.name, condition.control): {(text, score): value for text, score, value in describe(row["values"])}
-        for condition, row in rows
-    }
-    before = values[INTACT, None]
-    found = []
-    for name, mask in masks.items():
-        numbers = [number for own, number in values if own == name and number is not None]
-        for place, after in values[name, None].items():
-            random = tuple(values[name, number][place] for number in numbers)
-            found.append(
-                LesionScore(
-                    name, mask.n_selected, str(surgery), control, place[0], place[1], before[place], after, random
-                )
-            )
-    return found
-
-
-def _runs_table(rows: Iterable[tuple[Condition, dict[str, Any]]]) -> pd.DataFrame:
-    """Every score of every state."""
-    return pd.DataFrame(
-        [
-            {
-                "mask": condition.name or "none",
-                "run": _run_name(condition),
-                "text": text,
-                "score": score,
-                "value": value,
-            }
-            for condition, row in rows
-            for text, score, value in describe(row["values"])
-        ]
-    )
-
-
-def _run_name(condition: Condition) -> str:
-    """What a state is called in tables."""
-    if condition.mask is None:
-        return "intact"
-    return "lesion" if condition.control is None else str(condition.control)
-
-
-def _generations_table(rows: Sequence[tuple[Condition, dict[str, Any]]]) -> pd.DataFrame:
-    """Continuations by the intact and the lesioned model, side by side."""
-    (_, intact), *others = ((condition, row["continued"]) for condition, row in rows if condition.control is None)
-    return pd.DataFrame(
-        [
-            {
-                "mask": condition.name,
-                "text": one["text"],
-                "prompt": _one_line(one["prompt"]),
-                "intact": _one_line(one["continued"]),
-                "lesioned": _one_line(other["continued"]),
-            }
-            for condition, continued in others
-            for one, other in zip(intact, continued, strict=True)
-        ]
-    )
-
-
-def _one_line(text: str) -> str:
-    """A text that fits into a field."""
-    return " ".join(text.split()) or "n/a"
-
-
-def _about_mask(name: str, mask: UnitMask, drawn: Controls, n_leaks: int) -> dict[str, Any]:
-    """What the sidecar says of a mask and its controls."""
+def _about_mask(name: str, mask: UnitMask, n_leaks: int) -> dict[str, Any]:
+    """What the sidecar says of a mask."""
     return {
         "Name": name,
         "File": mask.provenance.get(_FILE, name),
         "Units": mask.n_selected,
         "UnitSpace": mask.space.to_json(),
-        "SelectedSHA256": hashlib.sha256(np.packbits(mask.selected).tobytes()).hexdigest(),
+        "SelectedSHA256": _sha256(mask),
         "Provenance": {key: value for key, value in mask.provenance.items() if key != _FILE},
         "StimuliKnown": bool(known_texts(mask.provenance)),
         "StimuliInScoredTexts": n_leaks,
+    }
+
+
+def _about_lesion(lesion: Lesion, drawn: Controls) -> dict[str, Any]:
+    """What the sidecar says of a lesion and its controls."""
+    return {
+        "Name": lesion.name,
+        "Masks": list(lesion.of),
+        "Method": str(lesion.surgery),
+        "Units": lesion.mask.n_selected,
+        "ShareOfUnits": lesion.share,
+        "SelectedSHA256": _sha256(lesion.mask),
         "MeanActivation": drawn.activation,
         "MeanActivationOfControls": drawn.control_activation,
         "ControlsMayHoldOwnUnitsAt": list(drawn.own),
         "DistinctControls": len({one.selected.tobytes() for one in drawn.masks}),
     }
+
+
+def _sha256(mask: UnitMask) -> str:
+    """Hash of which units are chosen."""
+    return hashlib.sha256(np.packbits(mask.selected).tobytes()).hexdigest()
 
 
 def _about_material(material: Text | Questions, exam: Exam) -> dict[str, Any]:

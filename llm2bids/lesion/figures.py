@@ -73,7 +73,7 @@ def draw_curve(table: pd.DataFrame, title: str) -> Figure:
     Returns
     -------
     Figure
-        One line per text; random masks as a grey band where there are any.
+        One panel per text; random masks in grey where there are any.
     """
     chosen = table[table["score"] == "bits_per_token"].sort_values("units", kind="stable")
     names = list(dict.fromkeys(chosen["text"]))
@@ -87,10 +87,13 @@ def draw_curve(table: pd.DataFrame, title: str) -> Figure:
             continue
         own = chosen[chosen["text"] == names[number]]
         panel.axhline(own["before"].iloc[0], color="black", linestyle=":", label="intact")
-        panel.plot(own["units"], own["after"], color=COLOURS[0], marker="o", label="masks kept")
+        line = "-" if own["units"].is_unique else ""  # masks of one size do not lie on one curve
+        panel.plot(own["units"], own["after"], color=COLOURS[0], marker="o", linestyle=line, label="masks kept")
         if own["control_mean"].notna().all():
-            panel.plot(own["units"], own["control_mean"], color=GREY, marker="s", label="random, mean and 95 %")
-            panel.fill_between(own["units"], own["control_low"], own["control_high"], color=GREY, alpha=0.3, lw=0)
+            reach = [own["control_mean"] - own["control_low"], own["control_high"] - own["control_mean"]]
+            look = {"color": GREY, "marker": "s", "linestyle": line, "capsize": 3}
+            label = "random units kept, mean and 95 %"
+            panel.errorbar(own["units"], own["control_mean"], np.maximum(reach, 0), label=label, **look)
         panel.set_title(_short(names[number]), fontsize=9)
         panel.set_xlabel("units kept")
         panel.set_ylabel("bits per token")

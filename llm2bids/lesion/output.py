@@ -10,15 +10,16 @@ from llm2bids.bids.tables import write_bytes, write_json, write_tsv
 from llm2bids.errors import DatasetError
 from llm2bids.lesion.figures import draw_curve, draw_dissociation
 from llm2bids.lesion.scores import dissociation, tabulate
+from llm2bids.lesion.tables import SHOWN
 from llm2bids.pictures import as_png
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import pandas as pd
 
-    from llm2bids.lesion.scores import LesionScore
+    from llm2bids.lesion.tables import Results
 
 RUNS: Final = "runs.jsonl"
 """Scores of every state of the model, as they come."""
@@ -30,6 +31,7 @@ _OURS: Final = (
     RUNS,
     SIDECAR,
     "scores.tsv",
+    "summary.tsv",
     "runs.tsv",
     "generations.tsv",
     "dissociation.tsv",
@@ -37,7 +39,8 @@ _OURS: Final = (
     "keep.png",
 )
 COLUMNS: Final = {
-    "mask": "Name of the mask.",
+    "mask": "Name of the mask, or of a union of masks: mask 10 lesions the first ten together, keep 64 all units but "
+    "those of the first 64.",
     "units": "Units that the mask chooses.",
     "method": "What was done to its units; with keep, to all others.",
     "text": "Text or task file that was scored.",
@@ -59,6 +62,10 @@ COLUMNS: Final = {
     "p_harm": "(1 + random masks that did as much harm) / (1 + random masks).",
     "run": "intact, lesion, or the number of the random mask.",
     "value": "The score.",
+    "condition": "State of the model: intact, a lesion, or random masks instead of it (means over them).",
+    "networks": "Masks in the union.",
+    "share": "Units of the mask among all units of its site.",
+    "runs": "Random masks averaged; else 1.",
     "prompt": "What was continued.",
     "intact": "What the intact model said.",
     "lesioned": "What the lesioned model said.",
@@ -111,27 +118,15 @@ def forget(out_dir: Path, *, runs: bool = True) -> None:
             (out_dir / name).unlink(missing_ok=True)
 
 
-def write_results(
-    out_dir: Path,
-    scores: Sequence[LesionScore],
-    runs: pd.DataFrame,
-    generations: pd.DataFrame,
-    told: Mapping[str, Any],
-    *,
-    dissociating: bool,
-) -> list[Path]:
+def write_results(out_dir: Path, results: Results, told: Mapping[str, Any], *, dissociating: bool) -> list[Path]:
     """Write tables, pictures and sidecar.
 
     Parameters
     ----------
     out_dir : Path
         Where they go.
-    scores : sequence of LesionScore
-        What was found.
-    runs : DataFrame
-        Every score of every state.
-    generations : DataFrame
-        Continuations side by side.
+    results : Results
+        What was measured.
     told : mapping
         How it was done, for the sidecar.
     dissociating : bool
@@ -142,30 +137,49 @@ def write_results(
     list of Path
         The files, the table of scores first.
     """
-    table = tabulate(scores)
-    tables = {"scores": table, "runs": runs}
-    if len(generations):
-        tables["generations"] = generations
+    scores = results.scores
+    tables = {"scores": tabulate(scores), "summary": results.summary, "runs": results.runs}
+    if len(results.generations):
+        tables["generations"] = results.generations
     pictures = {}
     n_controls = max((len(one.controls) for one in scores), default=0)
     title = f"{told['Model']}: {told['Method']}"
     if dissociating:
         tables["dissociation"] = dissociation(scores)
         pictures["dissociation"] = draw_dissociation(tables["dissociation"], title, n_controls)
-    if told["Keep"] and len(set(table["units"])) > 1 and (table["score"] == "bits_per_token").any():
-        pictures["keep"] = draw_curve(table, title)
+    kept = _kept(results)
+    if len(set(kept["units"])) > 1:
+        pictures["keep"] = draw_curve(kept, f"{told['Model']}: {kept['method'].iloc[0]}")
     forget(out_dir, runs=False)
     files = [write_tsv(out_dir / f"{name}.tsv", one) for name, one in tables.items()]
     files += [write_bytes(out_dir / f"{name}.png", as_png(figure, dpi=_DPI)) for name, figure in pictures.items()]
-    used = {str(column) for one in tables.values() for column in one.columns}
     sidecar = {
         "Description": "Scores of a language model intact, lesioned, and with random units lesioned instead.",
         "GeneratedBy": [{"Name": "llm2bids", "Version": __version__}],
         "Sources": [one["File"] for key in ("Masks", "Texts", "Tasks") for one in told[key]],
-        "Columns": {name: text for name, text in COLUMNS.items() if name in used},
+        "Columns": _columns(str(column) for one in tables.values() for column in one.columns),
         "Llm2bids": {**told, "Versions": _versions()},
     }
     return [*files, write_json(out_dir / SIDECAR, sidecar), out_dir / RUNS]
+
+
+def _kept(results: Results) -> pd.DataFrame:
+    """Scores of lesions that keep units, as far as they can be drawn."""
+    names = {one.name for one in results.lesions if one.surgery.keep}
+    table = tabulate(results.scores)
+    return table[table["mask"].isin(names) & (table["score"] == "bits_per_token")]
+
+
+def _columns(used: Iterable[str]) -> dict[str, str]:
+    """What columns mean; those of one text or task each are named after it."""
+    found = {}
+    for name in used:
+        text, _, score = name.rpartition(".")
+        if name in COLUMNS:
+            found[name] = COLUMNS[name]
+        elif score in SHOWN:
+            found[name] = f"{score} on {text}."
+    return found
 
 
 def _versions() -> dict[str, str]:

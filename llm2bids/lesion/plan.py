@@ -1,23 +1,23 @@
-"""Which states of the model are to be scored, and which have been: a list on disk that survives being killed."""
+"""What is done to the model: which units, in which way, and as which states it is scored."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from llm2bids.errors import DatasetError
+from llm2bids.errors import LesionError, MaskError
 from llm2bids.model.lesions import Method, Positions
 from llm2bids.model.lesions import lesion as lesioned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
@@ -54,13 +54,112 @@ class Surgery:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Lesion:
+    """One thing that is done to the model.
+
+    Parameters
+    ----------
+    name : str
+        That of the mask, or ``"mask 10"`` and ``"keep 64"`` for unions of so many.
+    mask : UnitMask
+        Units.
+    surgery : Surgery
+        What is done to them.
+    of : tuple of str
+        Names of the masks whose union it is.
+    """
+
+    name: str
+    mask: UnitMask
+    surgery: Surgery
+    of: tuple[str, ...]
+
+    @property
+    def share(self) -> float:
+        """Of all units, those that the mask chooses."""
+        return self.mask.n_selected / self.mask.space.n_units
+
+
+def plan_lesions(
+    masks: Mapping[str, UnitMask],
+    surgery: Surgery,
+    unions: Sequence[int] = (),
+    kept_unions: Sequence[int] = (),
+) -> list[Lesion]:
+    """Say what is to be done: to each mask, or to unions of them.
+
+    Parameters
+    ----------
+    masks : mapping
+        Masks by name, in order.
+    surgery : Surgery
+        What is done.
+    unions : sequence of int
+        Numbers of masks; the units of the first so many are lesioned together.
+    kept_unions : sequence of int
+        The same, but all other units are lesioned.
+
+    Returns
+    -------
+    list of Lesion
+        One per mask; where unions are asked for, one per union, those that are kept last.
+
+    Raises
+    ------
+    LesionError
+        If a union is asked for that cannot be, or twice, or unions together with ``keep``.
+    MaskError
+        If what is to be lesioned holds no unit.
+    SpaceError
+        If masks of one union are of different spaces.
+
+    Examples
+    --------
+    >>> from llm2bids.space import UnitMask, UnitSpace
+    >>> space = UnitSpace.uniform("mlp", ["h.0:out", "h.1:out"], 9)
+    >>> masks = {f"ica{n}": UnitMask.from_units(space, [n, n + 1]) for n in (1, 2, 3)}
+    >>> [(one.name, one.mask.n_selected) for one in plan_lesions(masks, Surgery(), [2], [1, 3])]
+    [('mask 2', 3), ('keep 1', 2), ('keep 3', 4)]
+    """
+    if not unions and not kept_unions:
+        lesions = [Lesion(name, mask, surgery, (name,)) for name, mask in masks.items()]
+    else:
+        _check_unions([*unions, *kept_unions], len(masks), surgery)
+        kept = replace(surgery, keep=True)
+        lesions = [_union(f"mask {number}", masks, number, surgery) for number in dict.fromkeys(unions)]
+        lesions += [_union(f"keep {number}", masks, number, kept) for number in dict.fromkeys(kept_unions)]
+    for lesion in lesions:
+        if not lesion.mask.n_selected:
+            raise MaskError(
+                f"{lesion.name} chooses no unit, so there is nothing to lesion; choose units with another rule"
+            )
+    return lesions
+
+
+def _check_unions(numbers: Sequence[int], n_masks: int, surgery: Surgery) -> None:
+    """Refuse unions of no mask or of more than there are."""
+    if surgery.keep:
+        raise LesionError("--keep together with unions found; say with --keep-union which unions are kept")
+    for number in numbers:
+        if not 1 <= number <= n_masks:
+            raise LesionError(f"a union of {number} masks asked for, {n_masks} given; ask for 1 to {n_masks}")
+
+
+def _union(name: str, masks: Mapping[str, UnitMask], number: int, surgery: Surgery) -> Lesion:
+    """Units of the first so many masks."""
+    of = tuple(masks)[:number]
+    union = reduce(or_, (masks[one] for one in of))
+    return Lesion(name, replace(union, provenance={"Operation": "union", "Of": list(of)}), surgery, of)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Condition:
     """One state of the model.
 
     Parameters
     ----------
     name : str
-        Of the lesion's mask; empty for the intact model.
+        Of the lesion; empty for the intact model.
     control : int or None
         Number of the random mask; None for the lesion itself.
     mask : UnitMask or None
@@ -129,96 +228,3 @@ class Condition:
         if self.means is not None:
             digest.update(self.means.tobytes())
         return digest.hexdigest()
-
-
-@dataclass(slots=True)
-class Ledger:
-    """Scores that are there, one line each, added as soon as they are.
-
-    Parameters
-    ----------
-    path : Path
-        File of JSON lines.
-    rows : dict
-        What it holds, by key.
-    """
-
-    path: Path
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    @classmethod
-    def open(cls, path: Path) -> Ledger:
-        """Read what is there; a last line cut short by a kill is left out and dropped from the file.
-
-        Parameters
-        ----------
-        path : Path
-            File, which may not exist yet.
-
-        Returns
-        -------
-        Ledger
-            Its rows.
-
-        Raises
-        ------
-        DatasetError
-            If the file cannot be read or written, or is damaged elsewhere.
-        """
-        rows = {}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            content = path.read_bytes() if path.exists() else b""
-            whole = content[: content.rfind(b"\n") + 1]
-            for line in whole.decode().split("\n")[:-1]:
-                row = json.loads(line)
-                rows[row["key"]] = row
-            if len(whole) < len(content):
-                with path.open("r+b") as file:
-                    file.truncate(len(whole))
-        except OSError as error:
-            raise DatasetError(f"{path} cannot be used ({error.strerror or error}); choose another folder") from error
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise DatasetError(f"{path} is damaged in line {len(rows) + 1}; start anew with --overwrite") from error
-        return cls(path, rows)
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Write a row so that it survives whatever happens next.
-
-        Parameters
-        ----------
-        row : mapping
-            JSON values, among them ``key``.
-
-        Raises
-        ------
-        DatasetError
-            If it cannot be written.
-        """
-        try:
-            with self.path.open("ab") as file:
-                file.write((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise DatasetError(
-                f"{self.path} cannot be written ({error.strerror or error}); mend that and go on with --resume"
-            ) from error
-        self.rows[str(row["key"])] = dict(row)
-
-    def missing(self, keys: Mapping[str, Condition]) -> Iterator[tuple[str, Condition]]:
-        """Go through what is still to be done.
-
-        Parameters
-        ----------
-        keys : mapping
-            Conditions by key.
-
-        Yields
-        ------
-        tuple
-            Key and condition.
-        """
-        for key, condition in keys.items():
-            if key not in self.rows:
-                yield key, condition

@@ -1,0 +1,131 @@
+"""What was measured, as tables: of single states, of lesions against their controls, and side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from llm2bids.lesion.exam import describe
+from llm2bids.lesion.plan import INTACT
+from llm2bids.lesion.scores import LesionScore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from llm2bids.lesion.plan import Condition, Lesion
+
+SHOWN: Final = ("perplexity", "accuracy", "parse_failures")
+"""Scores that have a column of their own in the summary: what is not parsed stands beside what is right."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Every state of the model with what was measured in it.
+
+    Parameters
+    ----------
+    lesions : tuple of Lesion
+        What was done.
+    rows : tuple of pair of Condition and dict
+        The intact model first; ``values`` and, but for controls, ``continued``.
+    control : str
+        Kind of the random masks.
+    """
+
+    lesions: tuple[Lesion, ...]
+    rows: tuple[tuple[Condition, dict[str, Any]], ...]
+    control: str
+
+    @cached_property
+    def _values(self) -> dict[tuple[str, int | None], dict[tuple[str, str], float]]:
+        """Scores by text and name, of each state."""
+        return {
+            (state.name, state.control): {(text, score): value for text, score, value in describe(row["values"])}
+            for state, row in self.rows
+        }
+
+    @cached_property
+    def scores(self) -> list[LesionScore]:
+        """Every score of every lesion, with those of its controls."""
+        before, found = self._values[INTACT, None], []
+        for one in self.lesions:
+            numbers = [number for name, number in self._values if name == one.name and number is not None]
+            for place, after in self._values[one.name, None].items():
+                random = tuple(self._values[one.name, number][place] for number in numbers)
+                about = (one.name, one.mask.n_selected, str(one.surgery), self.control)
+                found.append(LesionScore(*about, *place, before[place], after, random))
+        return found
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """Every score of every state: ``mask``, ``run``, ``text``, ``score``, ``value``."""
+        return pd.DataFrame(
+            [
+                {"mask": state.name or "none", "run": _run_name(state), "text": text, "score": score, "value": value}
+                for state, row in self.rows
+                for text, score, value in describe(row["values"])
+            ]
+        )
+
+    @property
+    def generations(self) -> pd.DataFrame:
+        """Continuations side by side: ``mask``, ``text``, ``prompt``, ``intact``, ``lesioned``; maybe no row."""
+        (_, intact), *others = ((state, row["continued"]) for state, row in self.rows if state.control is None)
+        return pd.DataFrame(
+            [
+                {
+                    "mask": state.name,
+                    "text": one["text"],
+                    "prompt": _one_line(one["prompt"]),
+                    "intact": _one_line(one["continued"]),
+                    "lesioned": _one_line(other["continued"]),
+                }
+                for state, continued in others
+                for one, other in zip(intact, continued, strict=True)
+            ]
+        )
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """States of the model below each other, texts and tasks side by side.
+
+        One row for the intact model, one per lesion, and one per lesion for its random masks: ``condition``,
+        ``networks`` (masks in the union), ``units``, ``share`` (of all units), ``runs`` (random masks averaged), and
+        of every text its ``<name>.perplexity``, of every task ``<name>.accuracy`` and ``<name>.parse_failures``.
+        """
+        return pd.DataFrame(list(self._summarized()))
+
+    def _summarized(self) -> Iterator[dict[str, Any]]:
+        """Rows of the summary."""
+        yield _row(("intact", 0, 0, 0.0, 1), self._values[INTACT, None])
+        for one in self.lesions:
+            size = (len(one.of), one.mask.n_selected, one.share)
+            yield _row((one.name, *size, 1), self._values[one.name, None])
+            random = [
+                values for (name, number), values in self._values.items() if name == one.name and number is not None
+            ]
+            if random:
+                means = {place: float(np.mean([values[place] for values in random])) for place in random[0]}
+                yield _row((f"random for {one.name}", *size, len(random)), means)
+
+
+def _row(about: tuple[str, int, int, float, int], values: dict[tuple[str, str], float]) -> dict[str, Any]:
+    """One state, what is shown of it."""
+    row: dict[str, Any] = dict(zip(("condition", "networks", "units", "share", "runs"), about, strict=True))
+    return row | {f"{text}.{score}": value for (text, score), value in values.items() if score in SHOWN}
+
+
+def _run_name(state: Condition) -> str:
+    """What a state is called in tables."""
+    if state.mask is None:
+        return "intact"
+    return "lesion" if state.control is None else str(state.control)
+
+
+def _one_line(text: str) -> str:
+    """A text that fits into a field."""
+    return " ".join(text.split()) or "n/a"
