@@ -96,8 +96,12 @@ class LesionScore:
 
     @property
     def control_mean(self) -> float:
-        """Mean of the controls."""
-        return float(np.mean(self.controls)) if self.controls else float("nan")
+        """Mean of the controls; of perplexity the geometric mean, which is that of bits per token."""
+        if not self.controls:
+            return float("nan")
+        values = np.array(self.controls)
+        with np.errstate(over="ignore"):
+            return float(np.exp2(np.log2(values).mean()) if self.score == "perplexity" else values.mean())
 
     @property
     def control_range(self) -> tuple[float, float]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import pandas as pd
 
 from llm2bids.lesion.exam import describe
@@ -14,7 +13,7 @@ from llm2bids.lesion.plan import INTACT
 from llm2bids.lesion.scores import LesionScore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from llm2bids.lesion.plan import Condition, Lesion
 
@@ -101,22 +100,20 @@ class Results:
 
     def _summarized(self) -> Iterator[dict[str, Any]]:
         """Rows of the summary."""
-        yield _row(("intact", 0, 0, 0.0, 1), self._values[INTACT, None])
-        for one in self.lesions:
-            size = (len(one.of), one.mask.n_selected, one.share)
-            yield _row((one.name, *size, 1), self._values[one.name, None])
-            random = [
-                values for (name, number), values in self._values.items() if name == one.name and number is not None
-            ]
-            if random:
-                means = {place: float(np.mean([values[place] for values in random])) for place in random[0]}
-                yield _row((f"random for {one.name}", *size, len(random)), means)
+        intact = {"condition": "intact", "networks": 0, "units": 0, "share": 0.0, "runs": 1}
+        yield intact | _shown((one, one.before) for one in self.scores if one.mask == self.lesions[0].name)
+        for lesion in self.lesions:
+            own = [one for one in self.scores if one.mask == lesion.name]
+            size = {"networks": len(lesion.of), "units": lesion.mask.n_selected, "share": lesion.share}
+            yield {"condition": lesion.name, **size, "runs": 1} | _shown((one, one.after) for one in own)
+            if own[0].controls:
+                random = {"condition": f"random for {lesion.name}", **size, "runs": len(own[0].controls)}
+                yield random | _shown((one, one.control_mean) for one in own)
 
 
-def _row(about: tuple[str, int, int, float, int], values: dict[tuple[str, str], float]) -> dict[str, Any]:
-    """One state, what is shown of it."""
-    row: dict[str, Any] = dict(zip(("condition", "networks", "units", "share", "runs"), about, strict=True))
-    return row | {f"{text}.{score}": value for (text, score), value in values.items() if score in SHOWN}
+def _shown(values: Iterable[tuple[LesionScore, float]]) -> dict[str, float]:
+    """Those scores that have a column in the summary."""
+    return {f"{one.material}.{one.score}": value for one, value in values if one.score in SHOWN}
 
 
 def _run_name(state: Condition) -> str:

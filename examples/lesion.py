@@ -1,0 +1,214 @@
+"""What networks do: Liu et al. 2025's lesions with the controls they lack, on any model.
+
+``python examples/lesion.py [FOLDER] [--model MODEL]`` records the six tasks, finds a network for each, and independent
+components without looking at the tasks. Then it silences networks while the model reads prompts that it has not been
+shown: every network against every topic, unions of components, and unions kept alone; beside each lesion, random units
+as many and as active in every layer. It writes a page with tables and pictures, FOLDER/lesion.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from llm2bids.bids.tables import read_tsv
+from llm2bids.glm import glm
+from llm2bids.ica import ica
+from llm2bids.lesion import lesion
+from llm2bids.mask import load_mask
+from llm2bids.prep import prep
+from llm2bids.record import record
+from llm2bids.task import builtin_prompts, on_topics, text_hash
+
+if TYPE_CHECKING:
+    from llm2bids.lesion import Lesions
+
+TASKS = "nencka2023"
+WORDS = 8
+"""Of a prompt, before its ending is to be chosen."""
+
+
+def find_networks(folder: Path, args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
+    """Networks of the tasks, and components, the strongest first; what is there already stays."""
+    record(folder, args.model, TASKS, subject="model", sites=[args.site], runs=args.runs, resume=True)
+    prep(folder, resume=True)
+    by_task = glm(folder, folder / "derivatives" / "glm", top=[args.top / 100], resume=True)
+    (found,) = ica(folder, folder / "derivatives" / "ica", components=args.components, resume=True)
+    top = [next(one.mask.parent.glob(f"*task-{one.task}_*desc-top*_mask.nii.gz")) for one in by_task]
+    return top, [path for path in found.masks if load_mask(path).n_selected]
+
+
+def shown(masks: list[Path]) -> set[str]:
+    """Hashes of all texts by which networks were defined."""
+    sidecars = [json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text()) for path in masks]
+    return {text for own in sidecars for run in own["Llm2bids"]["Stimuli"] for text in run["Texts"]}
+
+
+def write_materials(folder: Path, known: set[str], n_prompts: int) -> tuple[list[Path], Path]:
+    """Prompts that were not shown, one file per topic; and a quiz: which ending belongs to the first words."""
+    texts = {}
+    for task, topic in on_topics().items():
+        unseen = [prompt.text for prompt in builtin_prompts()[topic] if text_hash(prompt.text) not in known]
+        texts[task] = unseen[:n_prompts]
+        (folder / f"{task}.txt").write_text("\n".join(texts[task]) + "\n", encoding="utf-8")
+    rows = []
+    for group in zip(*texts.values(), strict=True):
+        endings = [" ".join(text.split()[WORDS:]) for text in group]
+        rows += [
+            {"prompt": " ".join(text.split()[:WORDS]), "answer": ending, "options": endings}
+            for text, ending in zip(group, endings, strict=True)
+        ]
+    quiz = folder / "endings.jsonl"
+    quiz.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return [folder / f"{task}.txt" for task in texts], quiz
+
+
+def table(rows: pd.DataFrame) -> str:
+    """Rows as Markdown."""
+    lines = [[*map(str, rows.columns)], ["---"] * rows.shape[1], *(map(str, row) for row in rows.to_numpy(object))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def own_topic(found: Lesions) -> pd.DataFrame:
+    """What each network does to its own topic, and to the others."""
+    rows = read_tsv(next(path for path in found.files if path.name == "dissociation.tsv"))
+    rows["task"] = rows["mask"].str.extract(r"task-([a-z]+)_")
+    numbers = ["change", "control_change", "percentile", "percentile_low", "percentile_high"]
+    rows[numbers] = rows[numbers].astype(float)
+    units = dict(zip(found.table["mask"], found.table["units"], strict=True))
+    told = []
+    for task, own in rows.groupby("task", sort=False):
+        (mine,) = own[own["text"] == task].to_dict("records")
+        others = own[own["text"] != task]
+        interval = f"{mine['percentile_low']:.0f} to {mine['percentile_high']:.0f}"
+        told.append(
+            {
+                "network of": task,
+                "units": units[mine["mask"]],
+                "own topic, bits per token": f"{mine['change']:+.3f}",
+                "random units": f"{mine['control_change']:+.3f}",
+                "percentile among random units": f"{mine['percentile']:.0f} ({interval})",
+                "other topics": f"{others['change'].mean():+.3f}",
+                "most, of": f"{others['change'].max():+.3f} {others.loc[others['change'].idxmax(), 'text']}",
+            }
+        )
+    return pd.DataFrame(told)
+
+
+def conditions(found: Lesions) -> pd.DataFrame:
+    """States of the model below each other: accuracy, answers not parsed, perplexity over all topics."""
+    rows = found.summary
+    topics = [name for name in rows if name.endswith(".perplexity")]
+    return pd.DataFrame(
+        {
+            "state": rows["condition"] + [f" ({runs} masks)" if runs > 1 else "" for runs in rows["runs"]],
+            "units": rows["units"],
+            "share": [f"{100 * share:.1f} %" for share in rows["share"]],
+            "endings told right": [f"{value:.3f}" for value in rows["endings.accuracy"]],
+            "not parsed": [f"{value:.3f}" for value in rows["endings.parse_failures"]],
+            "perplexity": [f"{value:,.0f}" for value in np.exp(np.log(rows[topics]).mean(axis=1))],
+        }
+    )
+
+
+PAGE = """\
+# What networks of $model do
+
+After Liu et al. 2025, *Brain-Inspired Exploration of Functional Networks and Key Neurons in Large Language Models*
+(arXiv 2502.20408), on $n_units units at site `$site`: networks are silenced, or all but them, and the model is scored
+on texts by which no network was defined. Beside each lesion stand random units, as many and about as active in every
+layer, $controls times. Made by
+
+```
+$command
+```
+
+## Each network against each topic
+
+The $top % of units with the largest statistic of each task are set to 0 while the model reads $n_prompts prompts per
+topic.
+
+$own
+
+![Change of log2 perplexity by network and topic](lesion/dissociation.png)
+
+A network that does what its contrast says harms its own topic more than the others, and more than random units do.
+A percentile near 50 says that the units found do no more for these texts than any units like them.
+
+## Masked, and kept alone
+
+Independent components, found without looking at the tasks, $n_components of them with units, the strongest first.
+`mask n` silences the first n together, `keep n` everything else. The quiz: the first $words words of a prompt, and
+which of six endings is its own, by likelihood; chance is .167. Perplexities are geometric means
+over topics and masks.
+
+$conditions
+
+![Bits per token with ever more units kept](lesion/keep.png)
+
+Random masks stand for chance: what `mask n` does beyond them is the components' doing, and so is what `keep n` saves.
+"""
+
+
+def page(folder: Path, args: argparse.Namespace, apart: Lesions, together: Lesions, components: list[Path]) -> str:
+    """The page, with copies of the pictures beside it."""
+    pictures = folder / "lesion"
+    pictures.mkdir(exist_ok=True)
+    for path in (*apart.files, *together.files):
+        if path.suffix == ".png":
+            shutil.copyfile(path, pictures / path.name)
+    numbers = f"--top {args.top:g} --components {args.components} --prompts {args.prompts}"
+    return Template(PAGE).substitute(
+        model=Path(args.model).name,
+        site=args.site,
+        n_units=load_mask(components[0]).space.n_units,
+        controls=args.controls,
+        command=f"python examples/lesion.py --model {args.model} --site {args.site} {numbers}",
+        top=f"{args.top:g}",
+        n_prompts=args.prompts,
+        n_components=len(components),
+        words=WORDS,
+        own=table(own_topic(apart)),
+        conditions=table(conditions(together)),
+    )
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", default="example-output/lesion", metavar="FOLDER")
+    parser.add_argument("--model", default="phantom", help="phantom, a folder or a hub id (%(default)s)")
+    parser.add_argument("--site", default="neuron", help="whose units (%(default)s; the paper's is mlp)")
+    parser.add_argument("--runs", type=int, default=3, help="per task; four show every prompt there is (%(default)s)")
+    parser.add_argument("--top", type=float, default=2.0, help="per cent of units in a task's network (%(default)g)")
+    parser.add_argument("--components", default="estimate", help="their number (%(default)s)")
+    parser.add_argument("--prompts", type=int, default=8, help="per topic, not shown before (%(default)s)")
+    parser.add_argument("--controls", type=int, default=100, help="random masks per lesion (%(default)s)")
+    args = parser.parse_args()
+    args.components = args.components if args.components == "estimate" else int(args.components)
+    folder = Path(args.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    networks, components = find_networks(folder / "model", args)
+    texts, quiz = write_materials(folder, shown([*networks, *components]), args.prompts)
+    common = {"model": args.model, "text": texts, "lines": True, "controls": args.controls, "resume": True}
+    apart = lesion(folder / "apart", masks=networks, dissociation=True, **common)
+    n = len(components)
+    kept = sorted({-(-n * part // 4) for part in (1, 2, 3, 4)})
+    together = lesion(
+        folder / "together", masks=components, union=[min(10, n)], keep_union=kept, task=quiz, **common
+    )  # fmt: skip
+    (folder / "lesion.md").write_text(page(folder, args, apart, together, components), encoding="utf-8")
+    print(own_topic(apart).to_string(index=False), "\n")
+    print(conditions(together).to_string(index=False), "\n")
+    print(f"The page is {folder / 'lesion.md'}.")
+
+
+if __name__ == "__main__":
+    main()
