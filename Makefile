@@ -32,6 +32,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/components.py --settings
+	$(BIN)/python benchmarks/lesions.py
 
 # torch comes first and alone: pip would otherwise take the newest, with gigabytes of CUDA where none is needed.
 $(READY): pyproject.toml constraints.txt
