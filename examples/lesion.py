@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from llm2bids.bids.names import parse_name
 from llm2bids.bids.tables import read_tsv
 from llm2bids.glm import glm
 from llm2bids.ica import ica
@@ -124,7 +125,7 @@ PAGE = """\
 After Liu et al. 2025, *Brain-Inspired Exploration of Functional Networks and Key Neurons in Large Language Models*
 (arXiv 2502.20408), on $n_units units at site `$site`: networks are silenced, or all but them, and the model is scored
 on texts by which no network was defined. Beside each lesion stand random units, as many and about as active in every
-layer, $controls times. Made by
+layer. Made by
 
 ```
 $command
@@ -133,7 +134,7 @@ $command
 ## Each network against each topic
 
 The $top % of units with the largest statistic of each task are set to 0 while the model reads $n_prompts prompts per
-topic.
+topic; so are random units, $controls times.
 
 $own
 
@@ -189,8 +190,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="per task; four show every prompt there is (%(default)s)")
     parser.add_argument("--top", type=float, default=2.0, help="per cent of units in a task's network (%(default)g)")
     parser.add_argument("--components", default="estimate", help="their number (%(default)s)")
-    parser.add_argument("--prompts", type=int, default=8, help="per topic, not shown before (%(default)s)")
-    parser.add_argument("--controls", type=int, default=100, help="random masks per lesion (%(default)s)")
+    parser.add_argument("--prompts", type=int, default=6, help="per topic, not shown before (%(default)s)")
+    parser.add_argument(
+        "--controls", type=int, default=100, help="random masks per network, a fifth per union (%(default)s)"
+    )
     args = parser.parse_args()
     args.components = args.components if args.components == "estimate" else int(args.components)
     folder = Path(args.folder)
@@ -198,9 +201,12 @@ def main() -> None:
     networks, components = find_networks(folder / "model", args)
     texts, quiz = write_materials(folder, shown([*networks, *components]), args.prompts)
     common = {"model": args.model, "text": texts, "lines": True, "controls": args.controls, "resume": True}
+    order = list(on_topics())
+    networks.sort(key=lambda path: order.index(parse_name(path.name)[1]["task"]))
     apart = lesion(folder / "apart", masks=networks, dissociation=True, **common)
     n = len(components)
-    kept = sorted({-(-n * part // 4) for part in (1, 2, 3, 4)})
+    kept = sorted({-(-n // part) for part in (4, 2, 1)})
+    common["controls"] = -(-args.controls // 5)
     together = lesion(
         folder / "together", masks=components, union=[min(10, n)], keep_union=kept, task=quiz, **common
     )  # fmt: skip

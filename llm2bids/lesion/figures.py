@@ -117,7 +117,7 @@ def _text(change: float, percentile: float, *, crowded: bool) -> str:
     """What a cell says: the change, and what part of the controls it beats."""
     rounded = f"{change:.1f}" if crowded else f"{change:.2f}"
     number = rounded.lstrip("-") if float(rounded) == 0 else rounded
-    star = "*" if percentile == 100 else ""  # noqa: PLR2004 - per cent
+    star = "*" if percentile == 100 and float(rounded) > 0 else ""  # noqa: PLR2004 - per cent
     below = "" if crowded or np.isnan(percentile) else f"\n({percentile:.0f})"
     return f"{number}{star}{below}"
 
