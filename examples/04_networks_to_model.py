@@ -65,8 +65,7 @@ def surprisal(subject: Subject, texts: list[str]) -> float:
 def layer_matched(mask: UnitMask, seed: int) -> UnitMask:
     """As many random units in every layer."""
     rng = np.random.default_rng(seed)
-    ends = np.cumsum(mask.space.n_channels)[:-1]
-    shuffled = [rng.permutation(part) for part in np.split(mask.selected, ends)]
+    shuffled = [rng.permutation(part) for part in mask.space.split(mask.selected)]
     return UnitMask(mask.space, np.concatenate(shuffled), {"Description": "random units, as many in every layer"})
 
 

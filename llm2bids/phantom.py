@@ -80,6 +80,8 @@ _CONFIDENCE: Final = 12.0
 """Log odds by which a silent network makes the words of its topic less likely."""
 _SHARED_SAY: Final = 0.1
 """Part of the output layer's evidence for a topic that comes from channels it shares."""
+_GRID: Final = 2.0**13
+"""Noise is rounded to its inverse: its last bits depend on processor and threads, and the phantom must not."""
 _SHARE: Final = 0.5
 """Share of a topic's own words in the text the phantom writes on it."""
 
@@ -426,8 +428,9 @@ def _balanced(noise: NDArray[np.float64], lexicon: _Lexicon) -> NDArray[np.float
     constraints = np.stack(rows)
     constraints[:, lexicon.vocabulary["<s>"]] = 0
     unbalanced = constraints @ noise
-    balanced: NDArray[np.float64] = noise - np.linalg.lstsq(constraints, unbalanced, rcond=1e-10)[0]
-    return balanced
+    balanced = noise - np.linalg.lstsq(constraints, unbalanced, rcond=1e-10)[0]
+    rounded: NDArray[np.float64] = np.rint(balanced * _GRID) / _GRID
+    return rounded
 
 
 def _profiles(n_prompt: int) -> list[NDArray[np.float64]]:

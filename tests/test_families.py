@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,13 +12,18 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from transformers.pytorch_utils import Conv1D
 
 from llm2bids.errors import ModelError, PromptError, SiteError
+from llm2bids.model.lesions import mean_activations
 from llm2bids.model.loading import Sampling, make_subject
 from llm2bids.model.recording import Scans, generate, padding_is_harmless, read, tokenize
+from llm2bids.model.scoring import continue_tokens, split_texts, surprise
 from llm2bids.model.sites import SITES, HookPoint, find_site, match_hookpoints, measure_widths, tapped
+from llm2bids.space import UnitSpace
 
 from .families import CAUSAL, FAMILIES, HIDDEN, LACKING, N_BLOCKS, texts, tiny_subject, tiny_tokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llm2bids.model.loading import Subject
 
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
@@ -216,6 +221,20 @@ def test_a_hookpoint_that_gives_no_tensor_is_refused_by_name() -> None:
         measure_widths(subject.model, [HookPoint("transformer", "out")])
 
 
+@pytest.mark.parametrize("site", SITES)
+def test_names_of_hookpoints_are_read_back(subject: Subject, site: str) -> None:
+    if site in lacking(subject):
+        pytest.skip(f"the architecture has no {site}")
+    for point in find_site(subject.model, site):
+        assert HookPoint.parse(str(point)) == point
+
+
+@pytest.mark.parametrize("name", ["", ":in", "lm_head", "lm_head:", "lm_head:up", "lm_head:in "])
+def test_names_that_are_no_hookpoint_are_refused(name: str) -> None:
+    with pytest.raises(SiteError, match="found; a module path ending in :in or :out is needed"):
+        HookPoint.parse(name)
+
+
 def hooks_on(subject: Subject) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in subject.model.modules())  # noqa: SLF001
 
@@ -319,15 +338,76 @@ def test_values_that_are_not_text_by_text_are_refused() -> None:
         measure_widths(subject.model, find_site(subject.model, "block"))
 
 
-def test_too_little_memory_says_what_to_do() -> None:
+def points(subject: Subject) -> tuple[HookPoint, ...]:
+    return find_site(subject.model, "block")  # the first texts have 4 and 6 tokens
+
+
+SHOWING: dict[str, Callable[[Subject], Any]] = {
+    "read": lambda one: list(read(one, points(one), tokenize(one, texts(1)), 4)),
+    "generate": lambda one: list(generate(one, points(one), tokenize(one, texts(1), 3), 3, 4)),
+    "surprise": lambda one: surprise(one, split_texts(one, texts(2)), batch_size=4),
+    "continue_tokens": lambda one: continue_tokens(one, tokenize(one, texts(2)), 3, batch_size=4),
+    "mean_activations": lambda one: mean_activations(
+        one, texts(2), UnitSpace("block", tuple(map(str, points(one))), (HIDDEN,) * N_BLOCKS), batch_size=4
+    ),
+}
+FAILING: dict[str, Callable[[], Any]] = {
+    "GPU": lambda: torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "Apple": lambda: RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
+    "CPU": lambda: torch.empty(1 << 58),
+    "numpy": lambda: np.empty(1 << 58),
+}
+
+
+@pytest.mark.parametrize("device", FAILING)
+@pytest.mark.parametrize("name", SHOWING)
+def test_too_little_memory_says_what_to_do(name: str, device: str) -> None:
+    subject = tiny_subject("gpt2")
+
+    def crowded(_module: object, args: tuple[torch.Tensor]) -> None:
+        if args[0].shape[1] != 3:  # there is room to count channels
+            error = FAILING[device]()  # or it fails by itself
+            raise error
+
+    subject.model.lm_head.register_forward_pre_hook(crowded)
+    told = "for 4 texts at a time; lower --batch-size, use --dtype bfloat16 or --device cpu, or .* --device-map auto"
+    with pytest.raises(ModelError, match=told):
+        SHOWING[name](subject)
+
+
+def test_other_errors_of_torch_are_not_taken_for_too_little_memory() -> None:
+    subject = tiny_subject("gpt2")
+    (pieces, tokens) = split_texts(subject, texts(2)), tokenize(subject, texts(1))
+    subject.model.lm_head.register_forward_pre_hook(lambda *_: torch.ones(2) @ torch.ones(3))
+    for show in (lambda: surprise(subject, pieces), lambda: continue_tokens(subject, tokens, 2)):
+        with pytest.raises(RuntimeError, match="inconsistent tensor size") as raised:
+            show()
+        assert raised.type is RuntimeError
+
+
+def test_a_model_too_large_to_be_shown_a_text_says_what_to_do() -> None:
     subject = tiny_subject("gpt2")
 
     def crowded(*_args: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    subject.model.transformer.register_forward_hook(crowded)
-    with pytest.raises(ModelError, match="lower --batch-size"):
-        list(read(subject, find_site(subject.model, "block"), tokenize(subject, texts(1)), 4))
+    subject.model.lm_head.register_forward_pre_hook(crowded)
+    with pytest.raises(ModelError, match="too little memory on the device; use --dtype bfloat16"):
+        find_site(subject.model, "mlp")
+
+
+def test_special_tokens_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, asked = tiny_subject("gpt2"), []
+    known = subject.tokenizer.all_special_ids
+
+    def look_up(_tokenizer: object) -> list[int]:
+        asked.append(1)
+        return known
+
+    monkeypatch.setattr(type(subject.tokenizer), "all_special_ids", property(look_up))
+    surprise(subject, split_texts(subject, texts()), batch_size=2)
+    list(generate(subject, points(subject), tokenize(subject, texts(), 3), 3, 2))
+    assert (len(asked), subject.special_ids) == (1, {0, 1, 2})
 
 
 def test_half_precision_comes_out_as_float32() -> None:

@@ -56,7 +56,7 @@ def some(space: UnitSpace, share: float = 0.2, seed: int = 0) -> UnitMask:
 
 
 def parts(mask: UnitMask) -> list[np.ndarray]:
-    return np.split(mask.selected, np.cumsum(mask.space.n_channels)[:-1])
+    return mask.space.split(mask.selected)
 
 
 @torch.inference_mode()

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
+from llm2bids.errors import ModelError
 from llm2bids.model.loading import Sampling
 from llm2bids.model.recording import generate, read, tokenize
 from llm2bids.model.sites import SITES, find_site, measure_widths, tapped
 from llm2bids.phantom import build_phantom, phantom_truth
 from llm2bids.space import UnitMask, UnitSpace
+from llm2bids.subject import subject_of
 from llm2bids.task import Design, lay_out, on_topics
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SUBJECT = build_phantom()
 POINTS = {site: find_site(SUBJECT.model, site) for site in SITES}
@@ -144,6 +155,29 @@ def test_a_lesion_of_a_network_harms_its_topic_only() -> None:
 def test_building_it_twice_gives_the_same_model() -> None:
     assert build_phantom().identity == SUBJECT.identity
     assert build_phantom(seed=1).identity != SUBJECT.identity
+
+
+@pytest.mark.parametrize("kernel", [{"OPENBLAS_CORETYPE": "Prescott"}, {"OPENBLAS_NUM_THREADS": "1"}])
+def test_it_is_the_same_on_other_processors_and_with_other_threads(kernel: dict[str, str]) -> None:
+    code = "from llm2bids.phantom import build_phantom; print(build_phantom(device='cpu').identity)"
+    call = [sys.executable, "-c", code]
+    done = subprocess.run(call, capture_output=True, text=True, check=True, env=os.environ | kernel, timeout=120)
+    assert done.stdout.strip() == str(SUBJECT.identity)
+
+
+def test_a_model_is_had_by_name_from_a_folder_or_as_it_is(tmp_path: Path) -> None:
+    SUBJECT.model.save_pretrained(tmp_path / "saved")
+    SUBJECT.tokenizer.save_pretrained(tmp_path / "saved")
+    assert subject_of("phantom").identity == SUBJECT.identity
+    assert subject_of(SUBJECT, dtype="bfloat16") is SUBJECT
+    found = subject_of(str(tmp_path / "saved"), dtype="bfloat16", device="cpu")
+    assert (found.identity.name, found.model.dtype) == ("saved", torch.bfloat16)
+    for asked in ({"dtype": "bfloat16"}, {"revision": "main"}, {"device_map": "auto"}, {"device": "nowhere"}):
+        with pytest.raises(ModelError):
+            subject_of("phantom", **asked)
+    for asked in ({"dtype": "int3"}, {"revision": "main"}, {"device": "nowhere"}):
+        with pytest.raises(ModelError):
+            subject_of(str(tmp_path / "saved"), **asked)
 
 
 def test_tapping_reads_what_the_norms_do_not_change() -> None:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from llm2bids.cli import main
 from llm2bids.errors import MaskError, PruneError, SiteError
 from llm2bids.mask import save_mask
+from llm2bids.model.lesions import lesion
 from llm2bids.model.loading import load_subject, make_subject
 from llm2bids.model.sites import find_site, measure_widths
 from llm2bids.phantom import build_phantom, phantom_truth
@@ -25,6 +26,7 @@ from .families import HIDDEN, N_BLOCKS, WORDS, tiny_subject
 from .limits import full_disk
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from transformers import PreTrainedModel
@@ -41,15 +43,38 @@ READERS = {
 }
 """Maps that read neurons and heads; the latter where heads can be taken out."""
 IDS = torch.tensor([[1, 5, 9, 6, 7, 20, 11], [1, 8, 5, 14, 19, 10, 6]])
+OUTPUTS = {"llama": "self_attn.o_proj", "gpt2": "attn.c_proj", "opt": "self_attn.out_proj"}
+"""Maps that read heads, whether or not those can be taken out."""
 RELOAD = """\
-import sys, torch
+import sys
+from pathlib import Path
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "llm2bids":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+try:
+    import llm2bids
+except ModuleNotFoundError:
+    pass
+else:
+    sys.exit("our package can be imported")
+
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="float32")
-assert len(AutoTokenizer.from_pretrained(sys.argv[1])) and not any(name.startswith("llm2bids") for name in sys.modules)
-ids = torch.load(sys.argv[2])
-with torch.inference_mode():
-    written = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
-    torch.save((model(ids).logits, written), sys.argv[3])
+
+folder = Path(sys.argv[1])
+ids = torch.load(folder / "ids.pt")
+for place in folder.iterdir():
+    if place.is_dir():
+        model = AutoModelForCausalLM.from_pretrained(place, dtype="float32").eval()
+        assert len(AutoTokenizer.from_pretrained(place))
+        with torch.inference_mode():
+            written = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
+            torch.save((model(ids).logits, written, model.num_parameters()), place.with_suffix(".pt"))
+assert not any(name.startswith("llm2bids") for name in sys.modules)
 """
 
 
@@ -149,20 +174,59 @@ def test_an_architecture_that_demands_divisors_keeps_more_heads(tmp_path: Path) 
     assert [len(place["Zeroed"]) // 16 for place in report["Hookpoints"]] == [1, 0, 1, 2, 3, 4]
 
 
-def test_it_loads_where_our_package_is_not(tmp_path: Path) -> None:
-    subject = build_phantom(device="cpu")
+CUTS = {
+    (family, site): (rows, pad)
+    for family, heads, pad in (
+        ("llama", [[*range(16)], HEADS[1], HEADS[2]], False),
+        ("gpt2", [[*range(6)], [*range(6, 12), 3], [23]], True),  # no setting makes these have fewer heads
+        ("opt", [[*range(6)], [*range(6, 12), 3], [23]], True),
+    )
+    for site, rows, pad in (("neuron", NEURONS, False), ("head", heads, pad))
+}
+
+
+@pytest.fixture(scope="module")
+def reloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pruned models, and what each says in a process of its own in which our package cannot be imported."""
+    folder = tmp_path_factory.mktemp("reloaded")
+    for (family, site), (rows, pad) in CUTS.items():
+        subject = tiny_subject(family)
+        prune(subject, mask_at(subject.model, site, rows), folder / f"{family}-{site}", pad=pad)
+    phantom = build_phantom(device="cpu")
+    prune(phantom, planted(phantom), folder / "phantom")
+    torch.save(IDS, folder / "ids.pt")
+    subprocess.run([sys.executable, "-I", "-c", RELOAD, folder], check=True, cwd=folder, capture_output=True)
+    return folder
+
+
+def planted(subject: Subject) -> UnitMask:
     truth = phantom_truth(mask_at(subject.model, "neuron", [[]] * 6).space)
-    network = truth["medicalimaging"] | truth["pathology"]
-    rows = [channels.tolist() for channels in map(np.flatnonzero, network.selected.reshape(6, -1))]
-    prune(subject, network, tmp_path / "m")
-    torch.save(IDS, tmp_path / "ids")
-    command = [sys.executable, "-c", RELOAD, tmp_path / "m", tmp_path / "ids", tmp_path / "out"]
-    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
-    found, written = torch.load(tmp_path / "out")
-    wanted = outputs(zeroed(build_phantom(device="cpu"), "mlp.down_proj", rows))
+    return truth["medicalimaging"] | truth["pathology"]
+
+
+@pytest.mark.parametrize(("family", "site"), CUTS)
+def test_without_our_package_it_equals_the_lesioned_model(family: str, site: str, reloaded: Path) -> None:
+    subject, (rows, pad) = tiny_subject(family), CUTS[family, site]
+    found, written, n_parameters = torch.load(reloaded / f"{family}-{site}.pt")
+    with lesion(subject.model, mask_at(subject.model, site, rows)):
+        lesioned = outputs(subject.model)
+    by_hand = outputs(zeroed(subject, READERS[family][0] if site == "neuron" else OUTPUTS[family], rows))
+    for wanted in (lesioned, by_hand):
+        torch.testing.assert_close(found, wanted[0], atol=1e-4, rtol=1e-5)
+        assert torch.equal(written, wanted[1])
+    intact = tiny_subject(family).model
+    assert (outputs(intact)[0] - found).abs().max() > 0.1
+    assert (n_parameters < intact.num_parameters()) is not pad
+
+
+def test_without_our_package_the_phantom_equals_the_lesioned_phantom(reloaded: Path) -> None:
+    subject = build_phantom(device="cpu")
+    rows = [channels.tolist() for channels in map(np.flatnonzero, planted(subject).selected.reshape(6, -1))]
+    found, written, _ = torch.load(reloaded / "phantom.pt")
+    wanted = outputs(zeroed(subject, "mlp.down_proj", rows))
     torch.testing.assert_close(found, wanted[0], atol=1e-4, rtol=1e-5)
     assert torch.equal(written, wanted[1])
-    sampling = loaded(tmp_path / "m").generation_config
+    sampling = loaded(reloaded / "phantom").generation_config
     assert (sampling.do_sample, sampling.temperature) == (True, 1.0)
 
 
@@ -192,6 +256,56 @@ def written_text(tmp_path: Path) -> Path:
     path = tmp_path / "words.txt"
     path.write_text(" ".join(WORDS * 3))
     return path
+
+
+BIASED: dict[str, dict[str, Any]] = {"gpt2": {}, "opt": {}, "llama": {"mlp_bias": True}}
+"""Families whose neurons are fed with biases, or their settings for that."""
+FEEDING = {"gpt2": ["mlp.c_fc"], "opt": ["fc1"], "llama": ["mlp.gate_proj", "mlp.up_proj"]}
+
+
+def busy_subject(family: str, *, constant: bool) -> Subject:
+    """Neurons whose mean is far from 0: that do nothing but stay there, or answer to the text besides."""
+    subject = tiny_subject(family, **BIASED[family])
+    for block in find_site(subject.model, "block"):
+        for name in FEEDING[family]:
+            module = subject.model.get_submodule(f"{block.path}.{name}")
+            with torch.no_grad():
+                module.bias.copy_(torch.linspace(0.5, 1.5, 44))
+                module.weight.mul_(0 if constant else 0.3)
+    return subject
+
+
+@pytest.mark.parametrize("family", BIASED)
+def test_bias_compensation_makes_up_for_neurons_that_never_change(family: str, tmp_path: Path) -> None:
+    subject, text = busy_subject(family, constant=True), written_text(tmp_path)
+    mask = mask_at(subject.model, "neuron", [[*range(20)], [*range(30, 44)], [*range(5, 9)]])
+    for protected in ({}, {"protect_first": 1}, {"protect_first": 1, "protect_last": 1}):
+        out = tmp_path / f"{len(protected)}"
+        report = prune(subject, mask, out, pad=True, compensate_bias=True, text=text, **protected).report
+        assert report["BiasCompensation"]
+        torch.testing.assert_close(outputs(loaded(out))[0], outputs(subject.model)[0], atol=2e-4, rtol=0)
+        blocks = [point.path for point in find_site(subject.model, "block")]
+        kept = blocks[: protected.get("protect_first", 0)] + blocks[len(blocks) - protected.get("protect_last", 0) :]
+        for name, before in subject.model.named_parameters():
+            if name.startswith(tuple(f"{block}." for block in kept)):
+                assert torch.equal(loaded(out).get_parameter(name), before)
+    prune(subject, mask, tmp_path / "plain", pad=True)
+    assert (outputs(loaded(tmp_path / "plain"))[0] - outputs(subject.model)[0]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("family", BIASED)
+def test_bias_compensation_brings_outputs_nearer_to_those_of_the_whole_model(family: str, tmp_path: Path) -> None:
+    subject, text = busy_subject(family, constant=False), written_text(tmp_path)
+    apart = {}
+    for compensate in (False, True):
+        for number in range(4):
+            out, rng = tmp_path / f"{compensate}{number}", np.random.default_rng(number)
+            rows = [rng.choice(44, 15, replace=False).tolist() for _ in range(N_BLOCKS)]
+            mask = mask_at(subject.model, "neuron", rows)
+            prune(subject, mask, out, compensate_bias=compensate, text=text)
+            apart[compensate, number] = (outputs(loaded(out))[0] - outputs(subject.model)[0]).norm().item()
+    for number in range(4):
+        assert apart[True, number] < 0.8 * apart[False, number]
 
 
 @pytest.mark.parametrize(
@@ -269,6 +383,61 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["big", "m", "mask.json", "mask.tsv", "words.txt"]
 
 
+def test_what_feeds_what_is_found_out_once(tmp_path: Path) -> None:
+    """By a forward pass with gradients, which is what costs most."""
+    subject, passes = tiny_subject("llama"), []
+    subject.model.register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    for site, rows in (("neuron", NEURONS), ("head", [[*range(16)], *HEADS[1:]])):
+        passes.clear()
+        prune(subject, mask_at(subject.model, site, rows), tmp_path / site)
+        assert passes.count(True) == 1
+
+
+def crowd(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, crowded: Callable[..., bool]) -> None:
+    """A method for which there is too little memory in some cases."""
+    method = getattr(owner, name)
+
+    def fails(*args: Any, **options: Any) -> Any:
+        if crowded(*args, **options):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return method(*args, **options)
+
+    monkeypatch.setattr(owner, name, fails)
+
+
+CROWDED: dict[str, tuple[str, Callable[..., bool], str]] = {
+    "texts": (
+        "forward",
+        lambda *_, input_ids, **__: input_ids.numel() > 30,
+        "for 4 texts at a time; lower --batch-size",
+    ),
+    "what feeds what": ("forward", lambda *_, **__: torch.is_grad_enabled(), "device; use --dtype bfloat16"),
+    "the smaller model": ("load_state_dict", lambda *_, **__: True, "device; use --dtype bfloat16"),
+    "the device": ("to", lambda *_, **__: True, "device; use --dtype bfloat16"),
+}
+
+
+@pytest.mark.parametrize("name", CROWDED)
+def test_too_little_memory_says_what_to_do(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subject = tiny_subject("llama")
+    subject.model.save_pretrained(tmp_path / "big")
+    subject.tokenizer.save_pretrained(tmp_path / "big")
+    save_mask(mask_at(subject.model, "neuron", NEURONS), tmp_path / "mask.json")
+    method, crowded, advice = CROWDED[name]
+    crowd(monkeypatch, LlamaForCausalLM, method, crowded)
+    paths = {"--model": "big", "--mask": "mask.json", "--out": "m", "--text": written_text(tmp_path).name}
+    named = [part for option, path in paths.items() for part in (option, str(tmp_path / path))]
+    capsys.readouterr()
+    assert main(["prune", *named, "--batch-size", "4"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("llm2bids: too little memory on the ")
+    assert advice in told
+    assert told.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["big", "mask.json", "words.txt"]
+
+
 def test_half_precision_stays_half_precision(tmp_path: Path) -> None:
     subject = tiny_subject("llama")
     subject.model.to(torch.bfloat16).save_pretrained(tmp_path / "big")
@@ -288,6 +457,9 @@ def test_a_mask_of_another_model_is_refused(tmp_path: Path) -> None:
     other = UnitMask(mask.space, mask.selected, {"Model": "LlamaForCausalLM", "WeightsSHA256": "f" * 64})
     with pytest.raises(MaskError, match=r"weights ffffffffffff.*use files of one model and site"):
         prune(subject, other, tmp_path / "m")
+    for provenance in ({"Model": "other"}, {"Model": "LlamaForCausalLM", "Revision": "r2"}, {"Site": "head"}):
+        with pytest.raises(MaskError, match="use files of one model and site"):
+            prune(subject, UnitMask(mask.space, mask.selected, provenance), tmp_path / "m")
     with pytest.raises(MaskError, match="use a mask of all blocks of this model"):
         prune(tiny_subject("gpt2"), mask, tmp_path / "m")
     with pytest.raises(MaskError, match="use a mask of all blocks of this model"):

@@ -368,7 +368,7 @@ def test_what_another_process_recorded_meanwhile_is_not_replaced(
         record(tmp_path / "ds", build_phantom(), **TINY)
         return build_phantom()
 
-    monkeypatch.setattr("llm2bids.record.build_phantom", slow_phantom)
+    monkeypatch.setattr("llm2bids.subject.build_phantom", slow_phantom)
     with pytest.raises(DatasetError, match="by another process meanwhile"):
         record(tmp_path / "ds", "phantom", seed=1, **TINY)
     assert sidecar(next((tmp_path / "ds").rglob("*_bold.nii.gz")))["Llm2bids"]["Settings"]["Seed"] == 0

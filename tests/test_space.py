@@ -245,6 +245,19 @@ def test_image_holds_each_unit_at_its_voxel() -> None:
     assert np.count_nonzero(values) == signals.size
 
 
+@relaxed
+@given(space=spaces(2000), axes=st.lists(st.integers(0, 3), max_size=2))
+def test_values_are_split_hookpoint_by_hookpoint(space: UnitSpace, axes: list[int]) -> None:
+    values = np.arange(np.prod([*axes, space.n_units], dtype=int)).reshape(*axes, space.n_units)
+    parts = space.split(values)
+    for hookpoint, part in enumerate(parts):
+        units = np.flatnonzero(space.locate(np.arange(space.n_units))[0] == hookpoint)
+        np.testing.assert_array_equal(part, values[..., units])
+        assert part.size == 0 or np.shares_memory(part, values)
+    np.testing.assert_array_equal(np.concatenate(parts, axis=-1), values)
+    assert len(parts) == space.n_hookpoints
+
+
 def test_zero_scans_come_back_as_zero_scans() -> None:
     space = named("mlp", [11, 11])
     assert space.from_volumes(space.to_volumes(np.zeros((0, 22), np.float32))).shape == (0, 22)
@@ -366,8 +379,10 @@ def test_voxels_without_a_unit_are_refused(voxel: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize("shape", [(), (15,), (16, 2), (2, 17), (0,)])
 def test_signals_of_another_width_are_refused(shape: tuple[int, ...]) -> None:
     space = named("mlp", [5, 11])
-    with pytest.raises(SpaceError, match="16"):
+    with pytest.raises(SpaceError, match=r"signals of shape .* found, \(\.\.\., 16\) needed"):
         space.to_volumes(np.zeros(shape))
+    with pytest.raises(SpaceError, match=r"values of shape .* found, \(\.\.\., 16\) needed"):
+        space.split(np.zeros(shape))
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 5), (4, 3), (4, 3, 4, 2), (3,)])

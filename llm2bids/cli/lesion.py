@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from llm2bids.cli.model import add_model_options
 from llm2bids.cli.terminal import format_table, options, tell
 
 if TYPE_CHECKING:
@@ -113,14 +114,7 @@ def _add_controls(group: argparse._ArgumentGroup) -> None:
 
 def _add_work(group: argparse._ArgumentGroup) -> None:
     """How the model runs, and what may happen to what is there."""
-    group.add_argument(
-        "--batch-size", type=int, default=8, metavar="N", help="texts in the model at a time (%(default)s)"
-    )
-    group.add_argument("--revision", metavar="REV", help="branch, tag or commit of the hub")
-    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (%(default)s)")
-    group.add_argument("--dtype", default="auto", metavar="NAME", help="auto, float32, bfloat16, float16 (%(default)s)")
-    group.add_argument("--device-map", metavar="MAP", help="auto spreads the model over several GPUs")
-    group.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
+    add_model_options(group, "texts")
     group.add_argument("--resume", action="store_true", help="go on with what was broken off")
     group.add_argument("--overwrite", action="store_true", help="replace what is there")
     group.add_argument("--json", action="store_true", help="print the result for programs")

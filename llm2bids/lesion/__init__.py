@@ -34,8 +34,7 @@ from llm2bids.lesion.tables import Results
 from llm2bids.mask import check_same_model, load_mask
 from llm2bids.model.lesions import POSITIONS, Method, mean_activations
 from llm2bids.model.lesions import lesion as lesioned
-from llm2bids.model.loading import load_subject
-from llm2bids.phantom import build_phantom
+from llm2bids.subject import subject_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -205,10 +204,7 @@ def lesion(  # noqa: PLR0913 - the arguments of the command
     leaks = _check_overlap(loaded, [*texts, *questions], allow_overlap=allow_overlap)
     averaged = read_text(reference, lines=lines) if reference is not None else None
     options: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype, "device_map": device_map}
-    if model == "phantom":
-        model = build_phantom(**options)
-    elif isinstance(model, str):
-        model = load_subject(model, trust_remote_code=trust_remote_code, **options)
+    model = subject_of(model, trust_remote_code=trust_remote_code, **options)
     _check_model(model, loaded)
     exam = Exam.prepare(model, texts, questions, reading)
     shown = averaged.documents if averaged else [*_documents(texts, questions)]

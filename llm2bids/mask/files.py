@@ -17,6 +17,7 @@ from llm2bids.errors import DatasetError, MaskError, SpaceError
 from llm2bids.mask.maps import IMAGE_SUFFIXES, is_binary, read_volume
 from llm2bids.mask.rules import Rule
 from llm2bids.space import UnitMask, UnitSpace
+from llm2bids.space.identity import IDENTITY, check_same_model, model_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,8 +25,22 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-IDENTITY = ("Model", "Revision", "WeightsSHA256", "Dtype", "Site")
-"""Keys of a provenance that say whose units are meant."""
+__all__ = [
+    "Origin",
+    "check_same_model",
+    "check_same_space",
+    "check_target",
+    "choice_text",
+    "choose_units",
+    "existing",
+    "file_sha256",
+    "load_mask",
+    "model_text",
+    "place",
+    "read_origin",
+    "save_mask",
+]
+
 _TARGETS = (".nii.gz", ".tsv", ".json", ".safetensors")
 
 
@@ -185,34 +200,6 @@ def check_target(target: Path, sources: Sequence[Path], *, overwrite: bool) -> N
             raise MaskError(f"{file} is no mask of ours, and is not replaced; choose another name, or remove it")
 
 
-def check_same_model(
-    one: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str] = ("the mask", "the model")
-) -> None:
-    """Refuse to pair units of two models.
-
-    Weights decide where both are known, so that one model under two names is one; else name and revision do. What is
-    unknown on one side is taken to agree.
-
-    Parameters
-    ----------
-    one, other : mapping
-        Provenance of a mask, object ``Llm2bids`` of a sidecar, or a model's own description.
-    names : tuple of str
-        What they are, for the message.
-
-    Raises
-    ------
-    MaskError
-        If weights, name, revision or site differ.
-    """
-    both = {key for key in IDENTITY if one.get(key) is not None and other.get(key) is not None}
-    decisive = {"WeightsSHA256"} & both or {"Model", "Revision"} & both
-    if any(one[key] != other[key] for key in decisive | ({"Site"} & both)):
-        raise MaskError(
-            f"{names[0]} is of {model_text(one)} and {names[1]} of {model_text(other)}; use files of one model and site"
-        )
-
-
 def place(path: Path, like: str | Path | None) -> tuple[UnitSpace, dict[str, Any]]:
     """Say which units a file is about.
 
@@ -356,26 +343,6 @@ def file_sha256(path: Path) -> str:
     pair = [path.with_name(path.name.removesuffix(path.suffix) + suffix) for suffix in voxels]
     with next((other for other in pair if other.exists()), path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def model_text(fields: Mapping[str, Any]) -> str:
-    """Say which model is meant.
-
-    Parameters
-    ----------
-    fields : mapping
-        Provenance of a mask, or object ``Llm2bids`` of a sidecar.
-
-    Returns
-    -------
-    str
-        Name, revision, start of the weights' hash, and site.
-    """
-    details = [str(fields["Revision"])] if fields.get("Revision") else []
-    if fields.get("WeightsSHA256"):
-        details.append(f"weights {str(fields['WeightsSHA256'])[:12]}")
-    model = f"model {fields.get('Model') or 'unknown'}" + (f" ({', '.join(details)})" if details else "")
-    return f"{model}, site {fields['Site']}" if fields.get("Site") else model
 
 
 def choice_text(provenance: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from threading import Lock, RLock
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from llm2bids.errors import LesionError, MaskError, SiteError
+from llm2bids.model.loading import model_of_mask
 from llm2bids.model.recording import read
 from llm2bids.model.scoring import split_texts
-from llm2bids.model.sites import HookPoint, measure_widths
+from llm2bids.model.sites import HookPoint, lock_of, measure_widths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -147,7 +148,7 @@ class Method:
 
 @contextmanager
 def lesion(
-    model: PreTrainedModel,
+    model: PreTrainedModel | Subject,
     mask: UnitMask,
     method: str | Method = "zero",
     *,
@@ -160,8 +161,9 @@ def lesion(
 
     Parameters
     ----------
-    model : PreTrainedModel
-        The model; any evaluator may use it inside the ``with``.
+    model : PreTrainedModel or Subject
+        The model; any evaluator may use it inside the ``with``. A subject is compared with what the mask says of its
+        model, weights first; of a model alone only places and widths can be compared.
     mask : UnitMask
         Which units, at hookpoints of this model.
     method : str or Method
@@ -185,7 +187,7 @@ def lesion(
     SiteError
         If the model has not the mask's hookpoints.
     MaskError
-        If one of them has another number of channels.
+        If one of them has another number of channels, or the mask is of another model than the subject.
     LesionError
         If the method or positions are unknown, means are missing or do not fit, or a forward pass comes of which it
         cannot be known where the prompt ends.
@@ -193,14 +195,16 @@ def lesion(
     Notes
     -----
     Lesions inside lesions act one after the other, the outer first. On leaving, also by an exception, no hook of it is
-    left on the model. One thread at a time: another that wants to lesion the same model waits until this is left.
+    left on the model. One thread at a time: another that wants to lesion, record or score the same model with this
+    package waits until this is left. Forward passes of other programs' threads do not wait, and are lesioned too.
     """
     how = method if isinstance(method, Method) else Method.parse(method)
     if positions not in POSITIONS:
         raise LesionError(f"positions {positions!r} found; use {', '.join(POSITIONS)}")
     levels = _check_means(how, mask, means)
+    model = model_of_mask(model, mask)
     bench = _bench_of(model)
-    with bench.lock:
+    with lock_of(model):
         bench.check_places(model, mask.space)
         passes = _Passes(positions, n_prompt, bench)
         with ExitStack() as stack:
@@ -212,13 +216,15 @@ def lesion(
             yield
 
 
-def amplify(model: PreTrainedModel, mask: UnitMask, factor: float, **options: Any) -> AbstractContextManager[None]:
+def amplify(
+    model: PreTrainedModel | Subject, mask: UnitMask, factor: float, **options: Any
+) -> AbstractContextManager[None]:
     """Multiply what the units of a mask do.
 
     Parameters
     ----------
-    model : PreTrainedModel
-        The model.
+    model : PreTrainedModel or Subject
+        As for `lesion`.
     mask : UnitMask
         Which units.
     factor : float
@@ -240,14 +246,14 @@ def amplify(model: PreTrainedModel, mask: UnitMask, factor: float, **options: An
 
 
 def push(
-    model: PreTrainedModel, mask: UnitMask, x: float, means: ArrayLike, **options: Any
+    model: PreTrainedModel | Subject, mask: UnitMask, x: float, means: ArrayLike, **options: Any
 ) -> AbstractContextManager[None]:
     """Add so many times the network's mean activation, as steering along it does.
 
     Parameters
     ----------
-    model : PreTrainedModel
-        The model.
+    model : PreTrainedModel or Subject
+        As for `lesion`.
     mask : UnitMask
         Which units.
     x : float
@@ -303,11 +309,11 @@ def mean_activations(
         If one of them has another number of channels.
     """
     bench = _bench_of(subject.model)
-    with bench.lock:
+    with lock_of(subject.model):
         bench.check_places(subject.model, space)
     pieces = [list(piece.tokens) for piece in split_texts(subject, texts)]
     total, n_tokens = np.zeros(space.n_units), 0
-    for scans in read(subject, [_hookpoint(name) for name in space.hookpoints], pieces, batch_size):
+    for scans in read(subject, [HookPoint.parse(name) for name in space.hookpoints], pieces, batch_size):
         total += (np.abs(scans.signals) if absolute else scans.signals).sum(0, dtype=np.float64)
         n_tokens += scans.n_scans
     if not n_tokens:
@@ -319,7 +325,6 @@ def mean_activations(
 class _Bench:
     """What is known of a model that was lesioned before; must not keep the model alive."""
 
-    lock: Any = field(default_factory=RLock)
     widths: dict[str, int] = field(default_factory=dict)
     measuring: bool = False
 
@@ -327,15 +332,14 @@ class _Bench:
         """Refuse a space that is not of this model; call with the lock held."""
         modules = dict(model.named_modules())
         for name in space.hookpoints:
-            point = _hookpoint(name)
-            if not point.path or point.path not in modules:
+            if HookPoint.parse(name).path not in modules:
                 raise SiteError(
                     f"the mask has units at {name}, {type(model).__name__} has no such place; use a mask of this model"
                 )
         if missing := [name for name in space.hookpoints if name not in self.widths]:
             self.measuring = True
             try:
-                found = measure_widths(model, [_hookpoint(name) for name in missing])
+                found = measure_widths(model, [HookPoint.parse(name) for name in missing])
             finally:
                 self.measuring = False
             self.widths.update(zip(missing, found, strict=True))
@@ -456,11 +460,11 @@ def _edits(
     mask: UnitMask, method: Method, means: NDArray[np.float64], passes: _Passes, *, keep: bool
 ) -> Iterator[tuple[HookPoint, Callable[[Tensor], Tensor]]]:
     """What to do at each hookpoint with a unit to be changed."""
-    ends = np.cumsum(mask.space.n_channels)[:-1]
-    parts = zip(np.split(mask.selected != keep, ends), np.split(means, ends), strict=True)
-    for name, (chosen, levels) in zip(mask.space.hookpoints, parts, strict=True):
+    split = mask.space.split
+    parts = zip(mask.space.hookpoints, split(mask.selected != keep), split(means), strict=True)
+    for name, chosen, levels in parts:
         if chosen.any():
-            yield _hookpoint(name), _edit(method, chosen, levels, passes)
+            yield HookPoint.parse(name), _edit(method, chosen, levels, passes)
 
 
 def _edit(
@@ -479,14 +483,6 @@ def _edit(
         return method.apply(values, where if passes.positions == "all" else where & passes.where(values), level)
 
     return edit
-
-
-def _hookpoint(name: str) -> HookPoint:
-    """The hookpoint of a name, e.g. ``model.layers.3:out``."""
-    path, _, side = name.rpartition(":")
-    if side not in {"in", "out"}:
-        raise SiteError(f"the mask has units at {name!r}; a module path ending in :in or :out is needed")
-    return HookPoint(path, "in" if side == "in" else "out")
 
 
 def _register(model: nn.Module, point: HookPoint, edit: Callable[[Tensor], Tensor]) -> Callable[[], None]:

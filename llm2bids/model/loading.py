@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,11 +24,15 @@ from transformers.utils import cached_file
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from llm2bids.errors import ModelError
+from llm2bids.model.memory import enough_memory
+from llm2bids.space.identity import check_same_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from llm2bids.space import UnitMask
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -49,6 +54,16 @@ class Identity:
     name: str
     revision: str
     weights_sha256: str
+
+    def to_json(self) -> dict[str, str]:
+        """Describe it as sidecars do.
+
+        Returns
+        -------
+        dict
+            ``Model``, ``Revision`` and ``WeightsSHA256``.
+        """
+        return {"Model": self.name, "Revision": self.revision, "WeightsSHA256": self.weights_sha256}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +88,7 @@ class Sampling:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)  # without slots, so that what is asked for every text is looked up once
 class Subject:
     """A model ready for the scanner.
 
@@ -123,11 +138,12 @@ class Subject:
         """Number of tokens the model has an embedding for."""
         return int(self.model.get_input_embeddings().weight.shape[0])
 
-    @property
+    @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids of padding, start, end and other special tokens, which are never scans.
 
-        The token for unknown words is none, unless it has another role too: it stands for something shown.
+        The token for unknown words is none, unless it has another role too: it stands for something shown. Looked up
+        once: make a new subject of a tokenizer that got more tokens since.
         """
         tokenizer = self.tokenizer
         roles = (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
@@ -146,9 +162,7 @@ class Subject:
         """
         config = self.model.config.get_text_config()
         return {
-            "Model": self.identity.name,
-            "Revision": self.identity.revision,
-            "WeightsSHA256": self.identity.weights_sha256,
+            **self.identity.to_json(),
             "Architecture": type(self.model).__name__,
             "ModelType": config.model_type,
             "NumberOfBlocks": config.num_hidden_layers,
@@ -218,7 +232,8 @@ def load_subject(
     placed = {"device_map": device_map} if device_map else {}
     model = _load_model(_auto_class(config, causal=causal), name, _pick_dtype(dtype, place), options | placed)
     if not device_map:
-        model = model.to(place)
+        with enough_memory():
+            model = model.to(place)
     identity = Identity(
         name=folder.resolve().name if local else name,
         revision="local" if local else getattr(config, "_commit_hash", None) or options["revision"],
@@ -261,6 +276,36 @@ def make_subject(
             do_sample=False,
         )
     return Subject(model.eval(), tokenizer, identity, causal, sampling)
+
+
+def model_of_mask(model: PreTrainedModel | Subject, mask: UnitMask) -> PreTrainedModel:
+    """Give the model itself; refuse a mask of another, as far as it can be known.
+
+    Of a subject it is known which weights it has. A model alone does not say: the hash of its tensors is not that of
+    the files it came from, and its name may be any folder's. So only its places and widths can be compared, where they
+    are used, and it is up to the caller to put a mask onto other weights, such as those of a model trained further.
+
+    Parameters
+    ----------
+    model : PreTrainedModel or Subject
+        What the mask is to be used on.
+    mask : UnitMask
+        Units of a model.
+
+    Returns
+    -------
+    PreTrainedModel
+        The model.
+
+    Raises
+    ------
+    MaskError
+        If it is a subject, and the mask says that it is of other weights, or of another name or revision.
+    """
+    if not isinstance(model, Subject):
+        return model
+    check_same_model(mask.provenance, model.identity.to_json() | {"Site": mask.space.site})
+    return model.model
 
 
 def context_length(config: PretrainedConfig) -> int | None:
@@ -352,10 +397,10 @@ def _load_model(auto: Any, name: str, dtype: torch.dtype | str, options: dict[st
     """Load weights, from safetensors only."""
     shown = is_progress_bar_enabled()
     disable_progress_bar()
+    wanted = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True} | options
     try:
-        model, told = auto.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
+        with enough_memory():
+            model, told = auto.from_pretrained(name, dtype=dtype, **wanted)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"the weights of {name!r} could not be loaded ({_first_line(error)}); make sure that they are whole and "

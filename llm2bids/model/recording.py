@@ -6,7 +6,6 @@ generating on the left; neither padding nor special tokens become scans.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 
 from llm2bids.errors import ModelError, PromptError
 from llm2bids.model.loading import Sampling, pad_id
+from llm2bids.model.memory import enough_memory
 from llm2bids.model.sites import tapped
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def tokenize(subject: Subject, texts: Sequence[str], n_new: int = 0) -> list[lis
     ModelError
         If the tokenizer belongs to another model.
     """
-    special, n_embedded = subject.special_ids, subject.n_embedded
+    special, n_embedded, context = subject.special_ids, subject.n_embedded, subject.context
     tokens = []
     for text in texts:
         ids = list(subject.tokenizer(text, verbose=False)["input_ids"])
@@ -101,10 +101,10 @@ def tokenize(subject: Subject, texts: Sequence[str], n_new: int = 0) -> list[lis
             )
         if _only(ids, special):
             raise PromptError(f"the prompt {text[:40]!r} is empty for this tokenizer; give it at least one word")
-        if subject.context and len(ids) + n_new > subject.context:
+        if context and len(ids) + n_new > context:
             raise PromptError(
                 f"the prompt {text[:40]!r} has {len(ids)} tokens{f' and {n_new} are to follow' if n_new else ''}, the "
-                f"context holds {subject.context}; shorten it{' or lower --tokens' if n_new else ''}"
+                f"context holds {context}; shorten it{' or lower --tokens' if n_new else ''}"
             )
         tokens.append(ids)
     return tokens
@@ -189,7 +189,7 @@ def read(
         kept = mask & ~torch.isin(ids, _special(subject, ids))
         rows, columns = torch.nonzero(kept, as_tuple=True)
         tap = tapped(subject.model, hookpoints, partial(_pick, rows=rows, columns=columns))
-        with _enough_memory(batch_size), tap as taps:
+        with enough_memory(batch_size), tap as taps:
             output = subject.model(input_ids=ids, attention_mask=mask.long())
             signals = _joined(taps)
         surprisal, entropy = _predictions_while_reading(subject, output, ids)
@@ -247,7 +247,7 @@ def generate(
         group = tokens[start : start + batch_size]
         ids, mask = _padded(subject, group, left=True)
         tap = tapped(subject.model, hookpoints, lambda values: values[:, -1].clone())
-        with _enough_memory(batch_size), tap as taps:
+        with enough_memory(batch_size), tap as taps:
             watcher = _Watcher(subject, taps)
             chooser = _Chooser(sampling, range(start, start + len(group)), ids.shape[1], _silent(subject, ids))
             subject.model.generate(
@@ -342,18 +342,6 @@ class _Watcher(StoppingCriteria):
                 entropy=entropy[text, at],
                 n_special=int(special[text].sum()),
             )
-
-
-@contextmanager
-def _enough_memory(batch_size: int) -> Iterator[None]:
-    """Say what to do where a device has too little memory."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"too little memory on the device for {batch_size} texts at a time; lower --batch-size, or use --dtype "
-            "bfloat16 or --device-map auto"
-        ) from error
 
 
 def _padded(subject: Subject, group: Sequence[Sequence[int]], *, left: bool) -> tuple[Tensor, Tensor]:

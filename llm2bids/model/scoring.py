@@ -18,6 +18,8 @@ from torch import Tensor
 
 from llm2bids.errors import LesionError, ModelError, NonFiniteError, PromptError
 from llm2bids.model.loading import pad_id
+from llm2bids.model.memory import enough_memory
+from llm2bids.model.sites import lock_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -229,12 +231,14 @@ def surprise(
     ------
     NonFiniteError
         If the model predicts NaN or infinity.
+    ModelError
+        If there is too little memory.
     """
     parts = []
     for number, batch in enumerate(_batches(pieces, batch_size)):
         starts = [piece.start for piece in batch]
         ids, mask, scored, targets = _padded(subject, batch)
-        with torch.inference_mode():
+        with enough_memory(batch_size), lock_of(subject.model), torch.inference_mode():
             with changed(starts) if changed else nullcontext():
                 after = _predictions(subject, ids, mask, scored)
             before = after
@@ -281,6 +285,11 @@ def continue_tokens(
     -------
     list of str
         What was added to each, without special tokens.
+
+    Raises
+    ------
+    ModelError
+        If there is too little memory.
     """
     by_length: dict[int, list[int]] = defaultdict(list)
     for number, prompt in enumerate(prompts):
@@ -289,7 +298,8 @@ def continue_tokens(
     for numbers in by_length.values():
         for batch in _batches(numbers, batch_size):
             ids = torch.tensor([list(prompts[number]) for number in batch], device=subject.device)
-            with torch.inference_mode(), changed([ids.shape[1]] * len(batch)) if changed else nullcontext():
+            context = changed([ids.shape[1]] * len(batch)) if changed else nullcontext()
+            with enough_memory(batch_size), lock_of(subject.model), torch.inference_mode(), context:
                 longer = subject.model.generate(
                     input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=n_tokens, do_sample=False
                 )

@@ -11,13 +11,16 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any, Final, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from llm2bids.errors import ModelError, SiteError
+from llm2bids.model.memory import enough_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +32,8 @@ SITES: Final = ("block", "attn", "mlp", "neuron", "head")
 _ATTENTION: Final = ("attn", "attention")
 _NO_ATTENTION: Final = ("norm", "cross", "encoder_attn", "rotary", "dropout")
 _MLP: Final = ("mlp", "ffn", "feed_forward", "feedforward", "moe")
+_LOCKS: Final[WeakKeyDictionary[nn.Module, RLock]] = WeakKeyDictionary()
+_LOCKS_LOCK: Final = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ class HookPoint:
     --------
     >>> str(HookPoint("transformer.h.0", "out"))
     'transformer.h.0:out'
+    >>> HookPoint.parse("model.layers.0.mlp.down_proj:in")
+    HookPoint(path='model.layers.0.mlp.down_proj', side='in')
     """
 
     path: str
@@ -54,6 +61,30 @@ class HookPoint:
     def __str__(self) -> str:
         """Name of the hookpoint in files."""
         return f"{self.path}:{self.side}"
+
+    @classmethod
+    def parse(cls, name: str) -> HookPoint:
+        """Read the name of a hookpoint: the inverse of ``str``.
+
+        Parameters
+        ----------
+        name : str
+            E.g. ``"model.layers.3:out"``.
+
+        Returns
+        -------
+        HookPoint
+            The place.
+
+        Raises
+        ------
+        SiteError
+            If it does not end in ``:in`` or ``:out``.
+        """
+        path, _, side = name.rpartition(":")
+        if not path or side not in {"in", "out"}:
+            raise SiteError(f"hookpoint {name!r} found; a module path ending in :in or :out is needed")
+        return cls(path, "in" if side == "in" else "out")
 
 
 def find_blocks(model: PreTrainedModel) -> list[str]:
@@ -178,7 +209,7 @@ def tapped(
 
     Notes
     -----
-    On leaving, also by an exception, no hook is left on the model.
+    On leaving, also by an exception, no hook is left on the model. One thread at a time, see `lock_of`.
     """
     kept: list[Tensor | None] = [None] * len(hookpoints)
     grid: list[tuple[int, int]] = [(0, 0)]
@@ -194,11 +225,31 @@ def tapped(
 
         return read
 
-    with ExitStack() as stack:
+    with lock_of(model), ExitStack() as stack:
         stack.callback(model.register_forward_pre_hook(see_batch, with_kwargs=True).remove)
         for number, point in enumerate(hookpoints):
             stack.callback(_register(model.get_submodule(point.path), point.side, reader(number)))
         yield kept
+
+
+def lock_of(model: nn.Module) -> RLock:
+    """Give the lock that keeps threads apart that lesion, record or score one model.
+
+    Hooks act on every forward pass, whichever thread it is of. So a lesion is held, and each batch is recorded or
+    scored, under this lock: other threads wait. A thread may hold it several times, and record what it lesions.
+
+    Parameters
+    ----------
+    model : Module
+        Any model; it is not kept alive.
+
+    Returns
+    -------
+    RLock
+        The same for the same model.
+    """
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(model, RLock())
 
 
 def measure_widths(model: PreTrainedModel, hookpoints: Sequence[HookPoint]) -> tuple[int, ...]:
@@ -290,7 +341,7 @@ def _linear_maps_called(model: PreTrainedModel) -> list[str]:
 
         return log
 
-    with ExitStack() as stack:
+    with lock_of(model), ExitStack() as stack:
         for path, module in model.named_modules():
             if _is_linear(module) and not any(word in path for word in ("cross", "encoder_attn")):
                 stack.callback(module.register_forward_hook(logger(path)).remove)
@@ -303,7 +354,8 @@ def _show_six_tokens(model: PreTrainedModel) -> None:
     """Two texts of three tokens through the model: unequal numbers, so that neither is taken for the other."""
     ids = torch.zeros((2, 3), dtype=torch.long, device=model.get_input_embeddings().weight.device)
     try:
-        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        with enough_memory():
+            model(input_ids=ids, attention_mask=torch.ones_like(ids))
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
         raise ModelError(f"{type(model).__name__} cannot be shown a text ({error}); check its configuration") from error
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,27 +24,30 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from transformers.pytorch_utils import Conv1D
 
 from llm2bids.errors import MaskError, SiteError
-from llm2bids.model.sites import HookPoint, find_blocks, find_site
+from llm2bids.model.loading import model_of_mask
+from llm2bids.model.sites import HookPoint, find_blocks, find_site, lock_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
-    from llm2bids.space import UnitMask
+    from llm2bids.model.loading import Subject
+    from llm2bids.space import UnitMask, UnitSpace
 
 _N_TEXTS, _N_TOKENS = 2, 8
 """Tokens shown to find what feeds what: enough that no unit is silent at all of them."""
 
 
-def find_weights(model: PreTrainedModel, mask: UnitMask, *, shared: bool = False) -> dict[str, Tensor]:
+def find_weights(model: PreTrainedModel | Subject, mask: UnitMask, *, shared: bool = False) -> dict[str, Tensor]:
     """Find the weights that belong to the units of a mask.
 
     Parameters
     ----------
-    model : PreTrainedModel
-        The model the mask was made of.
+    model : PreTrainedModel or Subject
+        The model the mask was made of. A subject is compared with what the mask says of its model, weights first; of a
+        model alone only places and widths can be compared.
     mask : UnitMask
         A network at site ``neuron``, ``head``, ``mlp``, ``attn`` or ``block``, or at sides of linear maps.
     shared : bool
@@ -59,7 +63,7 @@ def find_weights(model: PreTrainedModel, mask: UnitMask, *, shared: bool = False
     Raises
     ------
     MaskError
-        If the mask chooses no unit or has other widths than the model.
+        If the mask chooses no unit, has other widths than the model, or is of another model than the subject.
     SiteError
         If the model has not its hookpoints, or they are no sides of linear maps, as in a mixture of experts.
 
@@ -80,30 +84,130 @@ def find_weights(model: PreTrainedModel, mask: UnitMask, *, shared: bool = False
     model.layers.0.mlp.up_proj.bias (256,) 1
     model.layers.0.mlp.down_proj.weight (1, 256) 1
     """
-    if not mask.n_selected:
-        raise MaskError("a mask of no unit found; choose units whose weights are to move")
-    chosen = _chosen(model, mask)
-    inputs = {point.path: units for point, units in chosen.items() if point.side == "in"}
-    outputs = _written(model, {point.path: units for point, units in chosen.items() if point.side == "out"})
-    found: dict[str, Tensor] = {}
-    for path, rows in (_feeding(model, inputs, shared=shared) | outputs).items():
-        if rows.any():
-            found |= _rows(model, path, rows)
-    for path, columns in inputs.items():
-        if columns.any():
-            weight, axis = _weight(model, path)
-            found[f"{path}.weight"] = columns.to(weight.device).unsqueeze(axis)
-    return {name: found[name] for name, _ in model.named_parameters(remove_duplicate=False) if name in found}
+    model = model_of_mask(model, mask)
+    return Wiring.find(model, mask.space).weights(mask, shared=shared)
 
 
-@contextmanager
-def finetune_mask(model: PreTrainedModel, mask: UnitMask, *, shared: bool = False) -> Iterator[dict[str, Tensor]]:
-    """Train only the weights that belong to the units of a mask.
+@dataclass(frozen=True, slots=True, eq=False)
+class Wiring:
+    """What feeds the units of a space, found in one forward pass: for several masks of it.
 
     Parameters
     ----------
     model : PreTrainedModel
-        The model the mask was made of; trained as usual inside the ``with``.
+        The model.
+    space : UnitSpace
+        Where the units live.
+    noise : mapping
+        What each linear map was made to give, by its path: every time that it was called, shape (..., n_out).
+    seen : mapping
+        What came in at each map whose input is read, by its path, shape (n_texts, n_tokens, n_in); computed from
+        `noise`, as its gradients say.
+    """
+
+    model: PreTrainedModel
+    space: UnitSpace
+    noise: Mapping[str, Sequence[Tensor]]
+    seen: Mapping[str, Tensor]
+
+    @classmethod
+    def find(cls, model: PreTrainedModel, space: UnitSpace) -> Wiring:
+        """Show a model noise.
+
+        Parameters
+        ----------
+        model : PreTrainedModel
+            The model; left as it is.
+        space : UnitSpace
+            Where the units live.
+
+        Returns
+        -------
+        Wiring
+            What was seen.
+
+        Raises
+        ------
+        MaskError
+            If the space has other widths than the model.
+        SiteError
+            If the model has not its hookpoints, or they are no sides of linear maps.
+        """
+        inputs = _inputs(model, space)
+        return cls(model, space, *(_show_noise(model, inputs) if inputs else ({}, {})))
+
+    def weights(self, mask: UnitMask, *, shared: bool = False) -> dict[str, Tensor]:
+        """Find the weights that belong to the units of a mask.
+
+        Parameters
+        ----------
+        mask : UnitMask
+            Units of the space.
+        shared : bool
+            See `find_weights`.
+
+        Returns
+        -------
+        dict of str to Tensor
+            See `find_weights`.
+
+        Raises
+        ------
+        MaskError
+            If the mask chooses no unit or has other widths than the model.
+        SiteError
+            If its hookpoints are no sides of linear maps.
+        """
+        if not mask.n_selected:
+            raise MaskError("a mask of no unit found; choose units whose weights are to move")
+        inputs, outputs = _chosen(mask)
+        found: dict[str, Tensor] = {}
+        for path, rows in (self._feeding(inputs, shared=shared) | _written(self.model, outputs)).items():
+            if rows.any():
+                found |= _rows(self.model, path, rows)
+        for path, columns in inputs.items():
+            if columns.any():
+                weight, axis = _weight(self.model, path)
+                found[f"{path}.weight"] = columns.to(weight.device).unsqueeze(axis)
+        return {name: found[name] for name, _ in self.model.named_parameters(remove_duplicate=False) if name in found}
+
+    def _feeding(self, chosen: Mapping[str, Tensor], *, shared: bool) -> dict[str, Tensor]:
+        """Rows of linear maps that feed the units chosen at the input of others, by path."""
+        inside, outside = (
+            self._dependences({path: chosen[path] == wanted for path in self.seen}) for wanted in (True, False)
+        )
+        return {path: inside[path] if shared else inside[path] & ~outside[path] for path in self.noise}
+
+    def _dependences(self, counted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """By linear map, on which of its outputs the units counted depend: directly, since each map gives noise."""
+        found = {path: torch.zeros(values[0].shape[-1], dtype=torch.bool) for path, values in self.noise.items()}
+        leaves = [(path, value) for path, values in self.noise.items() for value in values]
+        if not self.seen or not leaves:
+            return found
+        draw = torch.Generator().manual_seed(1)
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            weighted = (
+                values * _random_like(values, draw) * counted[path].to(values) for path, values in self.seen.items()
+            )
+            total = torch.stack([one.float().sum().cpu() for one in weighted]).sum()
+            wanted = [value for _, value in leaves]
+            gradients = torch.autograd.grad(total, wanted, retain_graph=True, allow_unused=True)
+        for (path, _), gradient in zip(leaves, gradients, strict=True):
+            if gradient is not None:
+                found[path] |= (gradient != 0).flatten(0, -2).any(0).cpu()
+        return found
+
+
+@contextmanager
+def finetune_mask(
+    model: PreTrainedModel | Subject, mask: UnitMask, *, shared: bool = False
+) -> Iterator[dict[str, Tensor]]:
+    """Train only the weights that belong to the units of a mask.
+
+    Parameters
+    ----------
+    model : PreTrainedModel or Subject
+        The model the mask was made of, see `find_weights`; trained as usual inside the ``with``.
     mask : UnitMask
         The network.
     shared : bool
@@ -117,7 +221,7 @@ def finetune_mask(model: PreTrainedModel, mask: UnitMask, *, shared: bool = Fals
     Raises
     ------
     MaskError
-        If the mask chooses no unit or has other widths than the model.
+        If the mask chooses no unit, has other widths than the model, or is of another model than the subject.
     SiteError
         If the model has not its hookpoints, or they are no sides of linear maps.
 
@@ -130,10 +234,8 @@ def finetune_mask(model: PreTrainedModel, mask: UnitMask, *, shared: bool = Fals
 
     On leaving, also by an exception, no hook is left and every ``requires_grad`` is as before. For the ``Trainer`` of
     transformers no callback is needed: ``with finetune_mask(model, mask): Trainer(model=model, …).train()``.
-
-    The mask's weights are not compared with the model's here; `llm2bids.mask.check_same_model` does that with
-    ``mask.provenance`` and ``subject.describe()``.
     """
+    model = model_of_mask(model, mask)
     found = find_weights(model, mask, shared=shared)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     moving: dict[Tensor, Tensor] = {}
@@ -153,13 +255,13 @@ def finetune_mask(model: PreTrainedModel, mask: UnitMask, *, shared: bool = Fals
         yield found
 
 
-def lora_targets(model: PreTrainedModel, mask: UnitMask, *, shared: bool = False) -> dict[str, list[int]]:
+def lora_targets(model: PreTrainedModel | Subject, mask: UnitMask, *, shared: bool = False) -> dict[str, list[int]]:
     """List the modules to which LoRA is to add adapters, for ``peft.LoraConfig``.
 
     Parameters
     ----------
-    model : PreTrainedModel
-        The model the mask was made of.
+    model : PreTrainedModel or Subject
+        The model the mask was made of, see `find_weights`.
     mask : UnitMask
         The network.
     shared : bool
@@ -174,7 +276,7 @@ def lora_targets(model: PreTrainedModel, mask: UnitMask, *, shared: bool = False
     Raises
     ------
     MaskError
-        If the mask chooses no unit or has other widths than the model.
+        If the mask chooses no unit, has other widths than the model, or is of another model than the subject.
     SiteError
         If the model has not its hookpoints, or they are no sides of linear maps.
 
@@ -192,23 +294,30 @@ def lora_targets(model: PreTrainedModel, mask: UnitMask, *, shared: bool = False
     }
 
 
-def _chosen(model: PreTrainedModel, mask: UnitMask) -> dict[HookPoint, Tensor]:
-    """Which channels of each hookpoint are chosen; refuses hookpoints that the model does not have."""
+def _inputs(model: PreTrainedModel, space: UnitSpace) -> list[str]:
+    """Paths of the linear maps whose inputs are units; refuses a space that the model does not have."""
     modules = dict(model.named_modules())
-    chosen = {}
-    parts = torch.from_numpy(mask.selected.copy()).split(mask.space.n_channels)
-    for name, units in zip(mask.space.hookpoints, parts, strict=True):
-        path, _, side = name.partition(":")
-        if path not in modules:
+    points = [HookPoint.parse(name) for name in space.hookpoints]
+    for point in points:
+        if point.path not in modules:
             raise SiteError(
-                f"the mask has units at {name}, {type(model).__name__} has no such place; use a mask of this model"
+                f"the mask has units at {point}, {type(model).__name__} has no such place; use a mask of this model"
             )
-        chosen[HookPoint(path, "in" if side == "in" else "out")] = units
-    for point, units in chosen.items():
+    for point, n_channels in zip(points, space.n_channels, strict=True):
         if point.side == "in":
             weight, axis = _weight(model, point.path)
-            _check_width(model, point, len(units), weight.shape[1 - axis])
-    return chosen
+            _check_width(model, point, n_channels, weight.shape[1 - axis])
+    return [point.path for point in points if point.side == "in"]
+
+
+def _chosen(mask: UnitMask) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Which channels are chosen at the inputs, and which at the outputs of modules, by path."""
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+    for name, units in zip(mask.space.hookpoints, mask.space.split(mask.selected), strict=True):
+        point = HookPoint.parse(name)
+        (inputs if point.side == "in" else outputs)[point.path] = torch.from_numpy(units.copy())
+    return inputs, outputs
 
 
 def _written(model: PreTrainedModel, chosen: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -228,28 +337,15 @@ def _written(model: PreTrainedModel, chosen: Mapping[str, Tensor]) -> dict[str, 
     return rows
 
 
-def _feeding(model: PreTrainedModel, chosen: Mapping[str, Tensor], *, shared: bool) -> dict[str, Tensor]:
-    """Rows of linear maps that feed the units chosen at the input of others, by path."""
-    if not chosen:
-        return {}
-    rows = {}
-    for path, (inside, outside) in _dependences(model, chosen).items():
-        rows[path] = inside if shared else inside & ~outside
-    return rows
-
-
-def _dependences(model: PreTrainedModel, chosen: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """By linear map, which of its outputs the chosen units depend on, and which the others, at the input of maps.
-
-    Only direct dependence shows, since what each map gives is replaced by noise: positive, so that no activation
-    function is silent.
-    """
+def _show_noise(model: PreTrainedModel, inputs: Sequence[str]) -> tuple[dict[str, list[Tensor]], dict[str, Tensor]]:
+    """One forward pass in which every linear map of the blocks gives noise, positive: no activation is silent then."""
     noise: dict[str, list[Tensor]] = defaultdict(list)
     seen: dict[str, Tensor] = {}
+    draw = torch.Generator().manual_seed(0)
 
     def replace(path: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-            noise[path].append(torch.rand_like(output).requires_grad_())
+            noise[path].append(_random_like(output, draw).requires_grad_())
             return noise[path][-1]
 
         return hook
@@ -261,45 +357,28 @@ def _dependences(model: PreTrainedModel, chosen: Mapping[str, Tensor]) -> dict[s
         return hook
 
     within = tuple(f"{block}." for block in find_blocks(model))
-    with ExitStack() as stack:
+    with lock_of(model), ExitStack() as stack:
         for path, module in model.named_modules():
             if isinstance(module, nn.Linear | Conv1D) and path.startswith(within):
                 stack.callback(module.register_forward_hook(replace(path)).remove)
-        for path in chosen:
+        for path in inputs:
             stack.callback(model.get_submodule(path).register_forward_pre_hook(see(path)).remove)
-        _show_noise(stack, model)
-        inside, outside = (
-            _depends(noise, {path: (values, chosen[path] == wanted) for path, values in seen.items()})
-            for wanted in (True, False)
-        )
-    return {path: (inside[path], outside[path]) for path in noise}
+        for module in model.modules():  # dropout would hide units, gradient checkpointing runs blocks twice
+            stack.callback(setattr, module, "training", module.training)
+        model.eval()
+        stack.enter_context(torch.inference_mode(mode=False))  # gradients are kept, whatever the caller's modes
+        stack.enter_context(torch.enable_grad())
+        device = model.get_input_embeddings().weight.device
+        ids = torch.zeros((_N_TEXTS, _N_TOKENS), dtype=torch.long, device=device)
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    if missing := [path for path in inputs if path not in seen]:
+        raise SiteError(f"a forward pass of {type(model).__name__} does not reach {missing[0]}; use a mask of others")
+    return noise, seen
 
 
-def _show_noise(stack: ExitStack, model: PreTrainedModel) -> None:
-    """A forward pass that keeps gradients, whatever the caller's modes; the stack puts them and random numbers back."""
-    for module in model.modules():  # dropout would hide units, gradient checkpointing runs blocks twice
-        stack.callback(setattr, module, "training", module.training)
-    model.eval()
-    device = model.get_input_embeddings().weight.device
-    stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-    stack.enter_context(torch.inference_mode(mode=False))
-    stack.enter_context(torch.enable_grad())
-    torch.manual_seed(0)
-    ids = torch.zeros((_N_TEXTS, _N_TOKENS), dtype=torch.long, device=device)
-    model(input_ids=ids, attention_mask=torch.ones_like(ids))
-
-
-def _depends(noise: Mapping[str, list[Tensor]], units: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """On which outputs of each map any of the units depends; units are values and which of their channels count."""
-    weighted = (values * torch.rand_like(values) * counted.to(values) for values, counted in units.values())
-    total = torch.stack([one.float().sum().cpu() for one in weighted]).sum()
-    leaves = [(path, value) for path, values in noise.items() for value in values]
-    gradients = torch.autograd.grad(total, [value for _, value in leaves], retain_graph=True, allow_unused=True)
-    found = {path: torch.zeros(values[0].shape[-1], dtype=torch.bool) for path, values in noise.items()}
-    for (path, _), gradient in zip(leaves, gradients, strict=True):
-        if gradient is not None:
-            found[path] |= (gradient != 0).flatten(0, -2).any(0).cpu()
-    return found
+def _random_like(values: Tensor, draw: torch.Generator) -> Tensor:
+    """Numbers from 0 to 1, drawn apart from torch's own, which are the caller's and common to all threads."""
+    return torch.rand(values.shape, generator=draw).to(values)
 
 
 def _weight(model: PreTrainedModel, path: str) -> tuple[Tensor, int]:

@@ -17,11 +17,12 @@ from llm2bids.mask import check_same_model, load_mask
 from llm2bids.mask.files import file_sha256
 from llm2bids.model.lesions import lesion, mean_activations
 from llm2bids.model.loading import load_subject
+from llm2bids.model.memory import enough_memory
 from llm2bids.model.scoring import split_texts, surprise
-from llm2bids.phantom import build_phantom
 from llm2bids.prune.output import REPORT, check_folder, describe_model, published, write_model
 from llm2bids.prune.surgery import count_zeroed, cut_model, plan_cut
 from llm2bids.space import UnitMask
+from llm2bids.subject import subject_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,11 +128,12 @@ def prune(  # noqa: PLR0913 - the arguments of the command
         raise PruneError("--compensate-bias without texts found; give the file to average over with --text")
     material = None if text is None else read_text(Path(text))
     network = mask if isinstance(mask, UnitMask) else load_mask(mask, like)
-    options: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype}
-    subject = _subject(model, network, options, trust_remote_code=trust_remote_code)
+    subject = subject_of(model, revision=revision, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    check_same_model(network.provenance, {**subject.describe(), "Site": network.space.site})
     _check_can_read(subject, material)
     going = _going(network, keep=keep, first=protect_first, last=protect_last)
-    cut = plan_cut(subject.model, going, biased=compensate_bias)
+    with enough_memory():
+        cut = plan_cut(subject.model, going, biased=compensate_bias)
     if cut.obstacle and not pad:
         raise PruneError(
             f"nothing can be removed, only set to 0: {cut.obstacle}; write it at full size with --pad, or use lesion"
@@ -139,7 +141,7 @@ def prune(  # noqa: PLR0913 - the arguments of the command
     means = None
     if compensate_bias and material is not None:
         means = mean_activations(subject, material.documents, going.space, batch_size=batch_size)
-    with published(out) as stage:
+    with enough_memory(), published(out) as stage:
         shrunk = cut_model(subject.model, cut, means)
         if dtype == "auto" and isinstance(model, str) and model != "phantom":
             shrunk = shrunk.to(_stored_dtype(model, subject, revision, trust_remote_code=trust_remote_code))
@@ -159,18 +161,6 @@ def prune(  # noqa: PLR0913 - the arguments of the command
             }
         describe_model(stage, out.name, report)
     return Pruned(out, report)
-
-
-def _subject(model: str | Subject, mask: UnitMask, options: dict[str, Any], *, trust_remote_code: bool) -> Subject:
-    """The model, if the mask is of it."""
-    if model == "phantom":
-        subject = build_phantom(**options)
-    elif isinstance(model, str):
-        subject = load_subject(model, trust_remote_code=trust_remote_code, **options)
-    else:
-        subject = model
-    check_same_model(mask.provenance, {**subject.describe(), "Site": mask.space.site})
-    return subject
 
 
 def _check_can_read(subject: Subject, material: Text | None) -> None:

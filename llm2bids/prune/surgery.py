@@ -18,8 +18,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.pytorch_utils import Conv1D
 
 from llm2bids.errors import MaskError, PruneError
-from llm2bids.model.sites import find_site, measure_widths
-from llm2bids.model.tuning import find_weights
+from llm2bids.model.sites import HookPoint, find_site, measure_widths
+from llm2bids.model.tuning import Wiring
 from llm2bids.space import UnitMask
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class Cut:
         That of the smaller model.
     settings : mapping
         What differs in it: name to a pair of values, before and after.
+    silent, gone : mapping of Tensor
+        Weights of the units that are to go, and of those removed, see `find_weights`.
     obstacle : str
         Why nothing is removed; empty where something is.
     """
@@ -59,6 +61,8 @@ class Cut:
     removed: UnitMask
     config: PretrainedConfig
     settings: Mapping[str, tuple[Any, Any]]
+    silent: Mapping[str, Tensor]
+    gone: Mapping[str, Tensor]
     obstacle: str = ""
 
     def per_hookpoint(self) -> list[dict[str, Any]]:
@@ -71,8 +75,7 @@ class Cut:
             (channels of the model before the cut).
         """
         space = self.silenced.space
-        ends = np.cumsum(space.n_channels)[:-1]
-        silenced, removed = (np.split(mask.selected, ends) for mask in (self.silenced, self.removed))
+        silenced, removed = (space.split(mask.selected) for mask in (self.silenced, self.removed))
         return [
             {
                 "Hookpoint": name,
@@ -117,11 +120,18 @@ def plan_cut(model: PreTrainedModel, mask: UnitMask, *, biased: bool = False) ->
     whole: NDArray[np.bool_] = np.asarray(mask.selected.reshape(space.n_hookpoints, -1, size).all(-1))
     n_parts, fewest = whole.shape[1], max(1, int((~whole).sum(1).max()))
     tried = range(fewest, n_parts) if space.site == "head" else [fewest] * (fewest < n_parts)
+    wiring = Wiring.find(model, space)
+    silent = wiring.weights(mask)
     for n_kept in (*tried, n_parts):
         removed = UnitMask(space, _last(whole, n_parts - n_kept).repeat(size, axis=1).reshape(-1))
         config, settings = _changed(model, _settings(model, space.site, n_kept, size, biased=biased))
-        cut = Cut(mask, removed, config, settings, _obstacle(model, mask, fewest, n_parts) * (n_kept == n_parts))
-        if _fits(model, cut, biased=biased):
+        shell = _buildable(model, config)
+        if shell is None:
+            continue
+        obstacle = _obstacle(model, mask, fewest, n_parts) if n_kept == n_parts else ""
+        gone = wiring.weights(removed) if removed.n_selected else {}
+        cut = Cut(mask, removed, config, settings, silent, gone, obstacle)
+        if _fits(model, shell, cut, biased=biased):
             return cut
     raise PruneError(
         f"{type(model).__name__} has no biases where {space.site}s are read, nor a setting for them; prune it without "
@@ -148,9 +158,9 @@ def cut_model(model: PreTrainedModel, cut: Cut, means: NDArray[np.floating[Any]]
         With the weights of the smaller model. To be saved and loaded, not to be run: what is not saved (rotary
         frequencies, for one) is missing.
     """
-    silent, gone = find_weights(model, cut.silenced), _gone(model, cut)
+    silent = cut.silent
     state = {
-        name: _without(tensor.masked_fill(silent[name], 0) if name in silent else tensor, gone.get(name))
+        name: _without(tensor.masked_fill(silent[name], 0) if name in silent else tensor, cut.gone.get(name))
         for name, tensor in model.state_dict().items()
     }
     shell = _shell(model, cut.config)
@@ -179,10 +189,9 @@ def count_zeroed(model: PreTrainedModel, cut: Cut) -> int:
     int
         Number of parameters.
     """
-    gone = _gone(model, cut)
-    silent = find_weights(model, cut.silenced).items()
     return sum(
-        int(_without(weights.expand_as(model.get_parameter(name)), gone.get(name)).sum()) for name, weights in silent
+        int(_without(weights.expand_as(model.get_parameter(name)), cut.gone.get(name)).sum())
+        for name, weights in cut.silent.items()
     )
 
 
@@ -262,17 +271,21 @@ def _obstacle(model: PreTrainedModel, mask: UnitMask, fewest: int, n_parts: int)
     return f"{type(model).__name__} cannot be configured with less than every {what} ({n_parts} per block)"
 
 
-def _fits(model: PreTrainedModel, cut: Cut, *, biased: bool) -> bool:
-    """Whether the architecture, built from the smaller configuration, takes the smaller weights."""
+def _buildable(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel | None:
+    """The architecture built from a configuration, if it allows that."""
     try:
-        type(cut.config).from_dict(cut.config.to_dict())  # some demand divisors, which loading would say
-        shell = _shell(model, cut.config)
+        type(config).from_dict(config.to_dict())  # some demand divisors, which loading would say
+        return _shell(model, config)
     except (ValueError, TypeError, RuntimeError, StrictDataclassError):
-        return False
+        return None
+
+
+def _fits(model: PreTrainedModel, shell: PreTrainedModel, cut: Cut, *, biased: bool) -> bool:
+    """Whether the smaller architecture takes the smaller weights."""
     wanted = {name: tensor.shape for name, tensor in shell.state_dict().items()}
-    gone = _gone(model, cut)
-    smaller = {name: _without(tensor.to("meta"), gone.get(name)).shape for name, tensor in model.state_dict().items()}
-    readers = [name.partition(":")[0] for name in cut.silenced.space.hookpoints]
+    state = model.state_dict().items()
+    smaller = {name: _without(tensor.to("meta"), cut.gone.get(name)).shape for name, tensor in state}
+    readers = [HookPoint.parse(name).path for name in cut.silenced.space.hookpoints]
     if biased and any(f"{path}.bias" not in wanted for path in readers):
         return False
     same = all(wanted.get(name) == shape for name, shape in smaller.items())
@@ -284,11 +297,6 @@ def _shell(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
     with torch.device("meta"):
         shell: PreTrainedModel = type(model)(deepcopy(config))
     return shell.eval()
-
-
-def _gone(model: PreTrainedModel, cut: Cut) -> dict[str, Tensor]:
-    """Weights that are removed, by parameter."""
-    return find_weights(model, cut.removed) if cut.removed.n_selected else {}
 
 
 def _without(tensor: Tensor, gone: Tensor | None) -> Tensor:
@@ -304,10 +312,9 @@ def _contributions(
     model: PreTrainedModel, silenced: UnitMask, means: NDArray[np.floating[Any]]
 ) -> Iterator[tuple[str, Tensor]]:
     """What the units that go added to the output of each map on average, by path."""
-    ends = np.cumsum(silenced.space.n_channels)[:-1]
-    levels = np.split(np.where(silenced.selected, means, 0.0), ends)
+    levels = silenced.space.split(np.where(silenced.selected, means, 0.0))
     for name, level in zip(silenced.space.hookpoints, levels, strict=True):
-        path = name.partition(":")[0]
+        path = HookPoint.parse(name).path
         weight = model.get_submodule(path).weight.detach().double()
         axis = 0 if isinstance(model.get_submodule(path), Conv1D) else 1
         yield path, torch.tensordot(weight, torch.from_numpy(level).to(weight), ([axis], [0]))

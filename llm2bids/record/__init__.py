@@ -18,10 +18,8 @@ from llm2bids.bids.names import parse_name
 from llm2bids.bids.nifti import MAX_SCANS, Grid, NiftiWriter
 from llm2bids.bids.tables import read_json, read_stim
 from llm2bids.errors import DatasetError, NonFiniteError, RecordError
-from llm2bids.model.loading import load_subject
 from llm2bids.model.recording import check_causal, generate, padding_is_harmless, read, tokenize
 from llm2bids.model.sites import find_site, match_hookpoints, measure_widths
-from llm2bids.phantom import build_phantom
 from llm2bids.record.plan import (
     Protocol,
     Run,
@@ -33,6 +31,7 @@ from llm2bids.record.plan import (
 )
 from llm2bids.record.sidecars import STIM_COLUMNS, T_R, Told, merge_shared, write_run
 from llm2bids.space import UnitSpace
+from llm2bids.subject import subject_of
 from llm2bids.task import Design, expand_tasks, lay_out
 
 if TYPE_CHECKING:
@@ -188,11 +187,14 @@ def record(  # noqa: PLR0913 - the arguments of the command
     wanted = wanted_places(sites, hookpoints)
     dataset = Dataset(Path(bids_dir))
     todo = still_to_do(dataset, planned, list(wanted), protocol, resume=resume, overwrite=overwrite)
-    options: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype, "device_map": device_map}
-    if model == "phantom":
-        model = build_phantom(**options)
-    elif isinstance(model, str):
-        model = load_subject(model, trust_remote_code=trust_remote_code, **options)
+    model = subject_of(
+        model,
+        revision=revision,
+        device=device,
+        dtype=dtype,
+        device_map=device_map,
+        trust_remote_code=trust_remote_code,
+    )
     left = unplanned_volumes(dataset, planned, list(wanted))
     kept = {volume.get("task") for volume in left}
     session = Session(

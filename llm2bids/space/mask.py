@@ -258,8 +258,7 @@ class UnitMask:
         """
         from safetensors.numpy import save_file  # noqa: PLC0415 - only masks bound for hooks need it
 
-        ends = np.cumsum(self.space.n_channels)[:-1]
-        parts = dict(zip(self.space.hookpoints, np.split(self.selected, ends), strict=True))
+        parts = dict(zip(self.space.hookpoints, self.space.split(self.selected), strict=True))
         metadata = {"space": json.dumps(self.space.to_json()), "provenance": json.dumps(dict(self.provenance))}
         partial = Path(path).with_name(f".{Path(path).name}.part")
         try:

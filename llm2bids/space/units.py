@@ -262,6 +262,33 @@ class UnitSpace:
             raise SpaceError(f"voxel {(i, j, k)} holds no unit of {self.label} with grid {self.shape}; pick one inside")
         return int(self.starts()[hookpoint]) + channel
 
+    def split(self, values: ArrayLike) -> list[NDArray[Any]]:
+        """Take values apart, hookpoint by hookpoint.
+
+        Parameters
+        ----------
+        values : array_like, shape (..., n_units)
+            One value per unit in the last axis.
+
+        Returns
+        -------
+        list of ndarray, shape (..., n_channels)
+            One view per hookpoint; joined along the last axis they are `values` again.
+
+        Raises
+        ------
+        SpaceError
+            If the last axis is not ``n_units`` long.
+
+        Examples
+        --------
+        >>> space = UnitSpace("mlp", ("h.0:out", "h.1:out"), (3, 2))
+        >>> [part.tolist() for part in space.split([0, 1, 2, 3, 4])]
+        [[0, 1, 2], [3, 4]]
+        """
+        whole = self._per_unit(values, "values")
+        return np.split(whole, self.starts()[1:], axis=-1)
+
     def to_volumes(self, signals: ArrayLike) -> NDArray[Any]:
         """Put signals on the grid, in the order in which the file holds them.
 
@@ -280,16 +307,11 @@ class UnitSpace:
         SpaceError
             If the last axis is not ``n_units`` long.
         """
-        values = np.asarray(signals)
-        if values.ndim == 0 or values.shape[-1] != self.n_units:
-            raise SpaceError(
-                f"signals of shape {values.shape} found, (..., {self.n_units}) needed for {self.label}; "
-                "pass one value per unit"
-            )
+        values = self._per_unit(signals, "signals")
         x, y, z = self.shape
         volumes = np.zeros((*values.shape[:-1], z, y * x), values.dtype)
-        for slice_number, (start, width) in enumerate(zip(self.starts(), self.n_channels, strict=True), self.n_empty):
-            volumes[..., slice_number, :width] = values[..., start : start + width]
+        for slice_number, part in enumerate(self.split(values), self.n_empty):
+            volumes[..., slice_number, : part.shape[-1]] = part
         return volumes.reshape(*values.shape[:-1], z, y, x)
 
     def from_volumes(self, volumes: ArrayLike) -> NDArray[Any]:
@@ -468,6 +490,16 @@ class UnitSpace:
             Unit numbers.
         """
         return np.concatenate([[0], np.cumsum(self.n_channels[:-1], dtype=np.int64)])
+
+    def _per_unit(self, values: ArrayLike, what: str) -> NDArray[Any]:
+        """An array whose last axis is the units of this space; refuses others."""
+        found = np.asarray(values)
+        if found.ndim == 0 or found.shape[-1] != self.n_units:
+            raise SpaceError(
+                f"{what} of shape {found.shape} found, (..., {self.n_units}) needed for {self.label}; "
+                "pass one value per unit"
+            )
+        return found
 
 
 def whole_numbers(values: ArrayLike, what: str) -> NDArray[np.int64]:
