@@ -27,8 +27,9 @@ import pandas as pd
 from scipy.stats import norm
 
 from llm2bids.glm import glm
-from llm2bids.glm.analysis import Analysis, PreparedRun, find_analyses
+from llm2bids.glm.analysis import Analysis, find_analyses
 from llm2bids.glm.estimate import PromptEffects, estimate, first_level, second_level
+from llm2bids.glm.prepared import PreparedRun
 from llm2bids.glm.settings import Settings
 from llm2bids.mask import load_mask
 from llm2bids.prep import prep

@@ -28,6 +28,7 @@ from llm2bids.glm import glm
 from llm2bids.networks.agreement import exchanged_labels
 from llm2bids.networks.identification import SCORES, Experiment, items_of
 from llm2bids.networks.results import NetworkSet, find_networks
+from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.similarity import (
     matched_networks,
     p_at_least,
@@ -35,7 +36,7 @@ from llm2bids.networks.similarity import (
     shared_units,
     units_per_layer,
 )
-from llm2bids.networks.sums import NetworkRule, RunContrast, RunSums, relabelled
+from llm2bids.networks.sums import RunContrast, RunSums, relabelled
 from llm2bids.phantom import build_phantom
 from llm2bids.prep import prep
 from llm2bids.record import record

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -13,18 +14,15 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 from tqdm import tqdm
 
-from llm2bids import __version__
-from llm2bids.bids.dataset import Dataset
-from llm2bids.bids.names import format_name, to_label
-from llm2bids.bids.runs import PREPARED, PREPROC, find_runs
+from llm2bids.bids.dataset import Dataset, linked
+from llm2bids.bids.names import parse_name, to_label
 from llm2bids.bids.tables import read_json, read_tsv
 from llm2bids.errors import DatasetError, InferenceError
-from llm2bids.glm.output import versions
-from llm2bids.glm.prepared import PreparedRun
+from llm2bids.glm.prepared import find_prepared
 from llm2bids.ica.components import assign
-from llm2bids.ica.job import SUMMARY
+from llm2bids.ica.job import SUMMARY, hash_of
 from llm2bids.ica.sources import prompts_of
-from llm2bids.networks.output import FOLDER, Answer, publish_answer
+from llm2bids.networks.output import Answer, publish_answer, refuse_answer
 from llm2bids.networks.similarity import p_at_least
 from llm2bids.pictures import COLOURS, GREY, decimal, draw_matrix
 
@@ -33,11 +31,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from llm2bids.glm.prepared import PreparedRun
+
 STRONG: Final = 0.5
 """Absolute correlation above which a pair of networks counts (follow-up of Liu et al. 2025)."""
 _FEWEST: Final = 5
 """Texts or tokens that a rank correlation needs at least."""
 _SHOWN: Final = 20
+_SMALL: Final = 0.001
+_HELD: Final = 4096
+"""Texts of one length whose ranks are held: permutations come back to them."""
 _COLUMNS: Final = {
     "network_a": "Network of the first model.",
     "network_b": "Network of the second that is assigned to it: one to one, such that the sum of absolute correlations "
@@ -126,25 +129,15 @@ def fingerprint(  # noqa: PLR0913 - the arguments of the command
     used = choose_level(one, other, level)
     target = Dataset(Path(out) if out is not None else _root(summaries[0]), "derivative")
     entities = {"sub": one.subject, "desc": f"fingerprint{to_label(other.subject)}"}
-    path = target.root / FOLDER / format_name("networks.json", **entities)
-    if path.exists() and not overwrite:
-        raise DatasetError(f"{path} exists already; replace it with --overwrite, or write elsewhere with --out")
+    refuse_answer(target, entities, overwrite=overwrite, instead=", or write elsewhere with --out")
     hide = None if progress is None else not progress
     with tqdm(total=n_draws, unit=" draws", disable=hide, dynamic_ncols=True, desc="fingerprint") as bar:
         answer = compare(one, other, used, n_draws, np.random.default_rng(seed), bar.update)
-    sidecar = {
-        "Description": "llm2bids fingerprint",
-        "GeneratedBy": [{"Name": "llm2bids", "Version": __version__}],
-        "SourceFiles": [Path(os.path.relpath(path, target.root)).as_posix() for path in summaries],
-        "Columns": _COLUMNS,
-        "Llm2bids": {
-            "Models": [read_json(path)["Llm2bids"].get("Model") for path in summaries],
-            "WeightsSHA256": [read_json(path)["Llm2bids"].get("WeightsSHA256") for path in summaries],
-            "Settings": {**answer.settings, "Seed": seed},
-            "Versions": versions(),
-        },
-    }
-    return publish_answer(target, entities, answer, sidecar)
+    sources = [Path(os.path.relpath(path, target.root)).as_posix() for path in summaries]
+    told = [read_json(path)["Llm2bids"] for path in summaries]
+    own = {"Models": [one.get("Model") for one in told], "WeightsSHA256": [one.get("WeightsSHA256") for one in told]}
+    answer = replace(answer, settings={**answer.settings, "Seed": seed})
+    return publish_answer(target, entities, answer, {"SourceFiles": sources}, own)
 
 
 def compare(
@@ -177,15 +170,12 @@ def compare(
     """
     shared = [text for text in one.texts if text in other.texts]
     mine, theirs = [one.texts[text] for text in shared], [other.texts[text] for text in shared]
-    if level == "prompt":
-        mine, theirs = ([np.stack([own.mean(0) for own in part])] for part in (mine, theirs))
-    rho = spearman(mine, theirs)
+    correlate = spearman(mine, theirs, level)
+    rho = correlate(np.arange(len(shared)))
     score, strong, order = score_of(rho)
     scores, counts = np.zeros(n_draws), np.zeros(n_draws)
     for draw in range(n_draws):
-        order_of_texts = rng.permutation(len(shared))
-        permuted = [theirs[0][order_of_texts]] if level == "prompt" else [theirs[text] for text in order_of_texts]
-        scores[draw], counts[draw], _ = score_of(spearman(mine, permuted))
+        scores[draw], counts[draw], _ = score_of(correlate(rng.permutation(len(shared))))
         tick(1)
     told = {
         "score": score,
@@ -218,24 +208,41 @@ def compare(
     return Answer("fingerprint", names, "", tables, {"figure": figure}, settings, _COLUMNS)
 
 
-def spearman(one: Sequence[NDArray[np.float64]], other: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Correlate the ranks of courses of two models within each part, and average over parts.
+def spearman(
+    mine: Sequence[NDArray[np.float64]], theirs: Sequence[NDArray[np.float64]], level: Literal["prompt", "token"]
+) -> Callable[[NDArray[np.int64]], NDArray[np.float64]]:
+    """Rank the courses of two models, to correlate them with the texts of the second in any order.
 
     Parameters
     ----------
-    one, other : sequence of ndarray, shapes (n_samples, n_one) and (n_samples, n_other)
-        Parts; where two differ in length, the longer is cut.
+    mine, theirs : sequence of ndarray, shapes (n_tokens, n_one) and (n_tokens, n_other)
+        One per text.
+    level : {"prompt", "token"}
+        Correlate the means of texts; or tokens within each text, of which the longer is cut, and average over texts.
 
     Returns
     -------
-    ndarray, shape (n_one, n_other)
-        Between -1 and 1; a constant course counts as 0.
+    callable
+        Of an order, ndarray of int, shape (n_texts,), it makes correlations, ndarray, shape (n_one, n_other): between
+        -1 and 1; a constant course counts as 0.
     """
-    total = np.zeros((one[0].shape[1], other[0].shape[1]))
-    for mine, theirs in zip(one, other, strict=True):
-        n_samples = min(len(mine), len(theirs))
-        total += _ranks(mine[:n_samples]).T @ _ranks(theirs[:n_samples])
-    return total / len(one)
+    if level == "prompt":
+        one, other = (_ranks(np.stack([own.mean(0) for own in part])) for part in (mine, theirs))
+        return lambda order: one.T @ other[order]
+    both = (mine, theirs)
+
+    @lru_cache(_HELD)
+    def ranks(which: int, text: int, n_tokens: int) -> NDArray[np.float64]:
+        return _ranks(both[which][text][:n_tokens])
+
+    def correlate(order: NDArray[np.int64]) -> NDArray[np.float64]:
+        total = np.zeros((mine[0].shape[1], theirs[0].shape[1]))
+        for text, partner in enumerate(order.tolist()):
+            n_tokens = min(len(mine[text]), len(theirs[partner]))
+            total += ranks(0, text, n_tokens).T @ ranks(1, partner, n_tokens)
+        return total / len(order)
+
+    return correlate
 
 
 def _ranks(courses: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -331,22 +338,15 @@ def read_courses(summary: Path) -> Courses:
     Raises
     ------
     DatasetError
-        If a file is missing, or the recordings are gone.
+        If a file is missing, or the recordings are gone, or others than those that were decomposed.
     """
     told, root = read_json(summary), _root(summary)
-    links = read_json(root / "dataset_description.json").get("DatasetLinks", {})
-    raw = (root / str(links.get("raw", ""))).resolve()
-    if "raw" not in links or not (raw / PREPARED).is_dir():
-        raise DatasetError(f"{root} names no recordings that are there (DatasetLinks.raw); run llm2bids ica again")
-    runs = {run.name: PreparedRun(run, raw) for run in find_runs(raw / PREPARED, desc=PREPROC)}
     texts: dict[str, NDArray[np.float64]] = {}
     networks: tuple[str, ...] = ()
-    for name, series in zip(told["Runs"], told["Timeseries"], strict=True):
-        if name not in runs:
-            raise DatasetError(f"{name} is no longer prepared in {raw}; run llm2bids ica again")
-        run, table = runs[name], read_tsv(root / series).astype(float)
+    for run, series in zip(_runs_of(summary, told), told["Timeseries"], strict=True):
+        table = read_tsv(root / series).astype(float)
         if len(table) != run.volumes.n_scans:
-            raise DatasetError(f"{series} and {name} differ in length; run llm2bids ica again")
+            raise DatasetError(f"{series} and {run.volumes.name} differ in length; run llm2bids ica again")
         networks, courses, place = tuple(table.columns), table.to_numpy(), prompts_of(run)
         for number, text in enumerate(run.stimuli(run.events["prompt"])):
             if (place == number).any():
@@ -354,6 +354,22 @@ def read_courses(summary: Path) -> Courses:
     own = told["Llm2bids"]
     subject = str(told["Name"]).partition("_")[0].removeprefix("sub-")
     return Courses(subject, str(own.get("Model")), networks, texts, reads=own.get("Mode") == "read")
+
+
+def _runs_of(summary: Path, told: Mapping[str, Any]) -> list[PreparedRun]:
+    """The runs that were decomposed; refuses those that are not as they were then."""
+    raw = linked(_root(summary), "raw")
+    prepared = find_prepared(raw)
+    if gone := [name for name in told["Runs"] if name not in prepared]:
+        raise DatasetError(f"{gone[0]} is no longer prepared in {raw}; run llm2bids prep {raw}, and llm2bids ica again")
+    runs = [prepared[name] for name in told["Runs"]]
+    for run in runs:
+        run.recording()  # refuses what was recorded anew since it was prepared
+    if told.get("Fingerprint") != hash_of(runs, told["Llm2bids"]["Decomposition"], parse_name(summary.name)[1]):
+        raise DatasetError(
+            f"{summary.name} was made of other recordings than those now in {raw}; run llm2bids ica with --overwrite"
+        )
+    return runs
 
 
 def _summary(path: Path) -> Path:
@@ -421,9 +437,10 @@ def draw_fingerprint(
     right.margins(y=0.3)
     right.set_xlabel("mean absolute correlation of the pairs")
     right.set_ylabel("permutations")
-    right.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.09), frameon=False)
+    right.legend(fontsize=8, frameon=False)
+    p_value = f"p = {told['score_p']:.3f}" if told["score_p"] >= _SMALL else f"p < {_SMALL:g}"
     right.set_title(
-        f"Score {decimal(told['score'])}, p = {told['score_p']:.3f}\n{told['strong']} of {told['pairs']} pairs above "
+        f"Score {decimal(told['score'])}, {p_value}\n{told['strong']} of {told['pairs']} pairs above "
         f"{STRONG:g}; {told['texts']} texts, by {told['level']}",
         fontsize=10,
     )

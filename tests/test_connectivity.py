@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from scipy.stats import ttest_1samp
 
 from llm2bids.bids.tables import read_json, read_tsv, write_json
 from llm2bids.errors import InferenceError, LLM2BIDSError
+from llm2bids.glm.prepared import PreparedRun
 from llm2bids.networks.connectivity import connectivity
 from llm2bids.networks.courses import connect, eigenvariate, evoked, exclusive, over_runs, signed_mean, without
 from llm2bids.networks.figures_connectivity import draw_connectivity
@@ -226,7 +228,10 @@ def test_background_is_another_answer(own_results: Path) -> None:
         ({"course": "median"}, "course 'median' found; use mean or eigenvariate"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(options: dict[str, Any], said: str, results: Path) -> None:
+def test_what_cannot_be_asked_is_refused_before_volumes_are_read(
+    options: dict[str, Any], said: str, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PreparedRun, "signals", Mock(side_effect=AssertionError("read")))
     with pytest.raises(LLM2BIDSError, match=said):
         connectivity(results, overwrite=True, progress=False, **options)
 

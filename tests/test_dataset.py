@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llm2bids.bids.dataset import STAGING, Dataset
+from llm2bids.bids.dataset import STAGING, Dataset, linked
 from llm2bids.bids.tables import read_json, read_tsv, write_bytes, write_json
 from llm2bids.errors import DatasetError
 
@@ -223,6 +223,28 @@ def test_merging_the_same_again_writes_nothing(dataset: Dataset) -> None:
     before = {path: path.stat().st_ino for path in dataset.root.rglob("*")}
     merge()
     assert {path: path.stat().st_ino for path in dataset.root.rglob("*")} == before
+
+
+def test_files_are_ignored_once_and_what_others_ignore_stays(dataset: Dataset) -> None:
+    dataset.ignore("a*", "b")
+    assert (dataset.root / ".bidsignore").read_text() == "a*\nb\n"
+    write_bytes(dataset.root / ".bidsignore", b"mine\nb")
+    dataset.ignore("a*", "b", "c")
+    assert (dataset.root / ".bidsignore").read_text() == "mine\nb\na*\nc\n"
+    before = (dataset.root / ".bidsignore").stat().st_ino
+    dataset.ignore("c")
+    assert (dataset.root / ".bidsignore").stat().st_ino == before
+
+
+def test_linked_datasets_are_found_or_named(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    links = {"raw": "../raw", "prep": "../gone"}
+    write_json(tmp_path / "out" / "dataset_description.json", {"DatasetLinks": links})
+    assert linked(tmp_path / "out", "raw") == (tmp_path / "raw").resolve()
+    with pytest.raises(DatasetError, match=r"gone is not there, which .* names as prep"):
+        linked(tmp_path / "out", "prep")
+    with pytest.raises(DatasetError, match=r"has no DatasetLinks\.other"):
+        linked(tmp_path / "out", "other")
 
 
 # ---- runs

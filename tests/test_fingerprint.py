@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
@@ -19,6 +21,8 @@ from llm2bids.ica.components import courses_of, fit
 from llm2bids.ica.reduction import principal, reduce_runs
 from llm2bids.ica.settings import Settings
 from llm2bids.ica.sources import find_sources
+from llm2bids.networks.output import Answer
+from llm2bids.prep import prep
 from llm2bids.validate import validate
 
 if TYPE_CHECKING:
@@ -46,9 +50,23 @@ def test_spearman_is_that_of_scipy() -> None:
     one, other = rng.normal(size=(2, 20, 3))
     other[:5] = 0  # ties
     expected = [[spearmanr(one[:, a], other[:, b]).statistic for b in range(3)] for a in range(3)]
-    assert spearman([one], [other]) == pytest.approx(np.array(expected))
-    assert spearman([one, one], [other, -other]) == pytest.approx(np.zeros((3, 3)))
-    assert spearman([one], [np.ones((25, 2))]).tolist() == [[0, 0]] * 3
+    assert spearman([one], [other], "token")(np.arange(1)) == pytest.approx(np.array(expected))
+    assert spearman([one, one], [other, -other], "token")(np.arange(2)) == pytest.approx(np.zeros((3, 3)))
+    assert spearman([one], [np.ones((25, 2))], "token")(np.arange(1)).tolist() == [[0, 0]] * 3
+
+
+def test_texts_in_another_order_are_correlated_as_if_they_had_come_so() -> None:
+    """Ranks are made once, and every order must meet those of its own texts, cut to the shorter."""
+    rng = np.random.default_rng(1)
+    one, other = ([rng.normal(size=(n_tokens, 2)) for n_tokens in (6, 8, 5, 9)] for _ in "ab")
+    order = np.array([2, 0, 3, 1])
+    pairs = [(mine, other[text]) for mine, text in zip(one, order, strict=True)]
+    cut = [(mine[: len(theirs)], theirs[: len(mine)]) for mine, theirs in pairs]
+    tokens = [[[spearmanr(mine[:, a], theirs[:, b]).statistic for b in (0, 1)] for a in (0, 1)] for mine, theirs in cut]
+    assert spearman(one, other, "token")(order) == pytest.approx(np.mean(tokens, axis=0))
+    means, permuted = (np.array([own.mean(0) for own in part]) for part in (one, [other[text] for text in order]))
+    prompts = [[spearmanr(means[:, a], permuted[:, b]).statistic for b in (0, 1)] for a in (0, 1)]
+    assert spearman(one, other, "prompt")(order) == pytest.approx(np.array(prompts))
 
 
 @pytest.mark.parametrize("level", ["prompt", "token"])
@@ -167,3 +185,43 @@ def test_what_cannot_be_compared_is_refused(results: tuple[Path, Path], tmp_path
         fingerprint(*results, n_draws=0)
     with pytest.raises(InferenceError, match="cannot be aligned"):
         fingerprint(*results, level="token")
+
+
+def test_recordings_that_are_others_by_now_are_refused(two_sites: Path, tmp_path: Path) -> None:
+    """The courses would be held against texts that they are not of."""
+    raw = shutil.copytree(two_sites, tmp_path / "ds")
+    out = raw / "derivatives" / "ica"
+    ica(raw, out, sites=["block"], components=2, progress=False)
+    fingerprint(out, out, n_draws=2, progress=False)
+    events = next(raw.glob("sub-*/func/*acq-block_run-02_events.tsv"))
+    events.write_text(events.read_text().replace("\ton\t", "\tcalled\t"))
+    with pytest.raises(DatasetError, match=r"acq-block_run-02 was recorded anew.* llm2bids prep .* --overwrite"):
+        fingerprint(out, out, n_draws=2, overwrite=True, progress=False)
+    prep(raw, overwrite=True, progress=False)
+    with pytest.raises(DatasetError, match=r"made of other recordings than those now in .*ica with --overwrite"):
+        fingerprint(out, out, n_draws=2, overwrite=True, progress=False)
+    ica(raw, out, sites=["block"], components=2, overwrite=True, progress=False)
+    fingerprint(out, out, n_draws=2, overwrite=True, progress=False)
+    for path in (raw / "derivatives" / "llm2bids").glob("sub-*/func/*run-02*"):
+        path.unlink()
+    with pytest.raises(DatasetError, match="acq-block_run-02 is no longer prepared"):
+        fingerprint(out, out, n_draws=2, overwrite=True, progress=False)
+
+
+@pytest.mark.parametrize("verb", ["fingerprint", "networks"])
+def test_what_is_not_there_is_null_for_programs_and_a_dash_for_people(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    table = pd.DataFrame([{"score": np.nan, "iou": np.nan, "pairs": 0}])
+    answer = Answer("match", "x", "", {"score": table}, files=(tmp_path / "one.tsv",))
+    monkeypatch.setattr("llm2bids.fingerprint.fingerprint", lambda *_, **__: answer)
+    monkeypatch.setattr("llm2bids.networks.match.match", lambda *_, **__: answer)
+    call = ["fingerprint", "a", "b"] if verb == "fingerprint" else ["networks", "match", "a", "b"]
+    assert main([*call, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    first = told if verb == "fingerprint" else told[0]
+    assert first["tables"]["score"] == [{"score": None, "iou": None, "pairs": 0}]
+    assert main(call) == 0
+    said = capsys.readouterr().out
+    assert "nan" not in said.lower()
+    assert " -" in said or "\n-" in said

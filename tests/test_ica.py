@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from llm2bids.bids.tables import read_json, read_tsv
+from llm2bids.bids.tables import read_json, read_tsv, write_json
 from llm2bids.cli import main
 from llm2bids.errors import DatasetError, InferenceError
 from llm2bids.ica import Decomposition, ica
@@ -19,6 +19,7 @@ from llm2bids.ica.components import assign, correlate, courses_of, cut, fit, fli
 from llm2bids.ica.reduction import KEEP, Reduced, estimate_components, principal, reduce_runs
 from llm2bids.ica.settings import Settings
 from llm2bids.mask.files import load_mask
+from llm2bids.networks.match import match
 from llm2bids.phantom import phantom_truth
 from llm2bids.space import UnitSpace
 from llm2bids.validate import validate
@@ -89,10 +90,12 @@ def test_components_are_those_of_the_whole_however_runs_come() -> None:
 
 
 @pytest.mark.parametrize("n_sources", [0, 3, 7])
-def test_parallel_analysis_counts_sources(n_sources: int) -> None:
+@pytest.mark.parametrize("n_units", [50, 150])
+def test_parallel_analysis_counts_sources(n_sources: int, n_units: int) -> None:
+    """With fewer units than samples, and with more."""
     rng = np.random.default_rng(3)
-    maps = rng.normal(size=(n_sources, 50))
-    runs = [rng.normal(size=(60, n_sources)) @ maps + rng.normal(size=(60, 50)) for _ in "ab"]
+    maps = rng.normal(size=(n_sources, n_units))
+    runs = [rng.normal(size=(60, n_sources)) @ maps + rng.normal(size=(60, n_units)) for _ in "ab"]
     runs = [run - run.mean(0) for run in runs]
     power = sum((run**2).sum(0) for run in runs)
     found = estimate_components(principal(iter(runs))[0], [60, 60], np.asarray(power), np.random.default_rng(0))
@@ -248,10 +251,23 @@ def test_what_cannot_be_is_said_in_one_line(
 def test_other_folders_are_refused(planted: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="another derivative"):
         ica(planted, planted / "derivatives" / "llm2bids")
-    with pytest.raises(DatasetError, match="no raw BIDS dataset"):
+    with pytest.raises(DatasetError, match="no BIDS dataset"):
         ica(tmp_path, tmp_path / "out")
     with pytest.raises(InferenceError, match="method 'pca' found"):
         ica(planted, tmp_path / "out", method="pca")  # type: ignore[arg-type]
     raw = shutil.copytree(planted, tmp_path / "ds", ignore=shutil.ignore_patterns("derivatives"))
     with pytest.raises(DatasetError, match="not prepared"):
         ica(raw, tmp_path / "out")
+
+
+def test_a_folder_that_began_with_an_answer_learns_where_the_recordings_are(planted: Path, tmp_path: Path) -> None:
+    """And its validator which files to leave alone; what it says already stays."""
+    truth = next((planted / "derivatives" / "phantom").rglob("*_mask.nii.gz"))
+    match(truth, truth, out=tmp_path / "out", n_draws=9, progress=False)
+    description = tmp_path / "out" / "dataset_description.json"
+    write_json(description, read_json(description) | {"Name": "ours"})
+    ica(planted, tmp_path / "out", task_label=["pathology"], components=2, progress=False)
+    fields = read_json(description)
+    assert fields["Name"] == "ours"
+    assert (tmp_path / "out" / fields["DatasetLinks"]["raw"]).resolve() == planted.resolve()
+    assert validate(tmp_path / "out")[0].summary().endswith("0 errors, 0 warnings")

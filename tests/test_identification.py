@@ -22,7 +22,8 @@ from llm2bids.networks.identification import (
     items_of,
     score,
 )
-from llm2bids.networks.sums import Maps, NetworkRule, RunContrast, RunSums
+from llm2bids.networks.rules import NetworkRule
+from llm2bids.networks.sums import Maps, RunContrast, RunSums
 from llm2bids.space import UnitSpace
 from llm2bids.statsmodel import Contrast
 

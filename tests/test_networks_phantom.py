@@ -21,8 +21,9 @@ from llm2bids.networks.identify import identify
 from llm2bids.networks.overlap import overlap
 from llm2bids.networks.reliability import reliability
 from llm2bids.networks.results import find_networks
+from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.similarity import index_matrix, matched_networks, p_at_least, shared_units, units_per_layer
-from llm2bids.networks.sums import NetworkRule, RunContrast, RunSums, relabelled
+from llm2bids.networks.sums import RunContrast, RunSums, relabelled
 from llm2bids.phantom import build_phantom
 from llm2bids.prep import prep
 from llm2bids.record import record

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import shutil
-from html.parser import HTMLParser
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.image
@@ -24,39 +21,14 @@ from llm2bids.pictures import as_png
 from llm2bids.prep import prep
 from llm2bids.space import UnitSpace
 
+from .html import Page, check_offline, pictures_in
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from llm2bids.record import Recording
-
-VOID = {"meta", "link", "img", "br", "hr"}
-
-
-class Page(HTMLParser):
-    """What is in a page, and whether its tags match."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(path.read_text(encoding="utf-8"))
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data if "style" not in self.open else ""
-
-    def values(self, tag: str, attribute: str) -> list[str]:
-        return [attrs[attribute] or "" for name, attrs in self.tags if name == tag and attribute in attrs]
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +57,7 @@ def change(out: Dataset, **own: Any) -> None:
 
 def test_the_page_is_whole_and_asks_nothing_of_the_network(results: Path) -> None:
     page = Page(results / "sub-phantom.html")
-    assert page.open == []
-    assert {tag for tag, _ in page.tags} & {"script", "iframe", "object", "embed", "base", "form"} == set()
-    linked = [*page.values("img", "src"), *page.values("link", "href")]
-    assert all(one.startswith("data:") for one in linked)
-    assert "url(" not in (results / "sub-phantom.html").read_text()
-    assert "@import" not in (results / "sub-phantom.html").read_text()
+    check_offline(page)
     alternatives = page.values("img", "alt")
     assert len(alternatives) == len(page.values("img", "src")) == 2 * (2 * 2 + 1)
     assert min(map(len, alternatives)) > 20
@@ -104,11 +71,7 @@ def test_links_lead_to_the_contrasts(results: Path) -> None:
 
 
 def test_pictures_are_pictures(results: Path) -> None:
-    sources = Page(results / "sub-phantom.html").values("img", "src")
-    shapes = [
-        matplotlib.image.imread(io.BytesIO(base64.b64decode(one.removeprefix("data:image/png;base64,")))).shape
-        for one in sources
-    ]
+    shapes = [one.shape for one in pictures_in(Page(results / "sub-phantom.html"))]
     assert min(shape[1] for shape in shapes) > 300
     assert {shape[2] for shape in shapes} == {4}
 

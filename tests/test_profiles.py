@@ -16,7 +16,6 @@ from llm2bids.glm import glm
 from llm2bids.mask import load_mask
 from llm2bids.networks.depth import (
     HeldOut,
-    counts_by_layer,
     counts_without_effect,
     depth_of,
     interval,
@@ -30,7 +29,9 @@ from llm2bids.networks.depth import (
 )
 from llm2bids.networks.figures_profiles import draw_effects, draw_profiles
 from llm2bids.networks.profiles import profile
-from llm2bids.networks.sums import NetworkRule, RunSums
+from llm2bids.networks.rules import NetworkRule
+from llm2bids.networks.similarity import units_per_layer
+from llm2bids.networks.sums import RunSums
 from llm2bids.prep import prep
 from llm2bids.record import record
 
@@ -83,7 +84,7 @@ def test_depth_is_the_centre_of_mass() -> None:
 
 def test_counts_hold_layers_without_units() -> None:
     layers = np.array([0, 0, 2, 2, 2])
-    assert counts_by_layer(np.array([[1, 1, 0, 0, 1], [0, 0, 0, 0, 0]], bool), layers, 4).tolist() == [
+    assert units_per_layer(np.array([[1, 1, 0, 0, 1], [0, 0, 0, 0, 0]], bool), layers, 4).tolist() == [
         [2, 0, 1, 0],
         [0, 0, 0, 0],
     ]
@@ -127,12 +128,17 @@ def test_leaving_out_a_run_is_pooling_the_others() -> None:
     assert maps.effect[-1] == pytest.approx(sums.pooled([[True] * 3]).effect[0])
 
 
+def held_out(sums: RunSums, rule: NetworkRule) -> HeldOut:
+    maps = without_each(sums)
+    return HeldOut.from_sums(sums, maps, rule.select(maps))
+
+
 def test_effects_without_anything_shrink_to_nothing() -> None:
-    found = HeldOut.from_sums(noise(6, 4000, 2), NetworkRule.from_text("5%"))
-    chosen, held_out = (mean_and_interval(values) for values in found.means())
+    found = held_out(noise(6, 4000, 2), NetworkRule.from_text("5%"))
+    chosen, honest = (mean_and_interval(values) for values in found.means())
     assert chosen[0] > 0.2
-    assert abs(held_out[0]) < 0.03
-    assert shrinkage(chosen[0], held_out[0]) == pytest.approx(1, abs=0.15)
+    assert abs(honest[0]) < 0.03
+    assert shrinkage(chosen[0], honest[0]) == pytest.approx(1, abs=0.15)
     assert np.isnan(shrinkage(0.0, 0.1))
 
 
@@ -140,7 +146,7 @@ def test_a_run_left_out_keeps_its_own_sign() -> None:
     sums = RunSums(
         np.array([[4.0, -2.0], [4.0, -2.0], [-1.0, -6.0]]), np.full((3, 2), 9.0), np.full(3, 2.0), np.full(3, 9.0)
     )
-    found = HeldOut.from_sums(sums, NetworkRule("top", 0.5))
+    found = held_out(sums, NetworkRule("top", 0.5))
     assert found.networks.sum(1).tolist() == [1, 1, 1]
     assert found.held_out[2] == pytest.approx([-0.5, 3.0])  # turned round, and as the others
     assert found.chosen[2] == pytest.approx([2.0, 1.0])

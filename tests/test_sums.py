@@ -11,18 +11,9 @@ from scipy import stats
 
 from llm2bids.errors import InferenceError
 from llm2bids.glm.fit import contrasts_of_run, join
+from llm2bids.networks.rules import NetworkRule, ranks, strongest
 from llm2bids.networks.similarity import p_at_least
-from llm2bids.networks.sums import (
-    Maps,
-    NetworkRule,
-    RunContrast,
-    RunSums,
-    SharedTexts,
-    ranks,
-    relabelled,
-    strength,
-    strongest,
-)
+from llm2bids.networks.sums import Maps, RunContrast, RunSums, SharedTexts, relabelled, strength
 from llm2bids.statsmodel import Contrast
 
 ON_OFF = Contrast.from_expression("on - off")

@@ -276,6 +276,19 @@ class Dataset:
         else:
             write_json(path, content)
 
+    def ignore(self, *lines: str) -> None:
+        """Keep the validator from reading some files; call with the lock held.
+
+        Parameters
+        ----------
+        *lines : str
+            Patterns, added to ``.bidsignore`` where they are missing; what else it says stays.
+        """
+        path = self.root / ".bidsignore"
+        there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        if missing := [line for line in lines if line not in there]:
+            write_bytes(path, "\n".join([*there, *missing, ""]).encode())
+
     @contextmanager
     def tidied(self, names: Iterable[str]) -> Iterator[None]:
         """Leave nothing of what is broken off: no stages, and no dataset where nothing was published.
@@ -364,6 +377,41 @@ class Dataset:
         place = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
         with tempfile.TemporaryDirectory(dir=place, prefix=".llm2bids-"):
             return exists
+
+
+def linked(root: Path, name: str) -> Path:
+    """Find a dataset that results were made from.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the results.
+    name : str
+        What ``DatasetLinks`` calls it.
+
+    Returns
+    -------
+    Path
+        Its folder.
+
+    Raises
+    ------
+    DatasetError
+        If the results do not say where it is, or it is not there.
+    """
+    path = root / "dataset_description.json"
+    link: str | None = read_json(path).get("DatasetLinks", {}).get(name)
+    if link is None:
+        raise DatasetError(
+            f"{path} has no DatasetLinks.{name}; it is needed to find the runs: make the results again with --overwrite"
+        )
+    folder: Path = (root / link).resolve()
+    if not folder.is_dir():
+        raise DatasetError(
+            f"{folder} is not there, which {path} names as {name}; move results and recordings together, or mend "
+            f"DatasetLinks.{name}"
+        )
+    return folder
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> dict[str, Any]:

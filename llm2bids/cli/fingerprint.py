@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from llm2bids.cli.terminal import format_table, options, tell
+from llm2bids.cli.terminal import format_table, options, plain, short, tell
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,13 +43,10 @@ def _run(args: argparse.Namespace) -> int:
     from llm2bids.fingerprint import fingerprint  # noqa: PLC0415 - takes seconds to import
 
     answer = fingerprint(**options(args))
-    tables = {name: table.to_dict("records") for name, table in answer.tables.items()}
+    tables = {name: plain(table.to_dict("records")) for name, table in answer.tables.items()}
     if args.json:
         tell(json.dumps({"tables": tables, "files": [str(path) for path in answer.files]}, indent=2))
         return 0
-    rows = [
-        {str(key): f"{value:.3f}" if isinstance(value, float) else value for key, value in row.items()}
-        for row in tables["score"]
-    ]
+    rows = [{key: short(value) for key, value in row.items()} for row in tables["score"]]
     tell(format_table(rows), "", f"Tables, figure and what each column means are in {answer.files[0].parent}.")
     return 0

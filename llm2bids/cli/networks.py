@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Any, Final
 
-from llm2bids.cli.terminal import add_labels, format_table, options, tell
+from llm2bids.cli.terminal import add_labels, format_table, options, plain, short, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -278,7 +277,7 @@ def _tell(args: argparse.Namespace, answers: Sequence[Answer]) -> int:
                 "question": one.question,
                 "subject": one.subject,
                 "site": one.site,
-                "tables": {name: _plain(table.to_dict("records")) for name, table in one.tables.items()},
+                "tables": {name: plain(table.to_dict("records")) for name, table in one.tables.items()},
                 "files": [str(path) for path in one.files],
             }
             for one in answers
@@ -289,24 +288,9 @@ def _tell(args: argparse.Namespace, answers: Sequence[Answer]) -> int:
         first = next(iter(one.tables.values()))
         asked = next((name for name in _SHOWN if one.question.startswith(name)), one.question)
         shown = [name for name in _SHOWN.get(asked, first) if name in first]
-        rows = [{str(name): _short(value) for name, value in row.items()} for row in first[shown].to_dict("records")]
+        rows = [{str(name): short(value) for name, value in row.items()} for row in first[shown].to_dict("records")]
         tell(f"{one.question}: sub-{one.subject.replace(', ', ', sub-')}, site {one.site or 'unnamed'}")
         tell(format_table(rows), "")
     folders = sorted({str(path.parent) for one in answers for path in one.files})
     tell(f"Tables, figures and what each column means are in {', '.join(folders)}.")
     return 0
-
-
-def _short(value: Any) -> Any:
-    """Three digits after the point, and a dash for what is not there."""
-    if not isinstance(value, float):
-        return value
-    return "-" if math.isnan(value) else f"{value:.3f}"
-
-
-def _plain(rows: list[dict[Any, Any]]) -> list[dict[str, Any]]:
-    """Rows without NaN, which JSON does not know."""
-    return [
-        {str(key): None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
-        for row in rows
-    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from llm2bids.cli.model import add_model_options
 from llm2bids.cli.terminal import format_table, options, tell
 
 if TYPE_CHECKING:
@@ -51,18 +52,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _add_work(work: argparse._ArgumentGroup) -> None:
     """How the model is loaded, and what may happen to what is there."""
-    work.add_argument(
-        "--batch-size", type=int, default=8, metavar="N", help="windows of text in the model at a time (%(default)s)"
-    )
-    work.add_argument("--revision", metavar="REV", help="branch, tag or commit of the hub")
-    work.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (%(default)s)")
-    work.add_argument(
-        "--dtype",
-        default="auto",
-        metavar="NAME",
-        help="precision to load and save in; auto saves in that of the model's files",
-    )
-    work.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
+    saved = "precision to load and save in; auto saves in that of the model's files"
+    add_model_options(work, "windows of text", saved, device_map=False)
     work.add_argument("--overwrite", action="store_true", help="replace a pruned model that is there")
     work.add_argument("--json", action="store_true", help="print the report for programs")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from llm2bids.cli.model import add_model_options
 from llm2bids.cli.terminal import format_table, options, tell
 
 if TYPE_CHECKING:
@@ -103,19 +104,7 @@ def _add_model_options(model: argparse._ArgumentGroup) -> None:
     )
     model.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest tokens of this probability")
     model.add_argument("--top-k", type=int, metavar="K", help="draw among so many of the likeliest tokens")
-    model.add_argument(
-        "--batch-size", type=int, default=8, metavar="N", help="prompts in the model at a time (%(default)s)"
-    )
-    model.add_argument("--revision", metavar="REV", help="branch, tag or commit of the hub")
-    model.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (%(default)s)")
-    model.add_argument(
-        "--dtype",
-        default="auto",
-        metavar="NAME",
-        help="auto (float32 on a CPU, else the model's own), float32, bfloat16, float16",
-    )
-    model.add_argument("--device-map", metavar="MAP", help="auto spreads the model over several GPUs")
-    model.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
+    add_model_options(model, "prompts", "auto (float32 on a CPU, else the model's own), float32, bfloat16, float16")
 
 
 def _run(args: argparse.Namespace) -> int:

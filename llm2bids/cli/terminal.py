@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from typing import Any
 
@@ -102,6 +103,55 @@ def format_table(rows: list[dict[str, Any]]) -> str:
         for line in cells
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def short(value: Any) -> Any:
+    """A value as a table shows it.
+
+    Parameters
+    ----------
+    value : object
+        A cell.
+
+    Returns
+    -------
+    object
+        Numbers with three digits after the point, a dash for what is not there; all else as it is.
+
+    Examples
+    --------
+    >>> [short(value) for value in (0.12345, math.nan, None, 3, "block")]
+    ['0.123', '-', '-', 3, 'block']
+    """
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return value
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def plain(rows: list[dict[Any, Any]]) -> list[dict[str, Any]]:
+    """Rows as JSON can say them.
+
+    Parameters
+    ----------
+    rows : list of dict
+        One dict per row.
+
+    Returns
+    -------
+    list of dict
+        The same; None for NaN, which JSON does not know.
+
+    Examples
+    --------
+    >>> plain([{"score": math.nan, "texts": 3}])
+    [{'score': None, 'texts': 3}]
+    """
+    return [
+        {str(key): None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+        for row in rows
+    ]
 
 
 def tell(*texts: str) -> None:

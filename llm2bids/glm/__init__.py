@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from joblib import Parallel, delayed
-from tqdm import tqdm
-
-from llm2bids.bids.dataset import Dataset
-from llm2bids.bids.runs import PREPARED
-from llm2bids.bids.tables import read_json
-from llm2bids.errors import DatasetError, InferenceError, LLM2BIDSError
+from llm2bids.errors import InferenceError
 from llm2bids.glm.analysis import find_analyses
 from llm2bids.glm.estimate import check
 from llm2bids.glm.group import find_groups
-from llm2bids.glm.jobs import existing, stage_of
-from llm2bids.glm.output import Finding, check_links
+from llm2bids.glm.output import Finding, findings
 from llm2bids.glm.page import write_page
 from llm2bids.glm.participant import SubjectJob
 from llm2bids.glm.settings import Settings, refuse_neighbours
+from llm2bids.jobs import Work, open_output, run_all
 from llm2bids.statsmodel import Contrast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from llm2bids.glm.jobs import Job
 
@@ -127,10 +121,7 @@ def glm(  # noqa: PLR0913 - the arguments of the command
     LLM2BIDSError
         If anything the user can mend is wrong; whatever the data cannot answer is refused before any fit.
     """
-    if resume and overwrite:
-        raise DatasetError("both --resume and --overwrite asked for; choose one")
-    if n_jobs == 0:
-        raise DatasetError("0 processes asked for; use 1 or more, or -1 for as many as there are processors")
+    work = Work(n_jobs, resume, overwrite, progress)
     refuse_neighbours(smoothing_fwhm, cluster_threshold)
     settings = Settings(
         inference,
@@ -147,9 +138,7 @@ def glm(  # noqa: PLR0913 - the arguments of the command
         tuple(top),
     )
     raw = Path(bids_dir)
-    _check_apart(raw, Path(out_dir))
-    out = Dataset(Path(out_dir), "derivative")
-    check_links(out, {"raw": raw, "prep": raw / PREPARED})
+    out = open_output(raw, Path(out_dir))
     labels = {"subjects": participant_label, "tasks": task_label, "sites": sites}
     path = None if model is None else Path(model)
     jobs: Sequence[Job]
@@ -167,53 +156,18 @@ def glm(  # noqa: PLR0913 - the arguments of the command
         jobs = find_groups(raw, out, settings, **labels, model=path, design=(compare, pairs, tuple(covariates)))
     else:
         raise InferenceError(f"level {analysis_level!r} found; use participant or group")
-    return list(_run_all(jobs, out, n_jobs, resume=resume, overwrite=overwrite, progress=progress))
+    found = run_all(jobs, work, _read, ("glm", "analyses"), _draw)
+    return [one for own in found for one in own]
 
 
-def _run_all(
-    jobs: Sequence[Job], out: Dataset, n_jobs: int, *, resume: bool, overwrite: bool, progress: bool | None
-) -> Iterator[Finding]:
-    """Carry out what is to be done, under one progress bar, and draw the pages."""
-    there = {job.summary: existing(job, resume=resume, overwrite=overwrite) for job in jobs}
-    done = {summary: found for summary, found in there.items() if found is not None}
-    todo = [job for job in jobs if job.summary not in done]
-    hide = None if progress is None else not progress
-    finished = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_safely)(job) for job in todo)
-    with out.tidied(stage_of(job) for job in todo):
-        try:
-            with tqdm(finished, total=len(todo), unit=" analyses", disable=hide, dynamic_ncols=True, desc="glm") as bar:
-                for job, outcome in zip(todo, bar, strict=True):
-                    if isinstance(outcome, LLM2BIDSError):
-                        raise outcome
-                    done[job.summary] = outcome
-        finally:
-            finished.close()
-            fresh = {job.place for job in todo if job.summary in done}
-            for place in dict.fromkeys(job.place for job in jobs if job.summary in done):
-                if place in fresh or not (out.root / f"{place}.html").exists():
-                    write_page(out, place)
-    for job in jobs:
-        yield from done[job.summary]
+def _read(job: Job, summary: dict[str, Any]) -> list[Finding]:
+    """What an analysis that is there already found."""
+    return findings(summary, job.summary.parent, skipped=True)
 
 
-def _safely(job: Job) -> list[Finding] | LLM2BIDSError:
-    """Carry out one analysis; an error the user can mend is handed back, since it would lose its type on the way."""
-    try:
-        return job.run()
-    except LLM2BIDSError as error:
-        return error
-
-
-def _check_apart(raw: Path, out: Path) -> None:
-    """Refuse to write into the raw data; their derivatives folder is the one place in them."""
-    if not (raw / "dataset_description.json").is_file():
-        raise DatasetError(f"{raw} has no dataset_description.json, so it is no BIDS dataset; give the folder of one")
-    if read_json(raw / "dataset_description.json").get("DatasetType", "raw") != "raw":
-        raise DatasetError(f"{raw} is a derivative; give the raw dataset, with its derivatives/llm2bids inside")
-    inside = out.resolve().relative_to(raw.resolve()).parts if out.resolve().is_relative_to(raw.resolve()) else None
-    if inside is not None and (len(inside) < 2 or inside[0] != "derivatives"):  # noqa: PLR2004 - derivatives/NAME
-        raise DatasetError(
-            f"output {out} lies inside the raw dataset; write to {raw}/derivatives/NAME or to a folder outside it"
-        )
-    if inside is not None and inside[1] in {"llm2bids", "phantom"}:
-        raise DatasetError(f"output {out} is another derivative; write to {raw}/derivatives/NAME, NAME of your choice")
+def _draw(there: Sequence[Job], fresh: Sequence[Job]) -> None:
+    """Draw the pages of what is new, and those that are missing."""
+    new = {job.place for job in fresh}
+    for place, out in {job.place: job.out for job in there}.items():
+        if place in new or not (out.root / f"{place}.html").exists():
+            write_page(out, place)

@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs, stats_model_path
+from llm2bids.bids.runs import PREPARED, find_runs, stats_model_path
 from llm2bids.design import SPIKE, average, check_estimable, name_prompts, prompt_design, token_design
 from llm2bids.errors import DatasetError, DesignError, StatsModelError
 from llm2bids.glm.kinds import KindDesign, Weighing, bins_of, with_bins, with_slopes
-from llm2bids.glm.prepared import PreparedRun
+from llm2bids.glm.prepared import check_alike, find_prepared, made_of
 from llm2bids.regressors import MEAN, Regressors, is_slope
 from llm2bids.statsmodel import FACTOR, INTERCEPT, WILDCARDS, Node, StatsModel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
-    from typing import Any
 
     from numpy.typing import NDArray
 
+    from llm2bids.bids.runs import BoldRun
+    from llm2bids.glm.prepared import PreparedRun
     from llm2bids.glm.settings import Settings
     from llm2bids.regressors import Column
     from llm2bids.space import UnitSpace
@@ -425,13 +426,11 @@ def find_analyses(
     LLM2BIDSError
         If the dataset is not prepared, a run of it is not, or a model is missing or malformed.
     """
-    root = raw / PREPARED
-    if not any(root.glob("sub-*")):
-        raise DatasetError(f"{raw} is not prepared (there is no {PREPARED.as_posix()}); run: llm2bids prep {raw}")
-    prepared = {run.name: run for run in find_runs(root, desc=PREPROC)}
+    prepared = find_prepared(raw)
     if left := set(prepared) - {run.name for run in find_runs(raw)}:
         raise DatasetError(
-            f"{min(left)} is prepared but no longer recorded; remove its files from {root}, or record it again"
+            f"{min(left)} is prepared but no longer recorded; remove its files from {raw / PREPARED}, or record it "
+            "again"
         )
     recorded = find_runs(raw, subjects, tasks, sites)
     models = _models(raw, recorded, model, may_skip=not tasks)
@@ -440,12 +439,12 @@ def find_analyses(
         asked = models.get(run.entities["task"])
         if asked and asked.keeps(run.entities):
             key = tuple(run.entities.get(name, "") for name in ("sub", "task", "acq"))
-            groups.setdefault(key, []).append(PreparedRun(_prepared(run, prepared), raw))
+            groups.setdefault(key, []).append(made_of(run, prepared))
     if not groups:
         raise StatsModelError(f"Input of {model or raw / 'code' / 'models'} lets none of the runs in; mend it")
     found = []
     for (_, task, _), group in groups.items():
-        _check_one_space(group)
+        check_alike(group)
         asked = models[task].asking(contrasts) if contrasts else models[task]
         found.append(Analysis(tuple(group), asked, settings))
     return found
@@ -466,27 +465,3 @@ def _models(raw: Path, runs: Sequence[BoldRun], path: Path | None, *, may_skip: 
     if missing:
         logger.warning("left out, since they have no model in code/models: task %s", ", ".join(missing))
     return {task: StatsModel.from_file(file) for task, file in paths.items() if task not in missing}
-
-
-def _prepared(recorded: BoldRun, prepared: Mapping[str, BoldRun]) -> BoldRun:
-    """The volumes made of a recording; refuses to leave one out that is not prepared, or was made anew since."""
-    run = prepared.get(recorded.name)
-    if run is None:
-        raise DatasetError(f"{recorded.name} is recorded but not prepared; run: llm2bids prep {recorded.root} --resume")
-    if run.own.get("SourceSHA256") != recorded.fingerprint:
-        raise DatasetError(
-            f"{recorded.name} was recorded anew, or its events changed, since it was prepared; run: llm2bids prep "
-            f"{recorded.root} --overwrite"
-        )
-    return run
-
-
-def _check_one_space(runs: Sequence[PreparedRun]) -> None:
-    """Refuse runs whose units are not the same."""
-    first: dict[str, Any] = runs[0].volumes.own
-    for run in runs[1:]:
-        for key in ("UnitSpace", "WeightsSHA256"):
-            if run.volumes.own.get(key) != first.get(key):
-                raise DatasetError(
-                    f"{run.volumes.name} has another {key} than {runs[0].volumes.name}; analyse them apart, as subjects"
-                )

@@ -82,7 +82,7 @@ def check(analysis: Analysis) -> None:
         matrix, table = analysis.prompt_design(run)
         more = analysis.kind_design(run, matrix, list(table["name"]))
         design = analysis.prompts_in_conditions(run, matrix[table["name"]])
-        prompts[run.label] = Prompts(table, design, _kept(more, len(table)))
+        prompts[run.label] = Prompts.planned(table, design, _kept(more, len(table)))
     if analysis.settings.inference == "run":
         _check_runs_apart(prompts, analysis.name)
     for contrast in analysis.contrasts:
@@ -103,22 +103,19 @@ class PromptEffects:
     columns : dict
         One column per prompt, shape (n_scans, n_prompts), by label of the run.
     effects : dict
-        Effect of each prompt in standard deviations of the unit, shape (n_prompts, n_tested), by label of the run.
+        Mean effect, slopes and bins of each prompt, in standard deviations of the unit, by label of the run and by
+        kind, shape (n_prompts, n_tested); NaN where `kept` says so.
     prompts : DataFrame
         One row per prompt of all runs: ``run``, ``prompt``, ``stimulus`` (equal for equal texts), ``trial_type``,
         ``n_scans``.
-    kinds : dict
-        Slopes and bins of each prompt, by label of the run and by kind, shape (n_prompts, n_tested); NaN where `kept`
-        says so.
     kept : dict
-        Which prompts have which of them, by label of the run, shape (n_prompts, n_kinds).
+        Which prompts have which slope or bin, by label of the run, shape (n_prompts, n_kinds).
     """
 
     columns: dict[str, pd.DataFrame]
-    effects: dict[str, NDArray[np.float64]]
+    effects: dict[str, dict[str, NDArray[np.float64]]]
     prompts: pd.DataFrame
-    kinds: dict[str, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
-    kept: dict[str, pd.DataFrame] = field(default_factory=dict)
+    kept: dict[str, pd.DataFrame]
 
 
 def first_level(analysis: Analysis) -> PromptEffects:
@@ -139,20 +136,19 @@ def first_level(analysis: Analysis) -> PromptEffects:
     LLM2BIDSError
         If a volume cannot be read.
     """
-    columns, effects, tables = {}, {}, []
-    kinds, kept = {}, {}
+    columns, effects, kept, tables = {}, {}, {}, []
     noise_model = analysis.settings.noise_model
     for run in analysis.runs:
         matrix, prompts = analysis.prompt_design(run)
         more = analysis.kind_design(run, matrix, list(prompts["name"]))
         signals = run.signals(analysis.tested)
-        effects[run.label] = prompt_effects(signals, matrix, len(prompts), noise_model)
+        effects[run.label] = {MEAN: prompt_effects(signals, matrix, len(prompts), noise_model)}
         if more is not None:
-            kinds[run.label] = more.spread(prompt_effects(signals, more.matrix, more.n_effects, noise_model))
+            effects[run.label] |= more.spread(prompt_effects(signals, more.matrix, more.n_effects, noise_model))
         kept[run.label] = _kept(more, len(prompts))
         columns[run.label] = matrix[prompts["name"]]
         tables.append(prompts.drop(columns="name").assign(run=run.label))
-    return PromptEffects(columns, effects, pd.concat(tables, ignore_index=True), kinds, kept)
+    return PromptEffects(columns, effects, pd.concat(tables, ignore_index=True), kept)
 
 
 def _kept(design: KindDesign | None, n_prompts: int) -> pd.DataFrame:
@@ -203,9 +199,8 @@ def second_level(analysis: Analysis, first: PromptEffects) -> Fitted:
         table = first.prompts[first.prompts["run"] == run.label].reset_index(drop=True)
         trial_types = analysis.trial_types(run, table["prompt"])
         design = analysis.prompts_in_conditions(run, first.columns[run.label])
-        effects = {MEAN: first.effects[run.label], **first.kinds.get(run.label, {})}
-        kept = first.kept.get(run.label, _kept(None, len(table)))
-        prompts[run.label] = Prompts(table.assign(trial_type=trial_types), design, kept, effects)
+        table = table.assign(trial_type=trial_types)
+        prompts[run.label] = Prompts(table, design, first.kept[run.label], first.effects[run.label])
     return _over_runs(analysis, prompts) if analysis.settings.inference == "run" else _over_prompts(analysis, prompts)
 
 
@@ -218,9 +213,9 @@ def _over_prompts(analysis: Analysis, prompts: dict[str, Prompts]) -> Fitted:
     for contrast in analysis.contrasts:
         weighing, runs = analysis.weighing(contrast), analysis.runs_of(contrast)
         samples = Samples.of(weighing, [prompts[run.label] for run in runs], analysis.name)
-        maps |= join(contrasts_of_run(samples.estimated, samples.design, [weighing.over], "ols"))
+        maps |= join(contrasts_of_run(samples.effects, samples.design, [weighing.over], "ols"))
         adjusted[contrast.name] = (
-            max_t(samples.estimated, samples.design, weighing.over, analysis.settings)
+            max_t(samples.effects, samples.design, weighing.over, analysis.settings)
             if analysis.settings.correction == "maxt"
             else _adjusted(analysis, maps[contrast.name])
         )
@@ -228,7 +223,7 @@ def _over_prompts(analysis: Analysis, prompts: dict[str, Prompts]) -> Fitted:
         told[contrast.name] = counts([samples], weighing)
         if samples.n_dropped or not weighing.is_level:
             designs[f"contrast-{contrast.label}"] = samples.design
-    return Fitted(maps, adjusted, designs, dropped, {}, whole.table, whole.estimated[MEAN], told)
+    return Fitted(maps, adjusted, designs, dropped, {}, whole.table, whole.effects[MEAN], told)
 
 
 def _over_tokens(analysis: Analysis) -> Fitted:
@@ -267,7 +262,7 @@ def _over_runs(analysis: Analysis, prompts: dict[str, Prompts]) -> Fitted:
             for run in analysis.runs_of(contrast)
         }
         by_run[contrast.name] = {
-            label: join(contrasts_of_run(one.estimated, one.design, [weighing.over], "ols"))[contrast.name]
+            label: join(contrasts_of_run(one.effects, one.design, [weighing.over], "ols"))[contrast.name]
             for label, one in samples.items()
         }
         told[contrast.name] = counts(list(samples.values()), weighing)
@@ -278,7 +273,7 @@ def _over_runs(analysis: Analysis, prompts: dict[str, Prompts]) -> Fitted:
     adjusted = {name: _adjusted(analysis, one) for name, one in maps.items()}
     dropped = {contrast.name: _left_out(analysis, analysis.runs_of(contrast)) for contrast in analysis.contrasts}
     whole = Prompts.stacked(list(prompts.values()))
-    return Fitted(maps, adjusted, designs, dropped, by_run, whole.table, whole.estimated[MEAN], told)
+    return Fitted(maps, adjusted, designs, dropped, by_run, whole.table, whole.effects[MEAN], told)
 
 
 def _adjusted(analysis: Analysis, maps: StatMaps) -> NDArray[np.float64]:

@@ -17,13 +17,12 @@ from llm2bids.bids.tables import read_json, write_bytes, write_tsv
 from llm2bids.design import check_estimable, partition
 from llm2bids.errors import DatasetError, DesignError, InferenceError
 from llm2bids.glm.fit import adjust, contrasts_of_run, flips_signs, join, max_t
-from llm2bids.glm.jobs import publish, stage_of
+from llm2bids.glm.jobs import publish
 from llm2bids.glm.members import ESTIMATED, Member, by_contrast, find_members, read_map
 from llm2bids.glm.output import (
     SUMMARY,
     Target,
     describe_contrast,
-    describe_dataset,
     draw_design,
     fingerprint,
     versions,
@@ -32,6 +31,7 @@ from llm2bids.glm.output import (
 )
 from llm2bids.glm.settings import Settings
 from llm2bids.glm.subjects import TABLE, SubjectDesign, participants_of, rows_of
+from llm2bids.jobs import describe_output, stage_of
 from llm2bids.space import UnitSpace
 from llm2bids.statsmodel import INTERCEPT, Contrast, StatsModel
 
@@ -149,7 +149,7 @@ class GroupJob:
     def describe(self) -> None:
         """Make the output a BIDS derivative, which it is already."""
         with self.out.lock():
-            describe_dataset(self.out, {"raw": self.raw})
+            describe_output(self.out, "glm", {"raw": self.raw})
 
     def run(self) -> list[Finding]:
         """Estimate, and write all files at once.

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,9 +13,8 @@ import numpy as np
 from llm2bids import __version__
 from llm2bids.bids.names import format_name, sidecar_of
 from llm2bids.bids.nifti import write_image
-from llm2bids.bids.tables import read_json, write_bytes, write_json, write_tsv
+from llm2bids.bids.tables import write_bytes, write_json, write_tsv
 from llm2bids.bids.templates import template_json
-from llm2bids.errors import DatasetError
 from llm2bids.glm.top import write_top
 from llm2bids.pictures import as_png
 from llm2bids.regressors import is_slope
@@ -25,11 +22,11 @@ from llm2bids.space import UnitMask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import pandas as pd
     from numpy.typing import NDArray
 
-    from llm2bids.bids.dataset import Dataset
     from llm2bids.glm.fit import StatMaps
     from llm2bids.glm.settings import Settings
     from llm2bids.space import UnitSpace
@@ -426,51 +423,6 @@ def fingerprint(*parts: object) -> str:
         SHA-256.
     """
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def check_links(out: Dataset, links: Mapping[str, Path]) -> None:
-    """Refuse an output whose results were made from other datasets: sources are named relative to them.
-
-    Parameters
-    ----------
-    out : Dataset
-        The output.
-    links : mapping
-        Datasets it is made from, by name.
-
-    Raises
-    ------
-    DatasetError
-        If one of the names stands for another dataset there.
-    """
-    description = out.root / "dataset_description.json"
-    there = read_json(description).get("DatasetLinks", {}) if description.exists() else {}
-    for name, path in links.items():
-        if name in there and (out.root / there[name]).resolve() != path.resolve():
-            raise DatasetError(f"{out.root} holds results of {there[name]}, not of {path}; name another output folder")
-
-
-def describe_dataset(out: Dataset, links: Mapping[str, Path]) -> None:
-    """Make the output a BIDS derivative; call with the lock held.
-
-    Parameters
-    ----------
-    out : Dataset
-        The output.
-    links : mapping
-        Datasets it was made from, by name; written relative to it.
-    """
-    root = out.root.resolve()
-    relative = {name: Path(os.path.relpath(path.resolve(), root)).as_posix() for name, path in links.items()}
-    out.add_missing(
-        "dataset_description.json",
-        template_json("glm_description.json", version=__version__) | {"DatasetLinks": relative},
-    )
-    there = read_json(out.root / "dataset_description.json").get("DatasetLinks", {})
-    if missing := {name: path for name, path in relative.items() if name not in there}:
-        out.merge_shared("dataset_description.json", {"DatasetLinks": missing})
-    out.add_missing("README.md", "glm_README.md")
-    out.add_missing(".bidsignore", "glm_bidsignore")
 
 
 def findings(summary: Mapping[str, Any], folder: Path, *, skipped: bool = False) -> list[Finding]:

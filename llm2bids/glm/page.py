@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from llm2bids.bids.names import parse_name
-from llm2bids.bids.tables import read_json, read_tsv, write_bytes
-from llm2bids.bids.templates import template_text
+from llm2bids.bids.tables import read_json, read_tsv
 from llm2bids.glm.members import read_map
 from llm2bids.glm.output import SUMMARY
+from llm2bids.pages import figure_html, save_page, table_html
 from llm2bids.pictures import as_png
 from llm2bids.space import UnitSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -70,15 +69,14 @@ def write_page(out: Dataset, place: str) -> Path:
     """
     told = [(path, read_json(path)) for path in sorted((out.root / place).rglob(f"*_{SUMMARY}"))]
     contents = [
-        ([summary["Task"], summary["Site"], *_counts(found)], f"part{number}-{position}")
+        ([summary["Task"], summary["Site"], *_counts(found)], f"#part{number}-{position}")
         for number, (_, summary) in enumerate(told)
         for position, found in enumerate(summary["Found"])
     ]
     head = ("task", "site", "contrast", "units found", "units tested", "|z| from")
     sections = [_section(path, summary, f"part{number}") for number, (path, summary) in enumerate(told)]
-    body = "\n".join([_table(head, contents), *sections])
-    title = escape(f"{place}: units that answer to a task")
-    return write_bytes(out.root / f"{place}.html", template_text("glm_page.html", title=title, body=body).encode())
+    parts = [table_html(head, contents, _TEXT), *sections]
+    return save_page(out.root / f"{place}.html", f"{place}: units that answer to a task", parts)
 
 
 def draw_layers(z: NDArray[np.float64], network: NDArray[np.bool_], space: UnitSpace) -> Figure:
@@ -209,7 +207,7 @@ def _section(path: Path, summary: dict[str, Any], anchor: str) -> str:
         if name.endswith("design.png") and (picture := home / name).exists():
             of = f" of {parsed}" if (parsed := parse_name(name)[1].get("contrast")) and "Runs" in summary else ""
             caption = f"Design matrix{of}: one row per prompt, scan or subject."
-            parts.append(_figure(picture.read_bytes(), f"Design matrix {picture.stem}", caption, wide=True))
+            parts.append(figure_html(picture.read_bytes(), f"Design matrix {picture.stem}", caption, wide=True))
     return "\n".join(parts)
 
 
@@ -238,7 +236,7 @@ def _contrast(folder: Path, found: dict[str, Any], space: UnitSpace, anchor: str
         f"in the network{f', |z| from {threshold}' if threshold else ''}: <code>{escape(found['mask'])}</code>.</p>"
     )
     text += "".join(_top(one) for one in found.get("top", []))
-    text += _figure(
+    text += figure_html(
         as_png(draw_layers(z, network, space)),
         f"z map of contrast {name}, layer by layer",
         "z of every unit, one panel per layer (x and y fold its channels and mean nothing); dots mark the network, "
@@ -247,7 +245,7 @@ def _contrast(folder: Path, found: dict[str, Any], space: UnitSpace, anchor: str
     )
     if not network.any():
         return text
-    text += _figure(
+    text += figure_html(
         as_png(draw_profile(network, space)),
         f"Share of each layer in the network of {name}",
         "Share of the units of each layer that are in the network.",
@@ -258,7 +256,7 @@ def _contrast(folder: Path, found: dict[str, Any], space: UnitSpace, anchor: str
         for one in units.to_dict("records")
     ]
     note = f"The {len(units)} strongest units; effect in standard deviations of the unit."
-    return f'{text}<p class="note">{note}</p>{_table(list(units.columns), [(row, None) for row in rows])}'
+    return f'{text}<p class="note">{note}</p>{table_html(list(units.columns), [(row, None) for row in rows], _TEXT)}'
 
 
 def _top(one: dict[str, Any]) -> str:
@@ -279,27 +277,3 @@ def _made(instructions: Sequence[dict[str, Any]]) -> str:
         if one["Name"] == "Convolve"
     ]
     return f" Columns made of conditions: {'; '.join([*products, *bins])}." if instructions else ""
-
-
-def _table(columns: Sequence[str], rows: Iterable[tuple[Sequence[str], str | None]]) -> str:
-    """Rows of text, each with a place on the page to which its first cell leads."""
-    kinds = [' class="text"' if name in _TEXT else "" for name in columns]
-    head = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(columns, kinds, strict=True))
-    lines = []
-    for row, anchor in rows:
-        cells = [escape(cell) for cell in row]
-        if anchor:
-            cells[0] = f'<a href="#{anchor}">{cells[0]}</a>'
-        lines.append("".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(cells, kinds, strict=True)))
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _figure(png: bytes, text: str, caption: str, *, wide: bool = False) -> str:
-    """A picture inside the page; a wide one is scrolled on a small screen."""
-    kind = "picture wide" if wide else "picture"
-    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return (
-        f'<figure><div class="{kind}"><img alt="{escape(text)}" src="{source}"></div>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )

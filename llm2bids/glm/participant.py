@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from llm2bids.bids.runs import IDENTITY, PREPARED
 from llm2bids.glm.estimate import estimate
-from llm2bids.glm.jobs import publish, stage_of
+from llm2bids.glm.jobs import publish
 from llm2bids.glm.output import (
     SUMMARY,
     Target,
     describe_contrast,
-    describe_dataset,
     fingerprint,
     versions,
     write_contrast,
@@ -22,6 +21,7 @@ from llm2bids.glm.output import (
     write_prompts,
     write_tested,
 )
+from llm2bids.jobs import describe_output, stage_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +71,7 @@ class SubjectJob:
     def describe(self) -> None:
         """Make the output a BIDS derivative."""
         with self.out.lock():
-            describe_dataset(self.out, {"raw": self.raw, "prep": self.raw / PREPARED})
+            describe_output(self.out, "glm", {"raw": self.raw, "prep": self.raw / PREPARED})
 
     def run(self) -> list[Finding]:
         """Estimate, and write all files at once.

@@ -13,7 +13,7 @@ import pandas as pd
 from nibabel.filebasedimages import ImageFileError
 
 from llm2bids.bids.nifti import read_scans
-from llm2bids.bids.runs import BoldRun, read_events
+from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs, read_events
 from llm2bids.bids.tables import read_json, read_tsv
 from llm2bids.design import frame_times
 from llm2bids.errors import DatasetError
@@ -21,7 +21,7 @@ from llm2bids.space import UnitMask
 from llm2bids.task import text_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -68,7 +68,7 @@ class PreparedRun:
             raise DatasetError(f"{path} must hold one number per scan in every column; prepare the run again")
         return table
 
-    @property
+    @cached_property
     def varying(self) -> UnitMask:
         """Units that vary in this run."""
         path = self.volumes.beside("mask.nii.gz", desc="brain")
@@ -107,6 +107,29 @@ class PreparedRun:
         """Conditions shown."""
         return set(self.events["trial_type"]) - {"n/a"}
 
+    def recording(self) -> BoldRun:
+        """Find what it was prepared from.
+
+        Returns
+        -------
+        BoldRun
+            The recording, as it was then.
+
+        Raises
+        ------
+        DatasetError
+            If it is gone, or not the same any more.
+        """
+        name = self.volumes.beside("bold.nii", space=None, desc=None).name
+        home = self.raw / self.volumes.place
+        there = [BoldRun(self.raw, home / one) for one in (name, f"{name}.gz") if (home / one).exists()]
+        if not there or self.volumes.own.get("SourceSHA256") != there[0].fingerprint:
+            raise DatasetError(
+                f"{self.volumes.name} was recorded anew, or its events changed or its recording removed, since it was "
+                f"prepared; run: llm2bids prep {self.raw} --overwrite"
+            )
+        return there[0]
+
     def signals(self, kept: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Read the run.
 
@@ -132,3 +155,78 @@ class PreparedRun:
         if not np.isfinite(signals).all():
             raise DatasetError(f"NaN or infinity found in {self.volumes.bold}; prepare the run again")
         return signals
+
+
+def find_prepared(raw: Path) -> dict[str, PreparedRun]:
+    """Find the prepared runs of a dataset.
+
+    Parameters
+    ----------
+    raw : Path
+        The raw dataset.
+
+    Returns
+    -------
+    dict of PreparedRun
+        By name.
+
+    Raises
+    ------
+    DatasetError
+        If there is none.
+    """
+    root = raw / PREPARED
+    if not any(root.glob("sub-*")):
+        raise DatasetError(f"{raw} is not prepared (there is no {PREPARED.as_posix()}); run: llm2bids prep {raw}")
+    return {run.name: PreparedRun(run, raw) for run in find_runs(root, desc=PREPROC)}
+
+
+def made_of(recorded: BoldRun, prepared: Mapping[str, PreparedRun]) -> PreparedRun:
+    """Choose what a recording was made into.
+
+    Parameters
+    ----------
+    recorded : BoldRun
+        The recording.
+    prepared : mapping
+        What `find_prepared` found.
+
+    Returns
+    -------
+    PreparedRun
+        Of the same name.
+
+    Raises
+    ------
+    DatasetError
+        If it is not there, or the recording is another since.
+    """
+    run = prepared.get(recorded.name)
+    if run is None:
+        raise DatasetError(f"{recorded.name} is recorded but not prepared; run: llm2bids prep {recorded.root} --resume")
+    run.recording()
+    return run
+
+
+def check_alike(runs: Sequence[PreparedRun], *, weights: bool = True) -> None:
+    """Refuse runs that do not go together.
+
+    Parameters
+    ----------
+    runs : sequence of PreparedRun
+        One or more.
+    weights : bool
+        Whether they must be of one model, and not only of one geometry.
+
+    Raises
+    ------
+    DatasetError
+        If units or weights differ.
+    """
+    first = runs[0].volumes
+    for run in runs[1:]:
+        for key in ("UnitSpace", "WeightsSHA256")[: 2 if weights else 1]:
+            if run.volumes.own.get(key) != first.own.get(key):
+                raise DatasetError(
+                    f"{run.volumes.name} has another {key} than {first.name}; take them apart, as subjects"
+                )

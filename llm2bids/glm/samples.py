@@ -34,21 +34,30 @@ class Prompts:
         Conditions as ``trial_type.on``, confounds, drift and constants of runs.
     kept : DataFrame of bool, shape (n_prompts, n_kinds)
         Which prompts have which kind; all have a mean effect.
-    effects : mapping or None
-        By kind, shape (n_prompts, n_units); None before anything is estimated.
+    effects : mapping
+        By kind, shape (n_prompts, n_units).
     """
 
     table: pd.DataFrame
     design: pd.DataFrame
     kept: pd.DataFrame
-    effects: Mapping[str, NDArray[np.float64]] | None = None
+    effects: Mapping[str, NDArray[np.float64]]
 
-    @property
-    def estimated(self) -> Mapping[str, NDArray[np.float64]]:
-        """The effects, which were estimated."""
-        if self.effects is None:
-            raise ValueError("no effects were estimated for these prompts")
-        return self.effects
+    @classmethod
+    def planned(cls, table: pd.DataFrame, design: pd.DataFrame, kept: pd.DataFrame) -> Prompts:
+        """Describe prompts before anything is estimated.
+
+        Parameters
+        ----------
+        table, design, kept : DataFrame
+            See above.
+
+        Returns
+        -------
+        Prompts
+            With effects of no unit.
+        """
+        return cls(table, design, kept, {kind: np.empty((len(table), 0)) for kind in (MEAN, *kept.columns)})
 
     @classmethod
     def stacked(cls, runs: Sequence[Prompts]) -> Prompts:
@@ -65,9 +74,7 @@ class Prompts:
             Columns of the design that a run does not have are 0 there.
         """
         design = pd.concat([run.design for run in runs], ignore_index=True).fillna(0.0)
-        effects = None
-        if runs[0].effects is not None:
-            effects = {kind: np.concatenate([run.estimated[kind] for run in runs]) for kind in runs[0].effects}
+        effects = {kind: np.concatenate([run.effects[kind] for run in runs]) for kind in runs[0].effects}
         tables, kept = ([getattr(run, name) for run in runs] for name in ("table", "kept"))
         return cls(pd.concat(tables, ignore_index=True), design, pd.concat(kept, ignore_index=True), effects)
 
@@ -80,18 +87,18 @@ class Samples:
     ----------
     design : DataFrame, shape (n_samples, n_regressors)
         What differs between them.
+    effects : ndarray, shape (n_samples, n_units)
+        What the units did.
     n_prompts : int
         Prompts they were made of.
     n_dropped : int
         Prompts left out because they have no token in a bin that is weighed.
-    effects : ndarray, shape (n_samples, n_units), or None
-        What the units did; None before anything is estimated.
     """
 
     design: pd.DataFrame
+    effects: NDArray[np.float64]
     n_prompts: int
-    n_dropped: int = 0
-    effects: NDArray[np.float64] | None = None
+    n_dropped: int
 
     @classmethod
     def of(cls, weighing: Weighing, runs: Sequence[Prompts], name: str) -> Samples:
@@ -139,18 +146,11 @@ class Samples:
                 f"{weighing.text}; ask for earlier tokens, or record longer prompts"
             )
         design = whole.design if weighing.is_level else whole.design[conditions]
-        effects = None if whole.effects is None else weighing.take(whole.effects)
-        if effects is not None and not rows.all():
+        effects = weighing.take(whole.effects)
+        if not rows.all():  # copying all of them takes as much memory again
             effects = effects[rows]
         table = whole.table[rows].reset_index(drop=True)
-        return _merged(cls(design[rows].reset_index(drop=True), int(rows.sum()), int(lost.sum()), effects), table)
-
-    @property
-    def estimated(self) -> NDArray[np.float64]:
-        """The effects, which were estimated."""
-        if self.effects is None:
-            raise ValueError("no effects were estimated for these samples")
-        return self.effects
+        return _merged(cls(design[rows].reset_index(drop=True), effects, int(rows.sum()), int(lost.sum())), table)
 
     def check(self, weighing: Weighing, name: str) -> None:
         """Refuse samples that cannot answer a contrast.
@@ -187,7 +187,7 @@ def _merged(samples: Samples, table: pd.DataFrame) -> Samples:
     weights = np.equal.outer(np.arange(groups.max() + 1), groups).astype(float)
     weights /= weights.sum(1, keepdims=True)
     design = pd.DataFrame(weights @ samples.design.to_numpy(), columns=samples.design.columns)
-    return replace(samples, design=design, effects=None if samples.effects is None else weights @ samples.effects)
+    return replace(samples, design=design, effects=weights @ samples.effects)
 
 
 def weighed(weighing: Weighing, design: pd.DataFrame) -> list[str]:

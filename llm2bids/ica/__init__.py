@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from joblib import Parallel, delayed
-from tqdm import tqdm
-
-from llm2bids.bids.dataset import Dataset
-from llm2bids.bids.runs import PREPARED
-from llm2bids.bids.tables import read_json
-from llm2bids.errors import DatasetError, LLM2BIDSError
-from llm2bids.glm.output import check_links
 from llm2bids.ica.job import Decomposition, Job
 from llm2bids.ica.settings import Settings
 from llm2bids.ica.sources import find_sources
+from llm2bids.jobs import Work, open_output, run_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,60 +90,17 @@ def ica(  # noqa: PLR0913 - the arguments of the command
     LLM2BIDSError
         If anything the user can mend is wrong.
     """
-    if resume and overwrite:
-        raise DatasetError("both --resume and --overwrite asked for; choose one")
-    if n_jobs == 0:
-        raise DatasetError("0 processes asked for; use 1 or more, or -1 for as many as there are processors")
+    work = Work(n_jobs, resume, overwrite, progress)
     chosen = axis or ("temporal" if method == "fastica" else "spatial")
     number = None if components == "estimate" else components
     settings = Settings(method, number, samples, scale, by, chosen, seed, z, tail, resamples)
     raw = Path(bids_dir)
-    _check_apart(raw, Path(out_dir))
-    out = Dataset(Path(out_dir), "derivative")
-    check_links(out, {"raw": raw, "prep": raw / PREPARED})
+    out = open_output(raw, Path(out_dir))
     sources = find_sources(raw, settings, subjects=participant_label, tasks=task_label, sites=sites)
     jobs = [Job(source, out, raw) for source in sources]
-    return _run_all(jobs, n_jobs, resume=resume, overwrite=overwrite, progress=progress)
+    return run_all(jobs, work, _read, ("ica", "sets"))
 
 
-def _run_all(
-    jobs: Sequence[Job], n_jobs: int, *, resume: bool, overwrite: bool, progress: bool | None
-) -> list[Decomposition]:
-    """Carry out what is to be done, under one progress bar."""
-    there = {job.summary: job.existing(resume=resume, overwrite=overwrite) for job in jobs}
-    done = {summary: found for summary, found in there.items() if found is not None}
-    todo = [job for job in jobs if job.summary not in done]
-    hide = None if progress is None else not progress
-    finished = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_safely)(job) for job in todo)
-    with jobs[0].out.tidied(job.stage for job in todo):
-        try:
-            with tqdm(finished, total=len(todo), unit=" sets", disable=hide, dynamic_ncols=True, desc="ica") as bar:
-                for job, outcome in zip(todo, bar, strict=True):
-                    if isinstance(outcome, LLM2BIDSError):
-                        raise outcome
-                    done[job.summary] = outcome
-        finally:
-            finished.close()
-    return [done[job.summary] for job in jobs]
-
-
-def _safely(job: Job) -> Decomposition | LLM2BIDSError:
-    """Carry out one; an error the user can mend is handed back, since it would lose its type on the way."""
-    try:
-        return job.run()
-    except LLM2BIDSError as error:
-        return error
-
-
-def _check_apart(raw: Path, out: Path) -> None:
-    """Refuse to write into the raw data, or into what it is made from."""
-    path = raw / "dataset_description.json"
-    if not path.is_file() or read_json(path).get("DatasetType", "raw") != "raw":
-        raise DatasetError(f"{raw} is no raw BIDS dataset; give the folder that llm2bids record made")
-    home, target = raw.resolve(), out.resolve()
-    if target.is_relative_to(home):
-        inside = target.relative_to(home).parts
-        if len(inside) < 2 or inside[0] != "derivatives" or inside[1] in {"llm2bids", "phantom"}:  # noqa: PLR2004
-            raise DatasetError(
-                f"output {out} lies inside the raw dataset, or is another derivative; write to {raw}/derivatives/NAME"
-            )
+def _read(job: Job, summary: dict[str, Any]) -> Decomposition:
+    """What a decomposition that is there already found."""
+    return job.found(summary, skipped=True)

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 from scipy.stats import kurtosis
 
-from llm2bids import __version__
 from llm2bids.bids.names import format_name, sidecar_of
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.runs import IDENTITY, PREPARED
-from llm2bids.bids.tables import read_json, write_bytes, write_json, write_tsv
-from llm2bids.bids.templates import template_json
-from llm2bids.errors import DatasetError, InferenceError
+from llm2bids.bids.tables import write_json, write_tsv
+from llm2bids.errors import InferenceError
 from llm2bids.glm.output import Target, fingerprint, versions
 from llm2bids.ica.components import courses_of, cut, fit, over_units, stability
 from llm2bids.ica.reduction import KEEP, Reduced, estimate_components, principal, reduce_runs
+from llm2bids.jobs import describe_output, publish, stage_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from llm2bids.bids.dataset import Dataset
+    from llm2bids.glm.prepared import PreparedRun
     from llm2bids.ica.sources import Source
 
 SUMMARY: Final = "ica.json"
@@ -109,7 +110,12 @@ class Job:
 
     @property
     def place(self) -> str:
-        """Folder of the results, relative to the output."""
+        """Where all files are, relative to the output: here and there in it, for courses lie with their runs."""
+        return "."
+
+    @property
+    def folder(self) -> str:
+        """Folder of all files but the courses, relative to the output."""
         subject = self.source.entities.get("sub")
         session = self.source.entities.get("ses")
         if subject is None:
@@ -119,53 +125,17 @@ class Job:
     @property
     def summary(self) -> Path:
         """The file that says what was done and found."""
-        return self.out.root / self.place / self._name(SUMMARY)
-
-    @property
-    def stage(self) -> str:
-        """Folder in which it is carried out."""
-        return self._name("ica")
+        return self.out.root / self.folder / self._name(SUMMARY)
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of all that the result depends on."""
-        runs = [(run.volumes.name, run.volumes.own.get("SourceSHA256")) for run in self.source.runs]
-        return fingerprint(runs, self.source.settings.to_json(), self.source.entities)
+        return hash_of(self.source.runs, self.source.settings.to_json(), self.source.entities)
 
-    def existing(self, *, resume: bool, overwrite: bool) -> Decomposition | None:
-        """Say what is there already; refuse to replace it unasked.
-
-        Parameters
-        ----------
-        resume, overwrite : bool
-            Whether it stays, or goes.
-
-        Returns
-        -------
-        Decomposition or None
-            None if it is to be done.
-
-        Raises
-        ------
-        DatasetError
-            If it is there and neither is allowed, or it was made otherwise.
-        """
-        self.out.recover(self.stage)
-        path = self.summary
-        if overwrite or not path.exists():
-            return None
-        if not resume:
-            raise DatasetError(
-                f"{path} exists already; go on with --resume, replace it with --overwrite, or name another folder"
-            )
-        before = read_json(path)
-        if before.get("Fingerprint") != self.fingerprint:
-            raise DatasetError(
-                f"{path.name} was made of other data or with other settings; replace it with --overwrite, or name "
-                "another output folder"
-            )
-        complete = all((self.out.root / name).exists() for name in before.get("Files", []))
-        return replace(self._found(before), skipped=True) if complete else None
+    def describe(self) -> None:
+        """Make the output a BIDS derivative."""
+        with self.out.lock():
+            describe_output(self.out, "ica", {"raw": self.raw, "prep": self.raw / PREPARED})
 
     def run(self) -> Decomposition:
         """Decompose, and write all files at once.
@@ -181,31 +151,59 @@ class Job:
             If a volume cannot be read, more components are asked for than there are dimensions, or another process
             writes the same.
         """
-        with self.out.stage(self.stage) as stage:
+        with self.out.stage(stage_of(self)) as stage:
             reduced, n_components = self._reduce()
             maps, repeats = self._decompose(reduced, n_components)
-            home = stage / self.place
+            home = stage / self.folder
             home.mkdir(parents=True)
             told = self._write(home, stage, reduced, maps, repeats)
-            files = sorted(path.relative_to(stage).as_posix() for path in stage.glob("*/**/*") if path.is_file())
-            summary = {**told, "Fingerprint": self.fingerprint, "Files": files, **self._common}
-            write_json(home / self.summary.name, summary)
-            with self.out.lock():
-                self._describe()
-                old = read_json(self.summary).get("Files", []) if self.summary.exists() else []
-                for name in set(old) - set(files):
-                    (self.out.root / name).unlink(missing_ok=True)
-                self.out.publish(stage)
-        return self._found(summary)
+            return self.found(publish(self, stage, {**told, **self._common}))
+
+    def found(self, summary: dict[str, Any], *, skipped: bool = False) -> Decomposition:
+        """Read what was found.
+
+        Parameters
+        ----------
+        summary : dict
+            What its ``ica.json`` says.
+        skipped : bool
+            Whether it was there already.
+
+        Returns
+        -------
+        Decomposition
+            With its files.
+        """
+        home = self.out.root / self.folder
+        components = home / summary["Components"]
+        return Decomposition(
+            summary["Name"],
+            summary["Space"],
+            len(summary["Runs"]),
+            summary["NumberSamples"],
+            summary["NumberUnits"],
+            summary["NumberComponents"],
+            components,
+            components.with_name(components.name.replace(".nii.gz", ".tsv")),
+            tuple(home / name for name in summary["Masks"]),
+            tuple(self.out.root / name for name in summary["Timeseries"]),
+            skipped,
+        )
 
     def _reduce(self) -> tuple[Reduced, int]:
         """Samples in few dimensions, and how many components they hold."""
         settings, source = self.source.settings, self.source
-        lengths, power = [], np.zeros(int(source.kept.sum()))
-        for block in source.blocks():
-            lengths.append(len(block))
-            power += (block.astype(np.float64) ** 2).sum(0)
-        variances, basis = principal(source.blocks())
+        lengths: list[int] = []
+        powers: list[NDArray[np.float64]] = []
+
+        def counted() -> Iterator[NDArray[np.float32]]:  # on the way: reading takes longest
+            for block in source.blocks():
+                lengths.append(len(block))
+                powers.append((block.astype(np.float64) ** 2).sum(0))
+                yield block
+
+        variances, basis = principal(counted())
+        power = np.sum(powers, axis=0)
         n_components = settings.components
         if n_components is None:
             rng = np.random.default_rng(settings.seed)
@@ -310,23 +308,6 @@ class Job:
             written.append(path.relative_to(stage).as_posix())
         return written
 
-    def _found(self, summary: dict[str, Any]) -> Decomposition:
-        """What a summary says was found."""
-        home = self.out.root / self.place
-        components = home / summary["Components"]
-        return Decomposition(
-            summary["Name"],
-            summary["Space"],
-            len(summary["Runs"]),
-            summary["NumberSamples"],
-            summary["NumberUnits"],
-            summary["NumberComponents"],
-            components,
-            components.with_name(components.name.replace(".nii.gz", ".tsv")),
-            tuple(home / name for name in summary["Masks"]),
-            tuple(self.out.root / name for name in summary["Timeseries"]),
-        )
-
     def _series_name(self, entities: dict[str, str | None]) -> str:
         """Name the courses of a run: those of a group lie beside those of the subject alone."""
         desc = "icagroup" if self.source.settings.by == "group" else "ica"
@@ -352,8 +333,8 @@ class Job:
         return {
             "SpatialReference": str(first.sidecar.get("SpatialReference", "")).replace("bids::", "bids:prep:"),
             "Sources": [
-                (run.volumes.uri("prep") if source.settings.scale == "prep" else recorded.uri("raw"))
-                for run, recorded in zip(source.runs, source.recorded, strict=True)
+                run.volumes.uri("prep") if source.settings.scale == "prep" else run.recording().uri("raw")
+                for run in source.runs
             ],
             "Llm2bids": identity
             | (several if len(models) > 1 else {})
@@ -372,19 +353,26 @@ class Job:
             },
         }
 
-    def _describe(self) -> None:
-        """Make the output a BIDS derivative; with the lock held."""
-        links = {"raw": self.raw, "prep": self.raw / PREPARED}
-        root = self.out.root.resolve()
-        relative = {name: Path(os.path.relpath(path.resolve(), root)).as_posix() for name, path in links.items()}
-        fields = template_json("ica_description.json", version=__version__) | {"DatasetLinks": relative}
-        self.out.add_missing("dataset_description.json", fields)
-        self.out.add_missing("README.md", "ica_README.md")
-        ignored = self.out.root / ".bidsignore"
-        lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.exists() else []
-        wanted = (".llm2bids", "*_components.*", "*_desc-ica*", "*_ica.json", "group")
-        if missing := [line for line in wanted if line not in lines]:
-            write_bytes(ignored, "\n".join([*lines, *missing, ""]).encode())
+
+def hash_of(runs: Sequence[PreparedRun], settings: Mapping[str, Any], entities: Mapping[str, str]) -> str:
+    """Hash all that a decomposition depends on.
+
+    Parameters
+    ----------
+    runs : sequence of PreparedRun
+        What is decomposed.
+    settings : mapping
+        How, as `Settings.to_json` says it.
+    entities : mapping
+        Of its files.
+
+    Returns
+    -------
+    str
+        SHA-256.
+    """
+    every = [(run.volumes.name, run.volumes.own.get("SourceSHA256")) for run in runs]
+    return fingerprint(every, settings, entities)
 
 
 def _explained(reduced: Reduced, maps: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -170,17 +170,20 @@ def estimate_components(
             drawn = rng.standard_normal((length, len(spread))) * spread
             yield drawn - drawn.mean(0)
 
-    drawn = [_spectrum(noise(), len(spread)) for _ in range(n_draws)]
+    drawn = [_spectrum(noise(), sum(lengths), len(spread)) for _ in range(n_draws)]
     shortest = min(len(variances), *map(len, drawn))
     bound = np.quantile([one[:shortest] for one in drawn], _LEVEL, axis=0)
     above = variances[:shortest] > bound
     return max(2, int(shortest if above.all() else np.argmin(above)))
 
 
-def _spectrum(blocks: Iterable[NDArray[np.float64]], n_units: int) -> NDArray[np.float64]:
+def _spectrum(blocks: Iterable[NDArray[np.float64]], n_samples: int, n_units: int) -> NDArray[np.float64]:
     """What `principal` gives first, without the directions, which take most of the time."""
     if n_units > KEEP:
         return principal(blocks)[0]
+    if n_samples < n_units:  # few samples: the smaller of two matrices with the same values
+        rows = np.concatenate(list(blocks))
+        return np.asarray(np.linalg.eigvalsh(rows @ rows.T)[::-1], np.float64)
     squares = np.zeros((n_units, n_units))
     for block in blocks:
         squares += block.T @ block

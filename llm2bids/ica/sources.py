@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llm2bids.bids.nifti import read_scans
-from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs
+from llm2bids.bids.runs import find_runs
 from llm2bids.errors import DatasetError, DesignError
-from llm2bids.glm.prepared import PreparedRun
+from llm2bids.glm.prepared import check_alike, find_prepared, made_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from llm2bids.glm.prepared import PreparedRun
     from llm2bids.ica.settings import Settings
     from llm2bids.space import UnitSpace
 
@@ -31,8 +32,6 @@ class Source:
     ----------
     runs : tuple of PreparedRun
         Of one space.
-    recorded : tuple of BoldRun
-        The recordings they were prepared from.
     settings : Settings
         What a sample is, and its scale.
     layer : int or None
@@ -40,7 +39,6 @@ class Source:
     """
 
     runs: tuple[PreparedRun, ...]
-    recorded: tuple[BoldRun, ...]
     settings: Settings
     layer: int | None = None
 
@@ -68,12 +66,15 @@ class Source:
 
     @cached_property
     def kept(self) -> NDArray[np.bool_]:
-        """Units that vary in every run, and lie in the layer, shape (n_units,)."""
-        chosen: NDArray[np.bool_] = np.logical_and.reduce([run.varying.selected for run in self.runs])
+        """Units that vary in some run, and lie in the layer, shape (n_units,).
+
+        Where one is constant, as a neuron with ReLU is while its topic is not shown, it is at its mean.
+        """
+        chosen: NDArray[np.bool_] = np.logical_or.reduce([run.varying.selected for run in self.runs])
         if self.layer is not None:
             chosen = chosen & (self.space.locate(np.arange(self.space.n_units))[0] == self.layer)
         if chosen.sum() < 2:  # noqa: PLR2004 - no map over fewer
-            raise DesignError(f"fewer than 2 units of {self.name} vary in every run; record longer runs")
+            raise DesignError(f"fewer than 2 units of {self.name} vary; record longer runs")
         return chosen
 
     def signals(self, number: int) -> NDArray[np.float32]:
@@ -97,7 +98,7 @@ class Source:
         if self.settings.scale == "prep":
             signals = self.runs[number].signals(self.kept)
         else:
-            run = self.recorded[number]
+            run = self.runs[number].recording()
             signals = np.concatenate([self.space.from_volumes(part)[:, self.kept] for part in read_scans(run.bold)])
             if not np.isfinite(signals).all():
                 raise DatasetError(f"NaN or infinity found in {run.bold}; record it again, or use --scale prep")
@@ -189,41 +190,19 @@ def find_sources(
     LLM2BIDSError
         If the dataset is not prepared, a run of it is not, or runs that go together have other units or weights.
     """
-    root = raw / PREPARED
-    if not any(root.glob("sub-*")):
-        raise DatasetError(f"{raw} is not prepared (there is no {PREPARED.as_posix()}); run: llm2bids prep {raw}")
-    prepared = {run.name: run for run in find_runs(root, desc=PREPROC)}
-    groups: dict[tuple[str, ...], list[tuple[PreparedRun, BoldRun]]] = {}
+    prepared = find_prepared(raw)
+    groups: dict[tuple[str, ...], list[PreparedRun]] = {}
     keys = {
         "group": ("acq",),
         "run": ("sub", "ses", "task", "acq", "run"),
     }.get(settings.by, ("sub", "acq"))
-    for run in find_runs(raw, subjects, tasks, sites):
-        own = prepared.get(run.name)
-        if own is None or own.own.get("SourceSHA256") != run.fingerprint:
-            what = "is not prepared" if own is None else "was recorded anew since it was prepared"
-            raise DatasetError(f"{run.name} {what}; run: llm2bids prep {raw} --overwrite")
-        key = (*(run.entities.get(name, "") for name in keys), own.space.label)
-        groups.setdefault(key, []).append((PreparedRun(own, raw), run))
-    sources = [
-        Source(tuple(run for run, _ in pairs), tuple(one for _, one in pairs), settings) for pairs in groups.values()
-    ]
-    for source in sources:
-        _check_alike(source)
+    for recorded in find_runs(raw, subjects, tasks, sites):
+        run = made_of(recorded, prepared)
+        key = (*(recorded.entities.get(name, "") for name in keys), run.volumes.space.label)
+        groups.setdefault(key, []).append(run)
+    for runs in groups.values():
+        check_alike(runs, weights=settings.by != "group")
+    sources = [Source(tuple(runs), settings) for runs in groups.values()]
     if settings.by != "layer":
         return sources
-    return [
-        Source(one.runs, one.recorded, settings, layer) for one in sources for layer in range(one.space.n_hookpoints)
-    ]
-
-
-def _check_alike(source: Source) -> None:
-    """Refuse runs whose units are not the same; subjects of a group may have other weights."""
-    first: dict[str, Any] = source.runs[0].volumes.own
-    for run in source.runs[1:]:
-        for key in ("UnitSpace", "WeightsSHA256")[: 1 if source.settings.by == "group" else 2]:
-            if run.volumes.own.get(key) != first.get(key):
-                raise DatasetError(
-                    f"{run.volumes.name} has another {key} than {source.runs[0].volumes.name}; decompose them apart, "
-                    "as subjects"
-                )
+    return [Source(one.runs, settings, layer) for one in sources for layer in range(one.space.n_hookpoints)]

@@ -130,6 +130,8 @@ def connectivity(  # noqa: PLR0913 - the arguments of the command
         _Study(networks, used, tuple(runs), course, cleaning)
         for (networks, used), runs in zip(usable, found, strict=True)
     ]
+    for run in (run for runs in found for run in runs):
+        cleaning.regressors(run)  # refuses a confound that is not there before any volume is read or answer written
     hide = None if progress is None else not progress
     answers = []
     with tqdm(total=sum(map(len, found)), unit=" runs", disable=hide, dynamic_ncols=True, desc="connectivity") as bar:

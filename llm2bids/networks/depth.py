@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from llm2bids.networks.sums import Maps, NetworkRule, RunSums, Tail
+    from llm2bids.networks.sums import Maps, RunSums, Tail
 
 
 def spread_evenly(
@@ -99,27 +99,6 @@ def depth_of(weights: ArrayLike, layers: NDArray[np.int64], n_layers: int) -> ND
     whole = np.where((total > 0) & (n_layers > 1), total * (n_layers - 1), np.nan)
     found: NDArray[np.float64] = np.asarray(values @ layers.astype(float) / whole)
     return found
-
-
-def counts_by_layer(networks: NDArray[np.bool_], layers: NDArray[np.int64], n_layers: int) -> NDArray[np.int64]:
-    """Count the units of networks layer by layer, also of layers without any unit.
-
-    Parameters
-    ----------
-    networks : ndarray of bool, shape (n_networks, n_units)
-        One row per network.
-    layers : ndarray of int, shape (n_units,)
-        Number of the layer of each unit, from 0.
-    n_layers : int
-        How many there are.
-
-    Returns
-    -------
-    ndarray of int, shape (n_networks, n_layers)
-        Counts.
-    """
-    rows = [np.bincount(layers[own], minlength=n_layers) for own in networks]
-    return np.array(rows, np.int64).reshape(len(networks), n_layers)
 
 
 def counts_without_effect(
@@ -269,25 +248,28 @@ class HeldOut:
     held_out: NDArray[np.float64]
 
     @classmethod
-    def from_sums(cls, sums: RunSums, rule: NetworkRule) -> HeldOut:
-        """Choose units without each run.
+    def from_sums(cls, sums: RunSums, maps: Maps, networks: NDArray[np.bool_]) -> HeldOut:
+        """Look at networks in the run that did not choose them.
 
         Parameters
         ----------
         sums : RunSums
             Of two runs or more.
-        rule : NetworkRule
-            Which units are a network.
+        maps : Maps
+            Of all runs but one each, in order, as `without_each` gives them; what follows is not looked at.
+        networks : ndarray of bool, shape (n_runs or more, n_units)
+            Units that these maps chose.
 
         Returns
         -------
         HeldOut
             One row per run left out.
         """
-        others = sums.pooled(~np.eye(len(sums.powers), dtype=bool))
-        sign = np.sign(others.effect)
+        n_runs = len(sums.powers)
+        effects = maps.effect[:n_runs]
+        sign = np.sign(effects)
         own = sums.products / sums.powers[:, None]
-        return cls(rule.select(others), others.effect * sign, own * sign)
+        return cls(networks[:n_runs], effects * sign, own * sign)
 
     def means(self, members: NDArray[np.bool_] | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Average effects over the units of each network.

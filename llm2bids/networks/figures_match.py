@@ -1,4 +1,4 @@
-"""Picture of two sets of networks: who is whose match, and in how many runs each is found again."""
+"""Picture of two sets of networks: who is whose match, and how often each is found again beside chance."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from llm2bids.pictures import COLOURS, GREY, decimal, draw_matrix
+from llm2bids.pictures import COLOURS, decimal, draw_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
 _SHOWN: Final = 16
 """Templates with room for a row."""
+_LEVEL: Final = 0.05
+_LEAST: Final = 0.01
+"""IoU that has room at least."""
 
 
 def draw_match(
@@ -27,7 +31,8 @@ def draw_match(
     Parameters
     ----------
     pairs : DataFrame
-        ``template``, ``groups``, ``recurrence``, ``recurrence_chance``, ``recurrence_p_holm``.
+        ``template``, ``groups``, ``recurrence``, ``recurrence_chance``, ``recurrence_p_holm``, ``best_iou``,
+        ``best_chance``, ``best_p``.
     iou : ndarray, shape (n_templates, n_networks)
         Of templates with the networks of B.
     assigned : ndarray of int, shape (n_templates,)
@@ -40,39 +45,65 @@ def draw_match(
     Returns
     -------
     Figure
-        Two panels; with more than 16 templates those that recur most.
+        Two panels; with more than 16 templates those that recur most. In place of recurrence, where B is a single set:
+        the IoU of the network most like each template beside chance.
     """
     order = np.argsort(-pairs["recurrence"].to_numpy(), kind="stable")[:_SHOWN]
     rows = np.sort(order)
     shown, kept = pairs.iloc[rows], assigned[rows][assigned[rows] >= 0]
     matrix, names = iou[np.ix_(rows, kept)], [names_b[number] for number in kept]
-    side = max(2.8, 0.55 * len(rows))
-    figure = Figure(figsize=(2 * side + 7.0, side + 3.0), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
+    side = max(2.8, 0.42 * len(rows))
+    figure = Figure(figsize=(side + 8.5, side + 3.0), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[side + 2.5, 4.5])
     texts = [[decimal(value) if value >= 0.005 else "0" for value in line] for line in matrix]  # noqa: PLR2004 - rounds to .00
-    drawn = draw_matrix(left, matrix, list(shown["template"]), texts, columns=names)
+    limits = (0.0, max(bound, float(matrix.max(initial=0.0))))
+    drawn = draw_matrix(left, matrix, list(shown["template"]), texts, limits, columns=names)
     left.set_title(
         "Shared units over units of either (IoU):\ntemplates (rows), the match of each (columns)", fontsize=10
     )
     left.set_xlabel("networks of B")
     left.set_ylabel("templates: networks of A")
     figure.colorbar(drawn, ax=left, label="IoU", shrink=0.7)
-    places = np.arange(len(shown))
-    groups = int(shown["groups"].iloc[0])
-    bars = right.barh(places, shown["recurrence"], color=COLOURS[0], height=0.6)
-    stars = ["*" if p <= 0.05 else "" for p in shown["recurrence_p_holm"]]  # noqa: PLR2004 - the usual level
-    labels = [f"{count}{star}" for count, star in zip(shown["recurrence"], stars, strict=True)]
-    right.bar_label(bars, labels, padding=4, fontsize=9)
-    right.scatter(shown["recurrence_chance"], places, marker="|", s=160, color=GREY, linewidth=2.5, zorder=3)
-    right.set_yticks(places, list(shown["template"]))
+    if shown["groups"].iloc[0] > 1:
+        _draw_recurrence(right, shown, bound)
+    else:
+        _draw_best(right, shown)
+    right.set_yticks(range(len(shown)), list(shown["template"]))
     right.set_ylim(len(shown) - 0.5, -0.5)
-    right.set_xlim(0, groups * 1.08)
-    right.set_xticks(np.unique(np.linspace(0, groups, 5).round().astype(int)))
     right.spines[["top", "right"]].set_visible(False)
-    right.set_xlabel(f"of {groups} runs or sets of B")
-    right.set_title(
-        f"Found again (IoU above {bound:g})\ngrey mark: by chance, units permuted within layers\n"
+    return figure
+
+
+def _draw_recurrence(axes: Axes, shown: pd.DataFrame, bound: float) -> None:
+    """In how many runs each template is found again."""
+    groups = int(shown["groups"].iloc[0])
+    _draw_bars(axes, shown["recurrence"], shown["recurrence_chance"], shown["recurrence_p_holm"], "{:.0f}")
+    axes.set_xlim(-0.02 * groups, groups * 1.08)
+    axes.set_xticks(np.unique(np.linspace(0, groups, 5).round().astype(int)))
+    axes.set_xlabel(f"of {groups} runs or sets of B")
+    axes.set_title(
+        f"Found again (IoU above {bound:g})\norange: units permuted within layers\n"
         "* more than chance, p < .05 corrected",
         fontsize=10,
     )
-    return figure
+
+
+def _draw_best(axes: Axes, shown: pd.DataFrame) -> None:
+    """How much each template shares with the network that is most like it: in a single set nothing recurs."""
+    _draw_bars(axes, shown["best_iou"], shown["best_chance"], shown["best_p"], "{:.2f}")
+    most = max(shown["best_iou"].max(), shown["best_chance"].max(), _LEAST)
+    axes.set_xlim(-0.02 * most, 1.2 * most)
+    axes.set_xlabel("IoU")
+    axes.set_title(
+        "The network of B that shares most\norange: units permuted within layers\n"
+        "* more than chance, p < .05, not corrected",
+        fontsize=10,
+    )
+
+
+def _draw_bars(axes: Axes, values: pd.Series, chance: pd.Series, p_values: pd.Series, form: str) -> None:
+    """A bar per template with its number, a star where it is more than chance, and a mark for chance."""
+    bars = axes.barh(range(len(values)), values, color=COLOURS[0], height=0.6)
+    labels = [form.format(value) + ("*" if p < _LEVEL else "") for value, p in zip(values, p_values, strict=True)]
+    axes.bar_label(bars, labels, padding=6, fontsize=9)
+    axes.scatter(chance, range(len(values)), marker="|", s=160, color=COLOURS[1], linewidth=3, zorder=3)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from llm2bids.networks.sums import NetworkRule, RunContrast
+    from llm2bids.networks.rules import NetworkRule
+    from llm2bids.networks.sums import RunContrast
 
 _ROUNDING: Final = 1e-12
 """Relative spread of numbers that are all the same."""

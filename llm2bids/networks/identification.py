@@ -13,14 +13,16 @@ from scipy.stats import t as student
 
 from llm2bids.errors import InferenceError
 from llm2bids.networks.agreement import standardized
-from llm2bids.networks.sums import ranks, strength
+from llm2bids.networks.rules import ranks
+from llm2bids.networks.sums import strength
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from llm2bids.networks.sums import Maps, NetworkRule, RunContrast, RunSums, Tail
+    from llm2bids.networks.rules import NetworkRule
+    from llm2bids.networks.sums import Maps, RunContrast, RunSums, Tail
 
 SCORES: Final = {
     "mean-z": "mean over the units of the network of the map's z over units, sign by sign",

@@ -26,8 +26,9 @@ from llm2bids.networks.identification import (
 )
 from llm2bids.networks.output import Answer, refuse_existing, write_answer
 from llm2bids.networks.results import find_networks, with_tasks
+from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.similarity import p_at_least
-from llm2bids.networks.sums import NetworkRule, RunSums
+from llm2bids.networks.sums import RunSums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,15 +11,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from llm2bids import __version__
 from llm2bids.bids.dataset import Dataset
-from llm2bids.bids.names import format_name
 from llm2bids.errors import DatasetError, InferenceError
-from llm2bids.glm.output import versions
 from llm2bids.ica.components import assign, correlate
 from llm2bids.mask.files import check_same_model, check_same_space
 from llm2bids.networks.figures_match import draw_match
-from llm2bids.networks.output import FOLDER, Answer, publish_answer
+from llm2bids.networks.output import Answer, publish_answer, refuse_answer
 from llm2bids.networks.overlap import holm
 from llm2bids.networks.similarity import index_of, p_at_least, units_per_layer
 from llm2bids.networks.templates import TemplateSet, read_set
@@ -27,8 +26,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+logger = logging.getLogger(__name__)
+
 FOUND: Final = 0.2
 """IoU above which a network is found again (Liu et al. 2025)."""
+_LEVEL: Final = 0.05
 _AT_A_TIME: Final = 100
 """Permutations held at once."""
 _CORRELATION_SAYS: Final = 1e-6
@@ -48,7 +50,8 @@ _COLUMNS: Final = {
     "every layer.",
     "best_p": "How often these permutations have as large a best IoU or a larger one.",
     "groups": "Runs, subjects or files in which networks of B were found.",
-    "recurrence": "In how many of them the best network has an IoU above the bound.",
+    "recurrence": "In how many of them the best network has an IoU above the bound. 1 says little where the template "
+    "was made of these very runs: it may be of that run alone.",
     "recurrence_chance": "Mean of that when the units of the template are permuted within every layer.",
     "recurrence_p": "How often these permutations recur in as many or more. Permutations take units for independent: "
     "units that go together in any map of the model, such as one channel of the residual stream in all layers, make "
@@ -105,30 +108,26 @@ def match(  # noqa: PLR0913 - the arguments of the command
     if not 0 <= bound < 1:
         raise InferenceError(f"bound {bound:g} found; an IoU from 0 to below 1 needed, e.g. 0.2")
     one, other = _read_both(a, b)
+    if len(one.items) >= _LEVEL * (n_draws + 1):
+        logger.warning(
+            "%d templates and %d draws: no p of recurrence can be below %g once corrected; ask for %d or more",
+            len(one.items),
+            n_draws,
+            _LEVEL,
+            len(one.items) / _LEVEL,
+        )
     target = _target(b, out)
     entities = {"space": one.space.label, "desc": "match"}
-    path = target.root / FOLDER / format_name("networks.json", **entities)
-    if path.exists() and not overwrite:
-        raise DatasetError(f"{path} exists already; replace it with --overwrite, or write elsewhere with --out")
+    refuse_answer(target, entities, overwrite=overwrite, instead=", or write elsewhere with --out")
     hide = None if progress is None else not progress
     with tqdm(total=len(one.items) * n_draws, unit=" draws", disable=hide, dynamic_ncols=True, desc="match") as bar:
         answer = compare(one, other, bound, n_draws, np.random.default_rng(seed), bar.update)
-    sidecar = {
-        "Description": "llm2bids networks match",
-        "GeneratedBy": [{"Name": "llm2bids", "Version": __version__}],
-        "SourceFiles": {
-            name: sorted({item.file.name for item in part.items}) for name, part in zip("AB", (one, other), strict=True)
-        },
-        "Columns": _COLUMNS,
-        "Llm2bids": {
-            "Model": one.fields.get("Model"),
-            "WeightsSHA256": one.fields.get("WeightsSHA256"),
-            "UnitSpace": one.space.to_json(),
-            "Settings": {**answer.settings, "Seed": seed},
-            "Versions": versions(),
-        },
+    sources = {
+        name: sorted({item.file.name for item in part.items}) for name, part in zip("AB", (one, other), strict=True)
     }
-    return publish_answer(target, entities, answer, sidecar)
+    own = {key: one.fields.get(key) for key in ("Model", "WeightsSHA256")} | {"UnitSpace": one.space.to_json()}
+    answer = replace(answer, settings={**answer.settings, "Seed": seed})
+    return publish_answer(target, entities, answer, {"SourceFiles": sources}, own)
 
 
 def compare(

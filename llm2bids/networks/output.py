@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "networks"
 """Folder of answers about networks, inside the results of ``glm``."""
-_IGNORED: Final = ".bidsignore"
+_VERBS: Final = {"fingerprint": "fingerprint"}
+"""Questions that are verbs of their own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,9 +107,31 @@ def refuse_existing(out: Dataset, asked: Sequence[NetworkSet], question: str, *,
         If one is there and may not.
     """
     for networks in asked:
-        path = out.root / FOLDER / format_name("networks.json", **name_files(networks, question))
-        if path.exists() and not overwrite:
-            raise DatasetError(f"{path} exists already; replace it with --overwrite")
+        refuse_answer(out, name_files(networks, question), overwrite=overwrite)
+
+
+def refuse_answer(out: Dataset, entities: Mapping[str, str], *, overwrite: bool, instead: str = "") -> None:
+    """Refuse to replace the files of an answer unasked.
+
+    Parameters
+    ----------
+    out : Dataset
+        The folder of results.
+    entities : mapping
+        Of all files.
+    overwrite : bool
+        Whether they may be replaced.
+    instead : str
+        What else can be done, for the message.
+
+    Raises
+    ------
+    DatasetError
+        If there are some and they may not.
+    """
+    path = out.root / FOLDER / format_name("networks.json", **entities)
+    if path.exists() and not overwrite:
+        raise DatasetError(f"{path} exists already; replace it with --overwrite{instead}")
 
 
 def write_answer(out: Dataset, networks: NetworkSet, answer: Answer) -> Answer:
@@ -133,10 +156,22 @@ def write_answer(out: Dataset, networks: NetworkSet, answer: Answer) -> Answer:
     DatasetError
         If another process writes the same.
     """
-    return publish_answer(out, name_files(networks, answer.question), answer, _sidecar(networks, answer))
+    spaces = [space.to_json() for space in _spaces(networks)]
+    tested = [int(one.tested.sum()) for one in networks.sites]
+    sources = {"Sources": [f"bids::sub-{one.subject}/func/{one.found['z_map']}" for one in networks.networks]}
+    own = {
+        "Models": sorted({str(one.fields["Llm2bids"].get("Model")) for one in networks.networks}),
+        "WeightsSHA256": sorted({str(one.fields["Llm2bids"].get("WeightsSHA256")) for one in networks.networks}),
+        "UnitSpace": spaces[0] if len(spaces) == 1 else spaces,
+        "NumberTested": tested[0] if len(tested) == 1 else tested,
+        "Contrasts": {one.task: one.found["contrast"] for one in networks.networks},
+    }
+    return publish_answer(out, name_files(networks, answer.question), answer, sources, own)
 
 
-def publish_answer(out: Dataset, entities: Mapping[str, str], answer: Answer, sidecar: Mapping[str, Any]) -> Answer:
+def publish_answer(
+    out: Dataset, entities: Mapping[str, str], answer: Answer, sources: Mapping[str, Any], own: Mapping[str, Any]
+) -> Answer:
     """Write the files of an answer; what was there of an earlier one goes.
 
     Parameters
@@ -147,8 +182,10 @@ def publish_answer(out: Dataset, entities: Mapping[str, str], answer: Answer, si
         Of all files.
     answer : Answer
         Tables and figures.
-    sidecar : mapping
-        What it was made of and how.
+    sources : mapping
+        Fields of the sidecar that say which files it was made of.
+    own : mapping
+        Fields under ``Llm2bids``: whose networks these are.
 
     Returns
     -------
@@ -164,51 +201,33 @@ def publish_answer(out: Dataset, entities: Mapping[str, str], answer: Answer, si
     with out.stage(stem) as stage:
         folder = stage / FOLDER
         for name, table in {**answer.tables, **answer.series}.items():
-            suffix, own = parse_name(f"{name}.tsv")
-            write_tsv(folder / format_name(suffix, **{**entities, **own}), table)
+            suffix, named = parse_name(f"{name}.tsv")
+            write_tsv(folder / format_name(suffix, **{**entities, **named}), table)
         for name, figure in answer.figures.items():
             write_bytes(folder / format_name(f"{name}.png", **entities), as_png(figure))
-        write_json(folder / f"{stem}_networks.json", sidecar)
+        write_json(folder / f"{stem}_networks.json", _sidecar(answer, sources, own))
         with out.lock():
             if not (out.root / "dataset_description.json").exists():  # an answer of two sets may lie by itself
                 out.add_missing("dataset_description.json", template_json("ica_description.json", version=__version__))
                 out.add_missing("README.md", "ica_README.md")
             for old in _files(out.root / FOLDER, entities):
                 old.unlink()
-            _ignore(out)
+            out.ignore(FOLDER)  # results of older versions do not say so yet
             files = out.publish(stage)
     return replace(answer, files=tuple(sorted(files)))
 
 
-def _sidecar(networks: NetworkSet, answer: Answer) -> dict[str, Any]:
+def _sidecar(answer: Answer, sources: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """What the answer was made of and how."""
     tables = (*answer.tables.values(), *answer.series.values())
     used = {column for table in tables for column in map(str, table.columns)}
-    spaces = [space.to_json() for space in _spaces(networks)]
-    tested = [int(one.tested.sum()) for one in networks.sites]
     return {
-        "Description": f"llm2bids networks {answer.question}",
+        "Description": f"llm2bids {_VERBS.get(answer.question, f'networks {answer.question}')}",
         "GeneratedBy": [{"Name": "llm2bids", "Version": __version__}],
-        "Sources": [f"bids::sub-{one.subject}/func/{one.found['z_map']}" for one in networks.networks],
+        **sources,
         "Columns": {name: text for name, text in answer.columns.items() if name in used},
-        "Llm2bids": {
-            "Models": sorted({str(one.fields["Llm2bids"].get("Model")) for one in networks.networks}),
-            "WeightsSHA256": sorted({str(one.fields["Llm2bids"].get("WeightsSHA256")) for one in networks.networks}),
-            "UnitSpace": spaces[0] if len(spaces) == 1 else spaces,
-            "NumberTested": tested[0] if len(tested) == 1 else tested,
-            "Contrasts": {one.task: one.found["contrast"] for one in networks.networks},
-            "Settings": dict(answer.settings),
-            "Versions": versions(),
-        },
+        "Llm2bids": {**own, "Settings": dict(answer.settings), "Versions": versions()},
     }
-
-
-def _ignore(out: Dataset) -> None:
-    """Keep the validator from reading the folder; results of older versions do not say so yet."""
-    path = out.root / _IGNORED
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    if FOLDER not in lines:
-        write_bytes(path, "\n".join([*lines, FOLDER, ""]).encode())
 
 
 def _spaces(networks: NetworkSet) -> list[UnitSpace]:

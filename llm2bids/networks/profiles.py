@@ -17,7 +17,6 @@ from llm2bids.errors import DesignError, InferenceError
 from llm2bids.networks.agreement import quantiles_by_layer
 from llm2bids.networks.depth import (
     HeldOut,
-    counts_by_layer,
     counts_without_effect,
     depth_of,
     interval,
@@ -32,6 +31,7 @@ from llm2bids.networks.depth import (
 from llm2bids.networks.figures_profiles import draw_effects, draw_profiles, draw_sites
 from llm2bids.networks.output import Answer, refuse_existing, write_answer
 from llm2bids.networks.results import NetworkSet, find_networks
+from llm2bids.networks.similarity import units_per_layer
 from llm2bids.networks.sums import Maps, RunSums, relabelled
 
 if TYPE_CHECKING:
@@ -296,7 +296,10 @@ class _Study:
     @cached_property
     def held_out(self) -> HeldOut | None:
         """Networks that all runs but one chose."""
-        return HeldOut.from_sums(self.sums, self.network.rule) if self.sums is not None else None
+        if self.sums is None or self.left_out is None:
+            return None
+        networks, maps = self.left_out
+        return HeldOut.from_sums(self.sums, maps, networks)
 
     def tables(self, statistics: Any) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         """Summary, layers, and effects."""
@@ -309,7 +312,7 @@ class _Study:
 
     def _count(self, networks: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Units by layer."""
-        return counts_by_layer(networks, self.layers, self.space.n_hookpoints)
+        return units_per_layer(networks, self.layers, self.space.n_hookpoints)
 
     def _depth(self, weights: NDArray[Any]) -> NDArray[np.float64]:
         """Centre of mass."""

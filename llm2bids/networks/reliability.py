@@ -27,8 +27,9 @@ from llm2bids.networks.figures_reliability import draw_reliability
 from llm2bids.networks.growth import growth_with_prompts, growth_with_runs
 from llm2bids.networks.output import Answer, refuse_existing, write_answer
 from llm2bids.networks.results import find_networks
+from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.similarity import index_matrix, p_at_least
-from llm2bids.networks.sums import Maps, NetworkRule, RunSums
+from llm2bids.networks.sums import Maps, RunSums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

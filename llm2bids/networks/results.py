@@ -16,7 +16,8 @@ from llm2bids.design import check_estimable
 from llm2bids.errors import DatasetError, DesignError, InferenceError
 from llm2bids.glm.members import read_map
 from llm2bids.glm.output import SUMMARY
-from llm2bids.networks.sums import NetworkRule, RunContrast
+from llm2bids.networks.rules import NetworkRule
+from llm2bids.networks.sums import RunContrast
 from llm2bids.space import UnitSpace
 from llm2bids.statsmodel import FACTOR, Contrast
 

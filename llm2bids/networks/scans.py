@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
+from llm2bids.bids.dataset import linked
 from llm2bids.bids.runs import PREPROC, find_runs
-from llm2bids.bids.tables import read_json
 from llm2bids.design import SPIKE
 from llm2bids.errors import DatasetError, DesignError
 from llm2bids.glm.prepared import PreparedRun
@@ -49,9 +49,8 @@ def find_scans(results: Path, networks: NetworkSet, tasks: Sequence[str] = ()) -
         If the folders are gone, there is no such run, or one is of another geometry or of other weights, or was
         recorded anew since it was prepared.
     """
-    raw, prep = (_linked(results, name) for name in ("raw", "prep"))
+    raw, prep = (linked(results, name) for name in ("raw", "prep"))
     subject, site = networks.subjects[0], networks.site
-    recorded = {run.name: run for run in find_runs(raw, [subject])}
     found = [run for run in find_runs(prep, [subject], tasks, desc=PREPROC) if run.entities.get("acq", "") == site]
     if not found:
         raise DatasetError(f"{prep} holds no run of {networks.name}; prepare it with llm2bids prep {raw}")
@@ -62,27 +61,10 @@ def find_scans(results: Path, networks: NetworkSet, tasks: Sequence[str] = ()) -
                 f"{run.name} has another geometry or other weights than the networks of {networks.name}; analyse it "
                 "again with llm2bids glm --overwrite, or leave it out with --scans"
             )
-        if run.name not in recorded or run.own.get("SourceSHA256") != recorded[run.name].fingerprint:
-            raise DatasetError(
-                f"{run.name} was recorded anew, or its recording removed, since it was prepared; run: llm2bids prep "
-                f"{raw} --overwrite"
-            )
-    return [PreparedRun(run, raw) for run in found]
-
-
-def _linked(results: Path, name: str) -> Path:
-    """A dataset that results were made from."""
-    path = results / "dataset_description.json"
-    link: str | None = read_json(path).get("DatasetLinks", {}).get(name)
-    if link is None:
-        raise DatasetError(f"{path} has no DatasetLinks.{name}; it is needed to find the runs: run llm2bids glm again")
-    folder: Path = (results / link).resolve()
-    if not folder.is_dir():
-        raise DatasetError(
-            f"{folder} is not there, which {path} names as {name}; move results and recordings together, or mend "
-            f"DatasetLinks.{name}"
-        )
-    return folder
+    prepared = [PreparedRun(run, raw) for run in found]
+    for one in prepared:
+        one.recording()  # refuses what was recorded anew
+    return prepared
 
 
 @dataclass(frozen=True)

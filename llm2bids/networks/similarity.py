@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from llm2bids.networks.sums import strength, strongest
+from llm2bids.networks.rules import strongest
+from llm2bids.networks.sums import strength
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -91,7 +92,9 @@ def index_matrix(name: str, networks: NDArray[np.bool_]) -> NDArray[np.float64]:
     return index_of(name, shared, sizes[..., :, None], sizes[..., None, :])
 
 
-def units_per_layer(networks: NDArray[np.bool_], layers: NDArray[np.int64]) -> NDArray[np.int64]:
+def units_per_layer(
+    networks: NDArray[np.bool_], layers: NDArray[np.int64], n_layers: int | None = None
+) -> NDArray[np.int64]:
     """Count the units of networks layer by layer.
 
     Parameters
@@ -99,16 +102,18 @@ def units_per_layer(networks: NDArray[np.bool_], layers: NDArray[np.int64]) -> N
     networks : ndarray of bool, shape (n_networks, n_units)
         One row per network.
     layers : ndarray of int, shape (n_units,)
-        Layer of each unit.
+        Number of the layer of each unit, from 0.
+    n_layers : int, optional
+        How many there are, also without any unit; by default up to the last that has one.
 
     Returns
     -------
     ndarray of int, shape (n_networks, n_layers)
         Counts.
     """
-    members = layers[:, None] == np.arange(layers.max() + 1)
-    found: NDArray[np.int64] = networks.astype(np.int64) @ members.astype(np.int64)
-    return found
+    length = int(layers.max()) + 1 if n_layers is None else n_layers
+    rows = [np.bincount(layers[own], minlength=length) for own in networks]
+    return np.array(rows, np.int64).reshape(len(networks), length)
 
 
 def shared_by_chance(

@@ -74,13 +74,12 @@ class TemplateSet:
 
     @property
     def names(self) -> list[str]:
-        """Names, made unique by what each was found in."""
+        """Names; where one is there twice, all with what they were found in."""
         plain = [one.name for one in self.items]
+        if len(set(plain)) == len(plain):
+            return plain
         short = dict(zip(self.groups, short_names([f"{group}_" for group in self.groups]), strict=True))
-        return [
-            one.name if plain.count(one.name) == 1 else f"{short[one.of].replace('_', ' ')} {one.name}"
-            for one in self.items
-        ]
+        return [f"{short[one.of].replace('_', ' ')} {one.name}" for one in self.items]
 
     @property
     def groups(self) -> list[str]:
