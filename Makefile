@@ -24,7 +24,7 @@ lint: $(READY)
 
 # One thread per process: two processes of two threads each would fight over two cores.
 check-tests: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --durations 10
 
 bench: $(READY)
 	$(BIN)/python benchmarks/recording.py

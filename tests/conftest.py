@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 SHARED_MODEL = Path(__file__).parents[2] / "shared" / "models" / "minilm-causal"
 
 
+LONG = ("test_readme", "test_examples", "test_example_lesion", "test_undone", "test_demo")
+"""Modules of minutes, begun first: at the end a process with one of them would keep the others waiting."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with long modules; the others stay in order."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Recording]]:
     """Two tasks of the phantom, two runs each, small; do not write into it."""

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
@@ -96,11 +98,33 @@ def test_the_first_paper_runs_from_end_to_end(tmp_path: Path) -> None:
         assert (tmp_path / picture).stat().st_size > 20_000
 
 
-def test_the_page_of_the_trained_model_is_whole() -> None:
-    text = (EXAMPLES / "galactica.md").read_text()
-    assert "python examples/galactica.py --model ../shared/models/minilm-causal" in text
+@pytest.mark.parametrize("name", ["galactica", "networks_without_a_task"])
+def test_the_page_of_the_trained_model_is_whole(name: str) -> None:
+    text = (EXAMPLES / f"{name}.md").read_text()
+    assert f"python examples/{name}.py --model ../shared/models/minilm-causal" in text
     for picture in re.findall(r"\]\((\S+\.png)\)", text):
         assert (EXAMPLES / picture).exists()
+
+
+def test_the_second_paper_runs_from_end_to_end(tmp_path: Path) -> None:
+    options = ["--runs", "2", "--draws", "600", "--resamples", "2"]
+    said = run(sys.executable, EXAMPLES / "networks_without_a_task.py", tmp_path, *options, folder=tmp_path)
+    planted = re.findall(r"^ *\w+ +\d+ +ica\d+ +(\d\.\d+) +(\d\.\d+) +0\.\d+ *$", said, re.MULTILINE)
+    assert len(planted) == 6
+    assert all(float(iou) > 0.8 and float(chance) < 0.2 for iou, chance in planted)
+    others = ("itself, from another start", "random weights", "a phantom of other noise")
+    itself, random, noise = (float(re.search(rf"{other} +(\d\.\d+)", said)[1]) for other in others)
+    assert itself > noise > random
+    text = (tmp_path / "networks_without_a_task.md").read_text()
+    for heading in ("## 1.", "## 2.", "## 3.", "## 4.", "## What this does not say"):
+        assert heading in text
+    assert "$" not in text
+    again, control = map(int, re.findall(r"^\| found again \| (\d+) \| (\d+) \|", text, re.MULTILINE)[0])
+    assert again >= 6 > control
+    pictures = re.findall(r"\]\((\S+\.png)\)", text)
+    assert len(pictures) == 5
+    for picture in pictures:
+        assert (tmp_path / picture).stat().st_size > 10_000
 
 
 def test_chance_levels_are_checked_in_small(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import nibabel as nib
@@ -13,9 +14,10 @@ from llm2bids.bids.tables import read_tsv, write_json
 from llm2bids.cli import main
 from llm2bids.errors import DatasetError, InferenceError, MaskError
 from llm2bids.ica import ica
-from llm2bids.mask.files import save_mask
+from llm2bids.mask.files import load_mask, save_mask
 from llm2bids.networks.match import compare, iou_matrix, match, permuted_iou
 from llm2bids.networks.templates import Template, TemplateSet, read_set
+from llm2bids.phantom import phantom_truth
 from llm2bids.space import UnitMask, UnitSpace
 from llm2bids.validate import validate
 
@@ -68,6 +70,41 @@ def test_what_has_no_partner_left_says_so(tmp_path: Path) -> None:
     assert pairs["units_b"].tolist() == [0, 12, 12]
 
 
+def test_networks_of_several_runs_all_say_of_which(tmp_path: Path) -> None:
+    """Also one that the others do not have: it would seem to be of all runs."""
+    own = networks(3)
+    runs = ["sub-x_task-a_run-01", "sub-x_task-a_run-02", "sub-x_task-a_run-02"]
+    several = set_of(own, tmp_path, runs)
+    again = replace(several, items=(*several.items[:2], replace(several.items[2], name="net0")))
+    assert several.names == ["net0", "net1", "net2"]
+    assert again.names == ["01 net0", "02 net1", "02 net0"]
+
+
+def test_a_single_set_shows_the_best_of_each_beside_chance(tmp_path: Path) -> None:
+    own = networks(3)
+    one, other = set_of(own, tmp_path), set_of(own[:2], tmp_path)
+    answer = compare(one, other, 0.2, 99, np.random.default_rng(0))
+    axes = answer.figures["figure"].axes[1]
+    assert axes.get_xlabel() == "IoU"
+    pairs = answer.tables["pairs"]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx(pairs["best_iou"].tolist())
+    assert axes.collections[0].get_offsets()[:, 0].tolist() == pytest.approx(pairs["best_chance"].tolist())
+    assert [text.get_text().endswith("*") for text in axes.texts] == [True, True, False]
+    several = compare(one, set_of(own[:2], tmp_path, ["a", "b"]), 0.2, 9, np.random.default_rng(0))
+    assert several.figures["figure"].axes[1].get_xlabel() == "of 2 runs or sets of B"
+
+
+def test_too_few_draws_to_find_anything_again_are_named(
+    planted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    truth = planted / "derivatives" / "phantom"
+    match(truth, truth, out=tmp_path / "out", n_draws=119, progress=False)
+    assert "6 templates and 119 draws: no p of recurrence can be below 0.05 once corrected; ask for 120" in caplog.text
+    caplog.clear()
+    match(truth, truth, out=tmp_path / "out", n_draws=120, overwrite=True, progress=False)
+    assert not caplog.text
+
+
 def test_recurrence_counts_runs_and_only_of_what_recurs(tmp_path: Path) -> None:
     planted, noise = networks(1), [networks(3, seed) for seed in range(1, 7)]
     runs = [np.concatenate([planted, own]) if number < 4 else own for number, own in enumerate(noise)]
@@ -102,9 +139,9 @@ def test_chance_is_uniform_where_there_is_nothing() -> None:
 
 @pytest.fixture(scope="module")
 def by_run(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each run of two tasks by itself."""
+    """Each run by itself."""
     out = tmp_path_factory.mktemp("runs") / "ica"
-    ica(planted, out, by="run", task_label=["medicalimaging", "pathology"], progress=False)
+    ica(planted, out, by="run", progress=False)
     return out
 
 
@@ -133,11 +170,28 @@ def test_planted_networks_recur_over_runs(planted: Path, by_run: Path, capsys: p
     assert validate(by_run)[0].summary().endswith("0 errors, 0 warnings")
 
 
+def test_planted_networks_are_found_again_without_a_label_and_other_units_are_not(
+    planted: Path, by_run: Path, tmp_path: Path
+) -> None:
+    """Components of all runs, looked for in components of each; to a part of a network a few other units may cling."""
+    (found,) = ica(planted, tmp_path / "ica", progress=False)
+    pairs = match(tmp_path / "ica", by_run, out=tmp_path / "out", progress=False).tables["pairs"]
+    networks = np.stack([own for path in found.masks if (own := load_mask(path).selected).any()])
+    truth = np.stack([network.selected for network in phantom_truth(load_mask(found.masks[0]).space).values()])
+    again = ((pairs["recurrence_p_holm"] < 0.05) & (pairs["recurrence"] > 1)).to_numpy()
+    share = (networks & truth.any(0)).sum(1) / networks.sum(1)
+    best = iou_matrix(truth, networks[again])
+    assert (best.max(1) > 0.9).all()
+    assert (share[again][best.argmax(1)] == 1).all()
+    assert (share[again] > 0.5).all()
+    assert (share < 0.5).any()  # that there is something not to find again
+
+
 def test_sets_come_from_results_images_and_masks(planted: Path, by_run: Path, tmp_path: Path) -> None:
     fitted = read_set(planted / "derivatives" / "glm")
     assert "pathology" in fitted.names
     found = read_set(by_run)
-    assert len(found.groups) == 8
+    assert len(found.groups) == 24
     image = next(iter(by_run.rglob("*run-01*_components.nii.gz")))
     assert read_set(image).space == found.space
     pattern = planted / "derivatives" / "phantom" / "sub-phantom" / "func" / "*_mask.nii.gz"
