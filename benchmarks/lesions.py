@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sites", nargs="+", default=list(SITES), choices=SITES)
     parser.add_argument("--controls", type=int, default=100, help="random masks per network (%(default)s)")
-    parser.add_argument("--texts", type=int, default=12, help="per topic (%(default)s)")
+    parser.add_argument("--texts", type=int, default=6, help="per topic (%(default)s)")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     phantom = build_phantom(device="cpu")

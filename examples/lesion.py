@@ -3,7 +3,8 @@
 ``python examples/lesion.py [FOLDER] [--model MODEL]`` records the six tasks, finds a network for each, and independent
 components without looking at the tasks. Then it silences networks while the model reads prompts that it has not been
 shown: every network against every topic, unions of components, and unions kept alone; beside each lesion, random units
-as many and as active in every layer. It writes a page with tables and pictures, FOLDER/lesion.md.
+as many in every layer and as near in activation as there are. It writes a page with tables and pictures:
+FOLDER/lesion.md.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from llm2bids.lesion import Lesions
 
 TASKS = "nencka2023"
+RUNS = 3
 WORDS = 8
 """Of a prompt, before its ending is to be chosen."""
 
@@ -124,8 +126,8 @@ PAGE = """\
 
 After Liu et al. 2025, *Brain-Inspired Exploration of Functional Networks and Key Neurons in Large Language Models*
 (arXiv 2502.20408), on $n_units units at site `$site`: networks are silenced, or all but them, and the model is scored
-on texts by which no network was defined. Beside each lesion stand random units, as many and about as active in every
-layer. Made by
+on texts by which no network was defined. Beside each lesion stand random units, as many in every layer and as near in
+activation as there are; of large unions, some of their own. Made by
 
 ```
 $command
@@ -165,13 +167,14 @@ def page(folder: Path, args: argparse.Namespace, apart: Lesions, together: Lesio
     for path in (*apart.files, *together.files):
         if path.suffix == ".png":
             shutil.copyfile(path, pictures / path.name)
-    numbers = f"--top {args.top:g} --components {args.components} --prompts {args.prompts}"
+    options = {name: getattr(args, name) for name in ("site", "runs", "top", "components", "prompts", "controls")}
+    numbers = " ".join(f"--{name} {value}" for name, value in options.items())
     return Template(PAGE).substitute(
         model=Path(args.model).name,
         site=args.site,
         n_units=load_mask(components[0]).space.n_units,
         controls=args.controls,
-        command=f"python examples/lesion.py --model {args.model} --site {args.site} {numbers}",
+        command=f"python examples/lesion.py --model {args.model} {numbers}",
         top=f"{args.top:g}",
         n_prompts=args.prompts,
         n_components=len(components),
@@ -187,7 +190,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", default="example-output/lesion", metavar="FOLDER")
     parser.add_argument("--model", default="phantom", help="phantom, a folder or a hub id (%(default)s)")
     parser.add_argument("--site", default="neuron", help="whose units (%(default)s; the paper's is mlp)")
-    parser.add_argument("--runs", type=int, default=3, help="per task; four show every prompt there is (%(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="per task; four would show all prompts (%(default)s)")
     parser.add_argument("--top", type=float, default=2.0, help="per cent of units in a task's network (%(default)g)")
     parser.add_argument("--components", default="estimate", help="their number (%(default)s)")
     parser.add_argument("--prompts", type=int, default=6, help="per topic, not shown before (%(default)s)")
@@ -196,6 +199,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     args.components = args.components if args.components == "estimate" else int(args.components)
+    if not 1 <= args.runs <= RUNS:
+        parser.error(f"{args.runs} runs found; 1 to {RUNS} leave prompts that are not shown")
     folder = Path(args.folder)
     folder.mkdir(parents=True, exist_ok=True)
     networks, components = find_networks(folder / "model", args)

@@ -16,8 +16,8 @@ words. How it works, in the order of the forward pass:
 
 Nothing else depends on the topic, because of two choices. The epsilon of the normalization is so large that it only
 scales, so that no unit feels the size of another. And the noise of the words is projected such that its mean, seen
-through every attention window, is exactly 0 over the prompts of each topic and over the words the phantom emits when
-they are drawn at temperature 1. (Greedy decoding repeats a few words, whose noise is not 0.)
+through every attention window, is 0 (within 2e-5) over the prompts of each topic and over the words the phantom emits
+when they are drawn at temperature 1. (Greedy decoding repeats a few words, whose noise is not 0.)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tokenizers.models import WordPiece
 from torch import nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from llm2bids.errors import ModelError, SiteError
+from llm2bids.errors import ModelError, PromptError, SiteError
 from llm2bids.model.loading import Identity, Subject, hash_weights, make_subject, pick_device
 from llm2bids.space import UnitMask
 from llm2bids.task import builtin_prompts, on_topics
@@ -53,7 +53,7 @@ N_HEADS: Final = 8
 HEAD_DIM: Final = N_CHANNELS // N_HEADS
 N_NEURONS: Final = 256
 N_TOKENS: Final = 24
-"""Generated tokens per prompt for which the noise is balanced exactly."""
+"""Generated tokens per prompt for which the noise is balanced."""
 SHARED: Final = (("medicalimaging", "pathology"), ("paleontology", "archeology"))
 """Pairs of topics with common units, most first."""
 
@@ -343,9 +343,16 @@ def phantom_texts(subject: Subject, n_texts: int, seed: int = 0) -> dict[str, li
     Returns
     -------
     dict
-        Texts by task: prompts with 24 tokens more. No model predicts them better than the phantom itself, so every
-        lesion makes them less likely.
+        Texts by task: prompts with 24 tokens more, which on average no model predicts better than the phantom.
+
+    Raises
+    ------
+    PromptError
+        If more texts are asked for than a topic has prompts, or none.
     """
+    most = min(len(builtin_prompts()[topic]) for topic in on_topics().values())
+    if not 1 <= n_texts <= most:
+        raise PromptError(f"{n_texts} texts per topic asked for; 1 to {most} are possible, one per prompt")
     tokenizer, found = subject.tokenizer, {}
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(seed)

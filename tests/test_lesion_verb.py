@@ -12,7 +12,7 @@ import pytest
 
 from llm2bids.bids.tables import read_json, read_tsv
 from llm2bids.cli import main
-from llm2bids.errors import DatasetError, LesionError, LLM2BIDSError, MaskError, PromptError, SiteError
+from llm2bids.errors import DatasetError, LesionError, LLM2BIDSError, MaskError, PromptError, SiteError, SpaceError
 from llm2bids.lesion import Lesions, LesionScore, lesion
 from llm2bids.lesion.controls import draw_controls
 from llm2bids.lesion.exam import Exam
@@ -230,6 +230,40 @@ def test_texts_that_defined_a_network_are_refused(
     assert overlap(own, Questions("q", (Item(f"Read.\n{line}\n", "a"),), "")) == [line]
 
 
+def test_prompts_that_defined_a_network_are_known_in_a_quiz_about_their_endings() -> None:
+    own = {"Stimuli": [{"Texts": [text_hash("the scan shows a small tumour")]}]}
+    ended = Item("the scan shows", "a small tumour", ("a small tumour", "no rain"))
+    assert overlap(own, Questions("q", (ended,), "")) == ["the scan shows a small tumour"]
+    assert overlap(own, Questions("q", (Item("the scan shows", "no rain"),), "")) == []
+
+
+def test_masks_without_units_do_not_count_in_unions(
+    networks: dict[str, UnitMask], quick: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    empty = UnitMask.from_units(networks["pathology"].space, [])
+    masks = {"none": empty, "a": networks["pathology"], "also": empty, "b": networks["archeology"]}
+    with caplog.at_level(logging.WARNING):
+        found = lesion(tmp_path / "out", masks=masks, union=[1, 2], progress=False, **quick)
+    assert "2 of 4 masks choose no unit" in caplog.text
+    lesions = read_json(tmp_path / "out" / "lesion.json")["Llm2bids"]["Lesions"]
+    assert [one["Masks"] for one in lesions] == [["a"], ["a", "b"]]
+    assert found.summary["networks"].tolist() == [0, 1, 1, 2, 2]
+    assert found.summary["activation"].notna().tolist() == [False, True, True, True, True]
+
+
+def test_random_masks_that_are_the_lesion_itself_say_nothing(
+    networks: dict[str, UnitMask], quick: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    space = networks["pathology"].space
+    masks = {"layer": UnitMask.from_units(space, range(256)), "most": UnitMask.from_units(space, range(200))}
+    with caplog.at_level(logging.WARNING):
+        found = lesion(tmp_path / "out", masks=masks, progress=False, **quick)
+    assert "layer takes so many units that no others are left" in caplog.text
+    assert "most takes more than half of model.layers.0" in caplog.text
+    assert np.isnan(cell(found, "layer", "pathology").percentile)
+    assert len(cell(found, "most", "pathology").controls) == 2
+
+
 def test_a_mask_that_does_not_say_by_which_texts_is_warned_about(
     networks: dict[str, UnitMask], quick: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -394,8 +428,13 @@ def refusals(networks: dict[str, UnitMask]) -> dict[str, tuple[type[Exception], 
         ),
         "places": (SiteError, "units at h.0:in", {"masks": {"net": UnitMask.from_units(foreign, [1])}}),
         "widths": (MaskError, "9 channels at", {"masks": {"net": UnitMask.from_units(wide, [1])}}),
-        "union of none": (LesionError, "a union of 0 masks asked for, 1 given", {"union": [0]}),
-        "union of two": (LesionError, "a union of 2 masks asked for, 1 given", {"keep_union": [1, 2]}),
+        "union of none": (LesionError, "a union of 0 masks asked for, 1 with units", {"union": [0]}),
+        "union of two": (LesionError, "a union of 2 masks asked for, 1 with units", {"keep_union": [1, 2]}),
+        "two sites": (
+            SpaceError,
+            "a union of net in space .* and other in .*give masks of one site",
+            {"masks": {"net": network, "other": UnitMask.from_units(foreign, [1])}, "union": [2]},
+        ),
         "kept": (LesionError, "--keep together with unions", {"union": [1], "keep": True}),
         "matrix": (LesionError, "a dissociation of unions", {"union": [1], "dissociation": True}),
         "encoder": (LesionError, "does not predict the next token", {"model": tiny_subject("bert")}),

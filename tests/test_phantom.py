@@ -12,11 +12,11 @@ import pytest
 import torch
 from scipy import stats
 
-from llm2bids.errors import ModelError
+from llm2bids.errors import ModelError, PromptError
 from llm2bids.model.loading import Sampling
 from llm2bids.model.recording import generate, read, tokenize
 from llm2bids.model.sites import SITES, find_site, measure_widths, tapped
-from llm2bids.phantom import build_phantom, phantom_truth
+from llm2bids.phantom import build_phantom, phantom_texts, phantom_truth
 from llm2bids.space import UnitMask, UnitSpace
 from llm2bids.subject import subject_of
 from llm2bids.task import Design, lay_out, on_topics
@@ -155,6 +155,12 @@ def test_a_lesion_of_a_network_harms_its_topic_only() -> None:
 def test_building_it_twice_gives_the_same_model() -> None:
     assert build_phantom().identity == SUBJECT.identity
     assert build_phantom(seed=1).identity != SUBJECT.identity
+
+
+@pytest.mark.parametrize("n_texts", [0, 61])
+def test_as_many_texts_as_prompts_are_possible(n_texts: int) -> None:
+    with pytest.raises(PromptError, match="1 to 60 are possible"):
+        phantom_texts(SUBJECT, n_texts)
 
 
 @pytest.mark.parametrize("kernel", [{"OPENBLAS_CORETYPE": "Prescott"}, {"OPENBLAS_NUM_THREADS": "1"}])

@@ -95,7 +95,9 @@ def _add_materials(group: argparse._ArgumentGroup) -> None:
         "--dissociation", action="store_true", help="every mask against every text, as a table and a picture"
     )
     group.add_argument(
-        "--allow-overlap", action="store_true", help="score networks on texts by which they were defined too"
+        "--allow-overlap",
+        action="store_true",
+        help="score networks on texts by which they were defined too; known are whole lines, documents and prompts",
     )
 
 
@@ -134,7 +136,8 @@ def _run(args: argparse.Namespace) -> int:
         {name: _plain(value) for name, value in row.items() if name != "runs"}
         for row in found.summary.to_dict("records")
     ]
-    against = [_against(one) for one in found.scores if one.score not in {"bits_per_token", "accuracy_parsed"}]
+    apart = {"bits_per_token", "accuracy_parsed", "parse_failures"}  # in the files; the last in the summary too
+    against = [_against(one) for one in found.scores if one.score not in apart]
     tell(format_table(summary), "", format_table(against), "", *(str(path) for path in found.files))
     return 0
 

@@ -51,6 +51,8 @@ __all__ = ["LesionScore", "Lesions", "dissociation", "draw_controls", "lesion", 
 
 logger = logging.getLogger(__name__)
 
+_FAR = 0.25
+"""Part by which activation of a lesion and its controls may differ unmentioned."""
 _FILE = "LesionMaskFile"
 """Key under which the name of a mask's file goes along with it."""
 
@@ -217,7 +219,7 @@ def lesion(  # noqa: PLR0913 - the arguments of the command
     ledger = Ledger.open(out_dir / RUNS)
     _run_all(exam, ledger, dict(reversed(keys.items())), progress=progress)
     rows = [(condition, ledger.rows[condition.key(common)]) for condition in conditions]
-    results = Results(tuple(lesions), tuple(rows), control)
+    results = Results(tuple(lesions), tuple(rows), control, drawn)
     told = {
         **model.describe(),
         "Masks": [_about_mask(name, mask, leaks[name]) for name, mask in loaded.items()],
@@ -337,7 +339,29 @@ def _prepare(
         )
         for one in lesions
     }
-    return drawn, means
+    return {one.name: _worth_it(one, drawn[one.name]) for one in lesions}, means
+
+
+def _worth_it(lesion: Lesion, drawn: Controls) -> Controls:
+    """Controls that can say something; what they cannot match is warned about."""
+    if drawn.masks and all((one.selected == lesion.mask.selected).all() for one in drawn.masks):
+        logger.warning("%s takes so many units that no others are left: it has no random masks", lesion.name)
+        return replace(drawn, masks=())
+    if drawn.masks and drawn.own:
+        logger.warning(
+            "%s takes more than half of %s: there, its random masks hold units of its own, which makes them alike",
+            lesion.name,
+            ", ".join(drawn.own),
+        )
+    strength, others = drawn.activation, drawn.control_activation
+    if strength is not None and others is not None and drawn.masks and abs(strength - others) > _FAR * others:
+        logger.warning(
+            "%s: no other units are as active; its mean absolute activation is %.3g, that of its random masks %.3g",
+            lesion.name,
+            strength,
+            others,
+        )
+    return drawn
 
 
 def _conditions(

@@ -85,8 +85,11 @@ class Questions:
 
     @property
     def passages(self) -> tuple[str, ...]:
-        """All that could be a text shown before: prompts and their lines."""
-        return _passages([item.prompt for item in self.items])
+        """All that could be a text shown before: prompts, their lines, and prompts with an answer."""
+        answered = [
+            f"{item.prompt.rstrip()} {answer}" for item in self.items for answer in (item.answer, *item.options)
+        ]
+        return tuple(dict.fromkeys([*_passages([item.prompt for item in self.items]), *answered]))
 
 
 def read_text(path: str | Path, *, lines: bool = False) -> Text:

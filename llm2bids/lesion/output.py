@@ -65,6 +65,7 @@ COLUMNS: Final = {
     "condition": "State of the model: intact, a lesion, or random masks instead of it (means as control_mean).",
     "networks": "Masks in the union.",
     "share": "Units of the mask among all units of its site.",
+    "activation": "Mean absolute activation of the units, over what was scored or --reference.",
     "runs": "Random masks averaged; else 1.",
     "prompt": "What was continued.",
     "intact": "What the intact model said.",

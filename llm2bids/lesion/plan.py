@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from llm2bids.errors import LesionError, MaskError
+from llm2bids.errors import LesionError, MaskError, SpaceError
 from llm2bids.model.lesions import Method, Positions
 from llm2bids.model.lesions import lesion as lesioned
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from llm2bids.model.scoring import Changed
     from llm2bids.space import UnitMask
+
+logger = logging.getLogger(__name__)
 
 INTACT: Final = ""
 """Name of no mask."""
@@ -95,7 +98,7 @@ def plan_lesions(
     surgery : Surgery
         What is done.
     unions : sequence of int
-        Numbers of masks; the units of the first so many are lesioned together.
+        Numbers of masks; the units of the first so many are lesioned together. Masks without units do not count.
     kept_unions : sequence of int
         The same, but all other units are lesioned.
 
@@ -107,7 +110,7 @@ def plan_lesions(
     Raises
     ------
     LesionError
-        If a union is asked for that cannot be, or twice, or unions together with ``keep``.
+        If a union is asked for that cannot be, or unions together with ``keep``.
     MaskError
         If what is to be lesioned holds no unit.
     SpaceError
@@ -124,10 +127,13 @@ def plan_lesions(
     if not unions and not kept_unions:
         lesions = [Lesion(name, mask, surgery, (name,)) for name, mask in masks.items()]
     else:
-        _check_unions([*unions, *kept_unions], len(masks), surgery)
+        held = {name: mask for name, mask in masks.items() if mask.n_selected}
+        if len(held) < len(masks):
+            logger.warning("%d of %d masks choose no unit and are left out", len(masks) - len(held), len(masks))
+        _check_unions([*unions, *kept_unions], len(held), surgery)
         kept = replace(surgery, keep=True)
-        lesions = [_union(f"mask {number}", masks, number, surgery) for number in dict.fromkeys(unions)]
-        lesions += [_union(f"keep {number}", masks, number, kept) for number in dict.fromkeys(kept_unions)]
+        lesions = [_union(f"mask {number}", held, number, surgery) for number in dict.fromkeys(unions)]
+        lesions += [_union(f"keep {number}", held, number, kept) for number in dict.fromkeys(kept_unions)]
     for lesion in lesions:
         if not lesion.mask.n_selected:
             raise MaskError(
@@ -142,12 +148,20 @@ def _check_unions(numbers: Sequence[int], n_masks: int, surgery: Surgery) -> Non
         raise LesionError("--keep together with unions found; say with --keep-union which unions are kept")
     for number in numbers:
         if not 1 <= number <= n_masks:
-            raise LesionError(f"a union of {number} masks asked for, {n_masks} given; ask for 1 to {n_masks}")
+            raise LesionError(
+                f"a union of {number} masks asked for, {n_masks} with units given; ask for 1 to {n_masks}"
+            )
 
 
 def _union(name: str, masks: Mapping[str, UnitMask], number: int, surgery: Surgery) -> Lesion:
     """Units of the first so many masks."""
     of = tuple(masks)[:number]
+    for one in of:
+        if masks[one].space != masks[of[0]].space:
+            raise SpaceError(
+                f"a union of {of[0]} in space {masks[of[0]].space.label} and {one} in {masks[one].space.label} asked "
+                "for; give masks of one site"
+            )
     union = reduce(or_, (masks[one] for one in of))
     return Lesion(name, replace(union, provenance={"Operation": "union", "Of": list(of)}), surgery, of)
 

@@ -13,8 +13,9 @@ from llm2bids.lesion.plan import INTACT
 from llm2bids.lesion.scores import LesionScore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from llm2bids.lesion.controls import Controls
     from llm2bids.lesion.plan import Condition, Lesion
 
 SHOWN: Final = ("perplexity", "accuracy", "parse_failures")
@@ -33,11 +34,14 @@ class Results:
         The intact model first; ``values`` and, but for controls, ``continued``.
     control : str
         Kind of the random masks.
+    drawn : mapping
+        Random masks by name of the lesion.
     """
 
     lesions: tuple[Lesion, ...]
     rows: tuple[tuple[Condition, dict[str, Any]], ...]
     control: str
+    drawn: Mapping[str, Controls]
 
     @cached_property
     def _values(self) -> dict[tuple[str, int | None], dict[tuple[str, str], float]]:
@@ -93,22 +97,26 @@ class Results:
         """States of the model below each other, texts and tasks side by side.
 
         One row for the intact model, one per lesion, and one per lesion for its random masks: ``condition``,
-        ``networks`` (masks in the union), ``units``, ``share`` (of all units), ``runs`` (random masks averaged), and
+        ``networks`` (masks in the union), ``units``, ``share`` (of all units), ``activation`` (mean absolute, of these
+        units; n/a where controls are not matched in it), ``runs`` (random masks averaged), and
         of every text its ``<name>.perplexity``, of every task ``<name>.accuracy`` and ``<name>.parse_failures``.
         """
         return pd.DataFrame(list(self._summarized()))
 
     def _summarized(self) -> Iterator[dict[str, Any]]:
         """Rows of the summary."""
-        intact = {"condition": "intact", "networks": 0, "units": 0, "share": 0.0, "runs": 1}
+        intact = {"condition": "intact", "networks": 0, "units": 0, "share": 0.0, "activation": None, "runs": 1}
         yield intact | _shown((one, one.before) for one in self.scores if one.mask == self.lesions[0].name)
         for lesion in self.lesions:
             own = [one for one in self.scores if one.mask == lesion.name]
             size = {"networks": len(lesion.of), "units": lesion.mask.n_selected, "share": lesion.share}
-            yield {"condition": lesion.name, **size, "runs": 1} | _shown((one, one.after) for one in own)
+            drawn = self.drawn[lesion.name]
+            about = {"condition": lesion.name, **size, "activation": drawn.activation, "runs": 1}
+            yield about | _shown((one, one.after) for one in own)
             if own[0].controls:
-                random = {"condition": f"random for {lesion.name}", **size, "runs": len(own[0].controls)}
-                yield random | _shown((one, one.control_mean) for one in own)
+                about |= {"condition": f"random for {lesion.name}", "activation": drawn.control_activation}
+                about |= {"runs": len(own[0].controls)}
+                yield about | _shown((one, one.control_mean) for one in own)
 
 
 def _shown(values: Iterable[tuple[LesionScore, float]]) -> dict[str, float]:

@@ -302,21 +302,21 @@ class UnitMask:
 
     def __or__(self, other: UnitMask) -> UnitMask:
         """Units in either."""
-        return self._combined(other, self.selected | other.selected, "union")
+        return self._combined(other, np.logical_or, "union")
 
     def __and__(self, other: UnitMask) -> UnitMask:
         """Units in both."""
-        return self._combined(other, self.selected & other.selected, "intersection")
+        return self._combined(other, np.logical_and, "intersection")
 
     def __sub__(self, other: UnitMask) -> UnitMask:
         """Units in the first and not in the second."""
-        return self._combined(other, self.selected & ~other.selected, "difference")
+        return self._combined(other, np.greater, "difference")
 
     def __invert__(self) -> UnitMask:
         """Units not in the mask."""
         return UnitMask(self.space, ~self.selected, {"Operation": "complement", "Of": [dict(self.provenance)]})
 
-    def _combined(self, other: UnitMask, selected: NDArray[np.bool_], operation: str) -> UnitMask:
+    def _combined(self, other: UnitMask, operator: np.ufunc, operation: str) -> UnitMask:
         """Mask of a set operation; refuses masks of two spaces."""
         if self.space != other.space:
             raise SpaceError(
@@ -324,6 +324,7 @@ class UnitMask:
                 "combine masks of one model and site only"
             )
         sources = [dict(self.provenance), dict(other.provenance)]
+        selected = operator(self.selected, other.selected)
         return UnitMask(self.space, selected, {"Operation": operation, "Of": sources})
 
     @classmethod
