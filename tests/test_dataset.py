@@ -237,14 +237,17 @@ def test_files_are_ignored_once_and_what_others_ignore_stays(dataset: Dataset) -
 
 
 def test_linked_datasets_are_found_or_named(tmp_path: Path) -> None:
-    (tmp_path / "raw").mkdir()
     links = {"raw": "../raw", "prep": "../gone"}
+    write_json(tmp_path / "raw" / "dataset_description.json", {"Name": "raw"})
     write_json(tmp_path / "out" / "dataset_description.json", {"DatasetLinks": links})
     assert linked(tmp_path / "out", "raw") == (tmp_path / "raw").resolve()
     with pytest.raises(DatasetError, match=r"gone is not there, which .* names as prep"):
         linked(tmp_path / "out", "prep")
     with pytest.raises(DatasetError, match=r"has no DatasetLinks\.other"):
         linked(tmp_path / "out", "other")
+    (tmp_path / "raw" / "dataset_description.json").unlink()  # as where results were copied elsewhere
+    with pytest.raises(DatasetError, match=r"raw is no dataset, which .* names as raw; move results and recordings"):
+        linked(tmp_path / "out", "raw")
 
 
 # ---- runs

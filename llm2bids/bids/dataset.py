@@ -397,7 +397,7 @@ def linked(root: Path, name: str) -> Path:
     Raises
     ------
     DatasetError
-        If the results do not say where it is, or it is not there.
+        If the results do not say where it is, or there is no dataset.
     """
     path = root / "dataset_description.json"
     link: str | None = read_json(path).get("DatasetLinks", {}).get(name)
@@ -406,9 +406,10 @@ def linked(root: Path, name: str) -> Path:
             f"{path} has no DatasetLinks.{name}; it is needed to find the runs: make the results again with --overwrite"
         )
     folder: Path = (root / link).resolve()
-    if not folder.is_dir():
+    if not (folder / "dataset_description.json").is_file():
+        found = "is no dataset" if folder.is_dir() else "is not there"
         raise DatasetError(
-            f"{folder} is not there, which {path} names as {name}; move results and recordings together, or mend "
+            f"{folder} {found}, which {path} names as {name}; move results and recordings together, or mend "
             f"DatasetLinks.{name}"
         )
     return folder

@@ -142,8 +142,10 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plain(value: str | float) -> str:
+def _plain(value: str | float | None) -> str:
     """A value as it is printed: shares and scores with three digits."""
+    if value is None:
+        return "n/a"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
