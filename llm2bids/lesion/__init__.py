@@ -356,7 +356,7 @@ def _worth_it(lesion: Lesion, drawn: Controls) -> Controls:
     strength, others = drawn.activation, drawn.control_activation
     if strength is not None and others is not None and drawn.masks and abs(strength - others) > _FAR * others:
         logger.warning(
-            "%s: no other units are as active; its mean absolute activation is %.3g, that of its random masks %.3g",
+            "%s is not matched in activation: mean absolute activation %.3g, of its random masks %.3g",
             lesion.name,
             strength,
             others,
