@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from galactica import table  # the example beside this one
 
 from llm2bids.bids.names import parse_name
 from llm2bids.bids.tables import read_tsv
 from llm2bids.glm import glm
 from llm2bids.ica import ica
 from llm2bids.lesion import lesion
+from llm2bids.lesion.materials import known_texts
 from llm2bids.mask import load_mask
 from llm2bids.prep import prep
 from llm2bids.record import record
@@ -48,13 +50,7 @@ def find_networks(folder: Path, args: argparse.Namespace) -> tuple[list[Path], l
     return top, [path for path in found.masks if load_mask(path).n_selected]
 
 
-def shown(masks: list[Path]) -> set[str]:
-    """Hashes of all texts by which networks were defined."""
-    sidecars = [json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text()) for path in masks]
-    return {text for own in sidecars for run in own["Llm2bids"]["Stimuli"] for text in run["Texts"]}
-
-
-def write_materials(folder: Path, known: set[str], n_prompts: int) -> tuple[list[Path], Path]:
+def write_materials(folder: Path, known: frozenset[str], n_prompts: int) -> tuple[list[Path], Path]:
     """Prompts that were not shown, one file per topic; and a quiz: which ending belongs to the first words."""
     texts = {}
     for task, topic in on_topics().items():
@@ -71,12 +67,6 @@ def write_materials(folder: Path, known: set[str], n_prompts: int) -> tuple[list
     quiz = folder / "endings.jsonl"
     quiz.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return [folder / f"{task}.txt" for task in texts], quiz
-
-
-def table(rows: pd.DataFrame) -> str:
-    """Rows as Markdown."""
-    lines = [[*map(str, rows.columns)], ["---"] * rows.shape[1], *(map(str, row) for row in rows.to_numpy(object))]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def own_topic(found: Lesions) -> pd.DataFrame:
@@ -204,7 +194,8 @@ def main() -> None:
     folder = Path(args.folder)
     folder.mkdir(parents=True, exist_ok=True)
     networks, components = find_networks(folder / "model", args)
-    texts, quiz = write_materials(folder, shown([*networks, *components]), args.prompts)
+    known = frozenset[str]().union(*(known_texts(load_mask(path).provenance) for path in (*networks, *components)))
+    texts, quiz = write_materials(folder, known, args.prompts)
     common = {"model": args.model, "text": texts, "lines": True, "controls": args.controls, "resume": True}
     order = list(on_topics())
     networks.sort(key=lambda path: order.index(parse_name(path.name)[1]["task"]))

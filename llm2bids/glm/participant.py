@@ -135,14 +135,7 @@ class SubjectJob:
             "Llm2bids": {key: first.own[key] for key in IDENTITY if key in first.own}
             | {
                 "UnitSpace": analysis.space.to_json(),
-                "Stimuli": [
-                    {
-                        "File": run.volumes.own.get("Stimuli"),
-                        "SHA256": run.volumes.own.get("Settings", {}).get("StimuliSHA256"),
-                        "Texts": sorted(set(run.texts.values())),
-                    }
-                    for run in analysis.runs
-                ],
+                "Stimuli": [run.shown for run in analysis.runs],
                 "StatsModel": analysis.model.name,
                 "Design": list(analysis.model.run.x),
                 **self._made,

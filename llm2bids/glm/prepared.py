@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
@@ -94,6 +94,15 @@ class PreparedRun:
             prompt.
         """
         return [self.texts.get(str(prompt), f"{self.label}_{prompt}") for prompt in prompts]
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What the run was shown, for sidecars of results: by this a network is known to be defined by a text."""
+        return {
+            "File": self.volumes.own.get("Stimuli"),
+            "SHA256": self.volumes.own.get("Settings", {}).get("StimuliSHA256"),
+            "Texts": sorted(set(self.texts.values())),
+        }
 
     @cached_property
     def texts(self) -> dict[str, str]:

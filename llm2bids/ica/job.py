@@ -340,14 +340,7 @@ class Job:
             | (several if len(models) > 1 else {})
             | {
                 "UnitSpace": source.space.to_json(),
-                "Stimuli": [
-                    {
-                        "File": run.volumes.own.get("Stimuli"),
-                        "SHA256": run.volumes.own.get("Settings", {}).get("StimuliSHA256"),
-                        "Texts": sorted(set(run.texts.values())),
-                    }
-                    for run in source.runs
-                ],
+                "Stimuli": [run.shown for run in source.runs],
                 "Decomposition": source.settings.to_json(),
                 "Versions": versions() | {"scikit-learn": version("scikit-learn")},
             },

@@ -235,7 +235,7 @@ def lesion(  # noqa: PLR0913 - the arguments of the command
         "Settings": asdict(reading),
     }
     files = write_results(out_dir, results, told, dissociating=dissociation)
-    return Lesions(tuple(results.scores), tabulate(results.scores), results.summary, tuple(files))
+    return Lesions(tuple(results.scores), results.table, results.summary, tuple(files))
 
 
 def _listed(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:

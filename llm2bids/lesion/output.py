@@ -9,7 +9,7 @@ from llm2bids import __version__
 from llm2bids.bids.tables import write_bytes, write_json, write_tsv
 from llm2bids.errors import DatasetError
 from llm2bids.lesion.figures import draw_curve, draw_dissociation
-from llm2bids.lesion.scores import dissociation, tabulate
+from llm2bids.lesion.scores import dissociation
 from llm2bids.lesion.tables import SHOWN
 from llm2bids.pictures import as_png
 
@@ -139,9 +139,9 @@ def write_results(out_dir: Path, results: Results, told: Mapping[str, Any], *, d
         The files, the table of scores first.
     """
     scores = results.scores
-    tables = {"scores": tabulate(scores), "summary": results.summary, "runs": results.runs}
-    if len(results.generations):
-        tables["generations"] = results.generations
+    tables = {"scores": results.table, "summary": results.summary, "runs": results.runs}
+    if len(generations := results.generations):
+        tables["generations"] = generations
     pictures = {}
     n_controls = max((len(one.controls) for one in scores), default=0)
     title = f"{told['Model']}: {told['Method']}"
@@ -167,7 +167,7 @@ def write_results(out_dir: Path, results: Results, told: Mapping[str, Any], *, d
 def _kept(results: Results) -> pd.DataFrame:
     """Scores of lesions that keep units, as far as they can be drawn."""
     names = {one.name for one in results.lesions if one.surgery.keep}
-    table = tabulate(results.scores)
+    table = results.table
     return table[table["mask"].isin(names) & (table["score"] == "bits_per_token")]
 
 

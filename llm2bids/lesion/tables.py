@@ -10,7 +10,7 @@ import pandas as pd
 
 from llm2bids.lesion.exam import describe
 from llm2bids.lesion.plan import INTACT
-from llm2bids.lesion.scores import LesionScore
+from llm2bids.lesion.scores import LesionScore, tabulate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -63,6 +63,11 @@ class Results:
                 found.append(LesionScore(*about, *place, before[place], after, random))
         return found
 
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The same as a table; see `llm2bids.lesion.scores.tabulate`."""
+        return tabulate(self.scores)
+
     @property
     def runs(self) -> pd.DataFrame:
         """Every score of every state: ``mask``, ``run``, ``text``, ``score``, ``value``."""
@@ -92,7 +97,7 @@ class Results:
             ]
         )
 
-    @property
+    @cached_property
     def summary(self) -> pd.DataFrame:
         """States of the model below each other, texts and tasks side by side.
 
