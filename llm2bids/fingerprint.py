@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from scipy.stats import rankdata
 from tqdm import tqdm
 
 from llm2bids.bids.dataset import Dataset, linked
+from llm2bids.bids.history import noted
 from llm2bids.bids.names import parse_name, to_label
 from llm2bids.bids.tables import read_json, read_tsv
 from llm2bids.errors import DatasetError, InferenceError
@@ -22,9 +22,9 @@ from llm2bids.glm.prepared import find_prepared
 from llm2bids.ica.components import assign
 from llm2bids.ica.job import SUMMARY, hash_of
 from llm2bids.ica.sources import prompts_of
-from llm2bids.networks.output import Answer, publish_answer, refuse_answer
+from llm2bids.networks.output import Answer, files_of, publish_answer, refuse_answer
 from llm2bids.networks.similarity import p_at_least
-from llm2bids.pictures import COLOURS, GREY, decimal, draw_matrix
+from llm2bids.plots.fingerprint import draw_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,8 +37,6 @@ STRONG: Final = 0.5
 """Absolute correlation above which a pair of networks counts (follow-up of Liu et al. 2025)."""
 _FEWEST: Final = 5
 """Texts or tokens that a rank correlation needs at least."""
-_SHOWN: Final = 20
-_SMALL: Final = 0.001
 _HELD: Final = 4096
 """Texts of one length whose ranks are held: permutations come back to them."""
 _COLUMNS: Final = {
@@ -81,6 +79,12 @@ class Courses:
     reads: bool
 
 
+def _wrote(answer: Answer, asked: Mapping[str, Any]) -> tuple[Path, list[Path]]:
+    """The files of the answer."""
+    return files_of([answer], asked)
+
+
+@noted("fingerprint", _wrote)
 def fingerprint(  # noqa: PLR0913 - the arguments of the command
     a: str | Path,
     b: str | Path,
@@ -202,7 +206,7 @@ def compare(
         "matches": matches,
         "spearman": matrix[["network_a", *other.networks]],
     }
-    figure = draw_fingerprint(matches, matrix.set_index("network_a"), scores, told, (one.model, other.model))
+    figure = draw_fingerprint(matches, matrix.set_index("network_a"), scores, told, (one.model, other.model), STRONG)
     settings = {"Level": level, "Draws": n_draws, "Texts": len(shared)}
     names = f"{one.subject}, {other.subject}"
     return Answer("fingerprint", names, "", tables, {"figure": figure}, settings, _COLUMNS)
@@ -389,60 +393,3 @@ def _root(summary: Path) -> Path:
         if (folder / "dataset_description.json").is_file():
             return folder
     raise DatasetError(f"{summary} lies in no BIDS derivative; give the folder that llm2bids ica made")
-
-
-def draw_fingerprint(
-    matches: pd.DataFrame,
-    rho: pd.DataFrame,
-    scores: NDArray[np.float64],
-    told: Mapping[str, Any],
-    models: tuple[str, str],
-) -> Figure:
-    """Draw the correlations of the best pairs, and the score beside chance.
-
-    Parameters
-    ----------
-    matches : DataFrame
-        ``network_a``, ``network_b``, the best first.
-    rho : DataFrame, shape (n_one, n_other)
-        Absolute correlations.
-    scores : ndarray, shape (n_draws,)
-        Scores when texts are permuted.
-    told : mapping
-        ``score``, ``score_p``, ``strong``, ``pairs``, ``texts``, ``level``.
-    models : tuple of str
-        Names of the models.
-
-    Returns
-    -------
-    Figure
-        Two panels.
-    """
-    shown = matches.iloc[:_SHOWN]
-    values = rho.loc[list(shown["network_a"]), list(shown["network_b"])].to_numpy()
-    texts = [[decimal(value) for value in line] for line in values]
-    side = max(3.5, 0.4 * len(shown))
-    figure = Figure(figsize=(side + 6.5, side + 2.2), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[side + 2, 4.5])
-    drawn = draw_matrix(left, values, list(shown["network_a"]), texts)
-    left.set_xticks(range(len(shown)), list(shown["network_b"]))
-    more = f" ({len(shown)} best of {len(matches)} pairs)" if len(matches) > len(shown) else ""
-    left.set_title(f"Networks that run alike{more}\npairs on the diagonal, the best first", fontsize=10)
-    left.set_ylabel(f"networks of A: {models[0]}")
-    left.set_xlabel(f"networks of B: {models[1]}")
-    figure.colorbar(drawn, ax=left, label="absolute Spearman correlation", shrink=0.7)
-    right.hist(scores, bins=30, color=GREY, label="texts permuted between the models")
-    right.axvline(told["score"], color=COLOURS[5], linewidth=2.5, label="score")
-    right.set_xlim(0, 1)
-    right.margins(y=0.3)
-    right.set_xlabel("mean absolute correlation of the pairs")
-    right.set_ylabel("permutations")
-    right.legend(fontsize=8, frameon=False)
-    p_value = f"p = {told['score_p']:.3f}" if told["score_p"] >= _SMALL else f"p < {_SMALL:g}"
-    right.set_title(
-        f"Score {decimal(told['score'])}, {p_value}\n{told['strong']} of {told['pairs']} pairs above "
-        f"{STRONG:g}; {told['texts']} texts, by {told['level']}",
-        fontsize=10,
-    )
-    right.spines[["top", "right"]].set_visible(False)
-    return figure

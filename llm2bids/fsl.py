@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from llm2bids.bids.templates import template_text
-from llm2bids.errors import DatasetError, DesignError, TaskError
+from llm2bids.errors import DatasetError, DesignError, TaskError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -165,7 +165,8 @@ def ev_text(events: pd.DataFrame, trial_type: str) -> str:
     chosen = events[events["trial_type"] == trial_type]
     if chosen.empty:
         found = ", ".join(sorted(map(str, set(events["trial_type"])))) or "none"
-        raise TaskError(f"no event of condition {trial_type!r} found, only {found}; choose one of these")
+        near = did_you_mean(str(trial_type), map(str, set(events["trial_type"])))
+        raise TaskError(f"no event of condition {trial_type!r} found, only {found}; {near}choose one of these")
     rows = zip(chosen["onset"], chosen["duration"], strict=True)
     return "".join(f"{float(onset):.10g}\t{float(duration):.10g}\t1\n" for onset, duration in rows)
 
@@ -339,7 +340,8 @@ def _check_conditions(names: Sequence[str], reference: str | None) -> None:
     if len(set(names)) != len(names):
         raise DesignError(f"conditions {', '.join(names)} found; name each once")
     if reference is not None and reference not in names:
-        raise DesignError(f"reference {reference} found; choose one of the conditions: {', '.join(names)}")
+        near = did_you_mean(reference, names)
+        raise DesignError(f"reference {reference} found; {near}choose one of the conditions: {', '.join(names)}")
     if not set(names) - {reference}:
         raise DesignError(
             f"conditions {', '.join(names) or 'none'} with reference {reference} found; give another one to compare"

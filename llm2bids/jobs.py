@@ -18,7 +18,7 @@ from llm2bids.bids.templates import template_json, template_text
 from llm2bids.errors import DatasetError, LLM2BIDSError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import Protocol
 
     class Job(Protocol):
@@ -109,6 +109,31 @@ def open_output(raw: Path, out: Path) -> Dataset:
     DatasetError
         If `raw` is no raw dataset, or `out` is inside it, something else, or holds results of other data.
     """
+    check_place(raw, out)
+    opened = Dataset(out, "derivative")
+    description = out / "dataset_description.json"
+    links = read_json(description).get("DatasetLinks", {}) if description.exists() else {}
+    for name, path in {"raw": raw, "prep": raw / PREPARED}.items():  # sources are named relative to them
+        if name in links and (out / links[name]).resolve() != path.resolve():
+            raise DatasetError(f"{out} holds results of {links[name]}, not of {path}; name another output folder")
+    return opened
+
+
+def check_place(raw: Path, out: Path) -> None:
+    """Refuse a folder for results where it would spoil a dataset.
+
+    Parameters
+    ----------
+    raw : Path
+        The raw dataset.
+    out : Path
+        The folder asked for.
+
+    Raises
+    ------
+    DatasetError
+        If `raw` is no raw dataset, or `out` is inside it and not a folder of its own in its derivatives.
+    """
     if not (raw / "dataset_description.json").is_file():
         raise DatasetError(f"{raw} has no dataset_description.json, so it is no BIDS dataset; give the folder of one")
     if read_json(raw / "dataset_description.json").get("DatasetType", "raw") != "raw":
@@ -120,13 +145,6 @@ def open_output(raw: Path, out: Path) -> Dataset:
         )
     if inside is not None and inside[1] in {"llm2bids", "phantom"}:
         raise DatasetError(f"output {out} is another derivative; write to {raw}/derivatives/NAME, NAME of your choice")
-    opened = Dataset(out, "derivative")
-    description = out / "dataset_description.json"
-    links = read_json(description).get("DatasetLinks", {}) if description.exists() else {}
-    for name, path in {"raw": raw, "prep": raw / PREPARED}.items():  # sources are named relative to them
-        if name in links and (out / links[name]).resolve() != path.resolve():
-            raise DatasetError(f"{out} holds results of {links[name]}, not of {path}; name another output folder")
-    return opened
 
 
 def describe_output(out: Dataset, verb: str, links: Mapping[str, Path]) -> None:
@@ -241,6 +259,32 @@ def publish(job: Job, stage: Path, told: Mapping[str, Any]) -> dict[str, Any]:
             (job.out.root / job.place / name).unlink(missing_ok=True)
         job.out.publish(stage)
     return summary
+
+
+def written(out: Path, summary: str, found: Collection[Path]) -> list[Path]:
+    """List the files of pieces of work by one file of each.
+
+    Parameters
+    ----------
+    out : Path
+        The output.
+    summary : str
+        Suffix of the files that say what was done.
+    found : collection of Path
+        One file, or more, of each piece.
+
+    Returns
+    -------
+    list of Path
+        All of their files, summaries first.
+    """
+    files = []
+    for path in sorted(out.rglob(f"*_{summary}")) if found else ():
+        names = read_json(path).get("Files", [])
+        homes = (folder for folder in path.parents if names and (folder / names[0]).exists())  # by `Job.place`
+        own = {home / name for home in list(homes)[:1] for name in names}
+        files += [path, *sorted(own)] if own & set(found) else []
+    return files
 
 
 def run_all(

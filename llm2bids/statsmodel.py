@@ -18,7 +18,7 @@ import numpy as np
 
 from llm2bids.bids.names import to_label
 from llm2bids.bids.tables import read_json
-from llm2bids.errors import DesignError, StatsModelError
+from llm2bids.errors import DesignError, StatsModelError, did_you_mean
 from llm2bids.regressors import FACTOR, WILDCARDS, Regressors, read_transformations
 
 if TYPE_CHECKING:
@@ -225,8 +225,8 @@ class Node:
             found = [name for name in available if name == pattern or fnmatchcase(name, pattern)]
             if not found and not set(WILDCARDS) & set(pattern):
                 raise DesignError(
-                    f"{pattern} is asked for at level {self.level} and not there; there are "
-                    f"{', '.join(available) or 'none'}"
+                    f"{pattern} is asked for at level {self.level} and not there; {did_you_mean(pattern, available)}"
+                    f"there are {', '.join(available) or 'none'}"
                 )
             chosen |= dict.fromkeys(found)
         return list(chosen)

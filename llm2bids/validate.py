@@ -116,7 +116,7 @@ def _validate_one(root: Path) -> Validation:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.json")
         config.write_text(template_text("validator_config.json"), encoding="utf-8")
-        command = [_executable(), str(root.resolve()), "--format", "json", "--config", str(config)]
+        command = [executable(), str(root.resolve()), "--format", "json", "--config", str(config)]
         done = subprocess.run(  # noqa: S603 - our own arguments
             command, capture_output=True, text=True, check=False, env=os.environ | {"NO_COLOR": "1"}
         )
@@ -135,8 +135,19 @@ def _issue(entry: dict[str, Any]) -> Issue:
     return Issue(entry.get("severity", ""), code, entry.get("location", ""), entry.get("issueMessage") or "")
 
 
-def _executable() -> str:
-    """The validator that was installed with us, or the one on the path."""
+def executable() -> str:
+    """Find the validator that was installed with us, or the one on the path.
+
+    Returns
+    -------
+    str
+        Path of the program.
+
+    Raises
+    ------
+    DatasetError
+        If there is neither.
+    """
     beside = Path(sys.executable).parent / COMMAND
     found = str(beside) if beside.exists() else shutil.which(COMMAND)
     if found is None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 from unittest.mock import Mock
@@ -15,15 +17,15 @@ from unittest.mock import Mock
 import pytest
 
 from llm2bids import __version__
-from llm2bids.cli import main
+from llm2bids.bids.history import HISTORY
+from llm2bids.cli import build_parser, completion, main
 from llm2bids.errors import LLM2BIDSError
+from llm2bids.model import sites
 from llm2bids.task import builtin_tasks
 
 from .families import tiny_subject
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from llm2bids.record import Recording
 
 TINY = ["--runs", "1", "--blocks", "1", "--prompts-per-block", "1", "--tokens", "2"]
@@ -93,6 +95,11 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
+def recordings(folder: Path) -> dict[str, str]:
+    """The same without the history of commands, which grows."""
+    return {name: told for name, told in contents(folder).items() if Path(name).name != HISTORY}
+
+
 def run(*args: str) -> int:
     try:
         return main(args)
@@ -136,7 +143,7 @@ def test_help_takes_less_than_half_a_second(args: list[str]) -> None:
     assert min(times) < 0.5
 
 
-@pytest.mark.parametrize("args", [["--help"], ["record", "--help"], ["--version"], []])
+@pytest.mark.parametrize("args", [["--help"], ["record", "--help"], ["doctor", "--help"], ["--version"], []])
 def test_help_imports_nothing_heavy(args: list[str]) -> None:
     script = f"""
 import sys
@@ -152,12 +159,78 @@ sys.exit(" ".join(heavy) or 0)
     assert (done.returncode, done.stderr.strip()) == (0, "")
 
 
-def test_without_arguments_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_completion_imports_no_model_and_no_statistics() -> None:
+    script = """
+import sys
+from llm2bids.cli import main
+main(["completion", "bash"])
+sys.exit(" ".join({"torch", "nilearn", "transformers"} & set(sys.modules)) or 0)
+"""
+    done = python("-c", script)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_without_arguments_the_way_of_a_first_session_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 0
-    shown = capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 80
+    typed = [line.strip().partition("   ")[0] for line in lines if line.startswith("  llm2bids ")]
+    order = ["demo", "record", "validate", "prep", "glm", "networks", "ica", "lesion", "report"]
+    assert [line.split()[1] for line in typed][: len(order)] == order
+    for line in typed:
+        words = shlex.split(line)[1:]
+        assert "--help" in words or build_parser().parse_args(words).verb
+
+
+def test_the_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
-    assert capsys.readouterr().out == shown
-    assert all(verb in shown for verb in ("demo", "record", "tasks", "validate", "exit codes"))
+    shown = capsys.readouterr().out
+    assert all(verb in shown for verb in ("demo", "record", "tasks", "validate", "doctor", "completion", "exit codes"))
+
+
+# Completion
+
+
+COMPLETED = {
+    "rec": "record",
+    "networks re": "reliability",
+    "record new": "newfolder",
+    "record ds --task pat": "pathology",
+    "record ds --task new": "newfile.tsv newfolder",
+    "record ds --sites ne": "neuron",
+    "record ds --mode r": "read",
+    "record ds --no-c": "--no-compress",
+    "glm ds out part": "participant",
+    "glm ds out participant --task-label arch": "archeology",
+    "lesion out --mask newfi": "newfile.tsv",
+}
+
+
+def test_bash_completes_what_is_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "newfolder").mkdir()
+    (tmp_path / "newfile.tsv").touch()
+    assert run("completion", "bash") == 0
+    script = tmp_path / "completion.bash"
+    script.write_text(capsys.readouterr().out)
+    ask = 'COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMPREPLY=(); "$function"; echo "${{COMPREPLY[@]}}"'
+    find = 'function=$(complete -p llm2bids | sed "s/.*-F \\([^ ]*\\).*/\\1/")'
+    lines = ["source completion.bash", find, *(ask.format(words=f"llm2bids {typed}") for typed in COMPLETED)]
+    done = subprocess.run(["bash", "-c", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert dict(zip(COMPLETED, (" ".join(sorted(line.split())) for line in done.stdout.splitlines()), strict=True)) == (
+        COMPLETED
+    )
+
+
+@pytest.mark.parametrize("shell", ["zsh", "tcsh", "fish"])
+def test_other_shells_are_told_of_every_verb(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("completion", shell) == 0
+    script = capsys.readouterr().out
+    assert all(name in script for name in ("fingerprint", "reliability", "neuron", "theoryofmind"))
+
+
+def test_sites_are_completed_as_they_are_called() -> None:
+    assert completion.SITES == sites.SITES
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,6 +277,13 @@ def test_tasks_are_listed_for_people_and_for_programs(capsys: pytest.CaptureFixt
         (["record", "ds", "--mode", "dream"], "'dream'"),
         (["record", "ds", "--nonfinite", "ignore"], "'ignore'"),
         (["validate"], "DIR"),
+        (["rekord"], "did you mean record? there are demo, record,"),
+        (["xyz"], "'xyz' not found; there are demo,"),
+        (["networks", "overlop", "x"], "did you mean overlap? there are overlap, reliability"),
+        (["record", "ds", "--mode", "reed"], "'reed' not found; did you mean read? there are generate, read"),
+        (["record", "ds", "--tokns", "5"], "llm2bids record: --tokns 5 not known; did you mean --tokens?; see"),
+        (["--versoin"], "did you mean --version?"),
+        (["record", "ds", "--xyz"], "--xyz not known; see"),
     ],
 )
 def test_a_wrong_command_is_refused_by_name(
@@ -238,16 +318,16 @@ def test_record_lists_what_it_wrote(here: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_resume_leaves_complete_runs_alone_and_adds_the_others(used: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = contents(used)
+    before = recordings(used)
     assert run("record", "ds", *PATHOLOGY, "--runs", "3", "--subject", "a", "--resume", "--json") == 0
     assert [row["state"] for row in json.loads(capsys.readouterr().out)] == ["was there", "was there", "written"]
-    assert before.items() <= contents(used).items()
+    assert before.items() <= recordings(used).items()
 
 
 def test_another_site_leaves_what_is_there_alone(used: Path) -> None:
-    before = contents(used)
-    run("record", "ds", *PATHOLOGY, "--subject", "a", "--sites", "attn", "--tokens", "3")
-    assert before.items() <= contents(used).items()
+    before = recordings(used)
+    assert run("record", "ds", *PATHOLOGY, "--subject", "a", "--sites", "attn") == 0
+    assert before.items() <= recordings(used).items()
 
 
 # What record refuses, with nothing written
@@ -257,6 +337,9 @@ NEW: dict[str, tuple[list[str], str]] = {
     "model without config": (["--model", "noconfig"], "noconfig holds no config.json"),
     "pickled weights": (["--model", "pickled"], "pytorch_model.bin"),
     "unknown task": (["--task", "astrology"], "'astrology'"),
+    "task misspelt": (["--task", "patholgy"], "'patholgy' not found; did you mean pathology[?] there are nencka2023"),
+    "site misspelt": (["--sites", "neuronn"], "'neuronn' not found; did you mean neuron[?] there are block"),
+    "module misspelt": (["--hookpoints", "model.layer.0"], r"did you mean model\.layers\.0[?]"),
     "one task of two unknown": (["--task", "pathology", "astrology"], "'astrology'"),
     "unknown task file": (["--task", "nope.tsv"], "nope.tsv"),
     "two files of one name": (["--task", "pathology", "else/pathology.tsv"], "pathology"),

@@ -16,9 +16,9 @@ from llm2bids.errors import InferenceError, LLM2BIDSError
 from llm2bids.glm.prepared import PreparedRun
 from llm2bids.networks.connectivity import connectivity
 from llm2bids.networks.courses import connect, eigenvariate, evoked, exclusive, over_runs, signed_mean, without
-from llm2bids.networks.figures_connectivity import draw_connectivity
 from llm2bids.networks.results import find_networks
 from llm2bids.networks.scans import Cleaning, find_scans
+from llm2bids.plots.connectivity import draw_connectivity
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -166,7 +166,7 @@ def test_models_of_different_geometry_are_refused(phantoms: Path, tmp_path: Path
         ({"participant_label": ["a", "nobody"]}, DatasetError, "no results of subject nobody"),
         ({"task_label": ["archeology"]}, DatasetError, "no results of task archeology"),
         ({"sites": ["mlp"]}, DatasetError, "no results of site mlp"),
-        ({"compare": "famliy"}, DesignError, "no column famliy; it has family, pair, three"),
+        ({"compare": "famliy"}, DesignError, "no column famliy; did you mean family[?] it has family, pair, three"),
         (
             {"compare": "three"},
             DesignError,

@@ -14,12 +14,12 @@ from scipy.stats import binomtest
 from llm2bids.errors import LesionError, PromptError
 from llm2bids.lesion import LesionScore, draw_controls
 from llm2bids.lesion.exam import Exam, Reading, find_option
-from llm2bids.lesion.figures import draw_curve, draw_dissociation
 from llm2bids.lesion.materials import Item, Questions, read_questions
 from llm2bids.model import scoring
 from llm2bids.model.lesions import lesion as lesioned
 from llm2bids.model.scoring import Intact, split_texts, surprise
 from llm2bids.model.sites import find_site, measure_widths
+from llm2bids.plots.lesions import draw_curve, draw_dissociation
 from llm2bids.space import UnitMask, UnitSpace
 
 from .families import WORDS, tiny_subject

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from llm2bids.bids.history import HISTORY
 from llm2bids.bids.tables import read_json, read_tsv
 from llm2bids.cli import main
 from llm2bids.errors import DatasetError, LesionError, LLM2BIDSError, MaskError, PromptError, SiteError, SpaceError
@@ -286,7 +287,7 @@ def test_tables_and_sidecar(dissociated: Lesions) -> None:
         "dissociation.png",
         "lesion.json",
     }
-    assert {path.name for path in out.iterdir()} == {*expected, "runs.jsonl"}
+    assert {path.name for path in out.iterdir()} == {*expected, "runs.jsonl", HISTORY}
     assert {path.name for path in dissociated.files} == {*expected, "runs.jsonl"}
     sidecar = read_json(out / "lesion.json")
     own = sidecar["Llm2bids"]
@@ -374,7 +375,7 @@ def test_resumed_without_a_picture_no_old_one_stays(
     lesion(tmp_path / "out", masks=masks, progress=False, dissociation=True, **options)
     assert (tmp_path / "out" / "dissociation.png").exists()
     again = lesion(tmp_path / "out", masks=masks, progress=False, resume=True, **(options | {"generations": 0}))
-    assert {path.name for path in again.files} == {path.name for path in (tmp_path / "out").iterdir()}
+    assert {*(path.name for path in again.files), HISTORY} == {path.name for path in (tmp_path / "out").iterdir()}
     assert not (tmp_path / "out" / "dissociation.png").exists()
 
 

@@ -24,7 +24,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_ships_templates_stimuli_and_licence(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    templates = {f"bids_templates/{path.name}" for path in (ROOT / "bids_templates").iterdir()}
+    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "bids_templates").rglob("*") if path.is_file()}
     assert templates <= names
     stimuli = {f"llm2bids/stimuli/{path.name}" for path in (ROOT / "llm2bids" / "stimuli").iterdir()}
     assert {"llm2bids/stimuli/prompts.tsv", "llm2bids/py.typed"} | stimuli <= names

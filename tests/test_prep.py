@@ -18,6 +18,7 @@ from nilearn.maskers import NiftiLabelsMasker
 from tokenizers import processors
 
 from llm2bids.bids.dataset import STAGING, Dataset
+from llm2bids.bids.history import HISTORY
 from llm2bids.bids.nifti import Grid, NiftiWriter, read_scans
 from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs, read_events
 from llm2bids.bids.tables import read_json, read_stim, read_tsv, write_bytes, write_json
@@ -75,9 +76,9 @@ def raw(small_dataset: tuple[Path, list[Recording]], tmp_path: Path) -> Path:
 
 
 def files_of(root: Path) -> dict[str, bytes]:
-    """All files by name, but those that are being written."""
+    """All files by name, but those that are being written, and histories, which say in which folder they were made."""
     named = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    return {name: content for name, content in named.items() if STAGING not in name}
+    return {name: content for name, content in named.items() if STAGING not in name and HISTORY not in name}
 
 
 def test_everything_promised_is_written_and_the_recording_stays(

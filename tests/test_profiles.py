@@ -27,11 +27,11 @@ from llm2bids.networks.depth import (
     spread_evenly,
     without_each,
 )
-from llm2bids.networks.figures_profiles import draw_effects, draw_profiles
 from llm2bids.networks.profiles import profile
 from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.similarity import units_per_layer
 from llm2bids.networks.sums import RunSums
+from llm2bids.plots.profiles import draw_effects, draw_profiles
 from llm2bids.prep import prep
 from llm2bids.record import record
 

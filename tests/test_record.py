@@ -22,6 +22,7 @@ from bsmschema.models import BIDSStatsModel
 from nilearn.glm.first_level import first_level_from_bids
 from safetensors.torch import load_file, save_file
 
+from llm2bids.bids.history import HISTORY
 from llm2bids.bids.nifti import HEADER_SIZE
 from llm2bids.errors import DatasetError, LLM2BIDSError, ModelError, NonFiniteError, RecordError
 from llm2bids.model.loading import load_subject
@@ -49,8 +50,9 @@ TINY: dict[str, Any] = {
 
 
 def contents(root: Path) -> dict[str, str]:
-    """SHA-256 of every file of a dataset but the lock."""
+    """SHA-256 of every file of a dataset but the lock, and the history, which says in which folder it was made."""
     files = (path for path in root.rglob("*") if path.is_file() and ".llm2bids" not in path.parts)
+    files = (path for path in files if path.name != HISTORY)
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

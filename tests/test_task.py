@@ -124,7 +124,7 @@ def test_a_task_asked_for_twice_is_done_once() -> None:
 
 
 def test_an_unknown_task_is_refused_and_the_known_ones_are_told() -> None:
-    with pytest.raises(TaskError, match=r"'astrology' is unknown; use one of nencka2023, .*rest.*\.tsv"):
+    with pytest.raises(TaskError, match=r"'astrology' not found; .*there are nencka2023, .*rest.*\.tsv"):
         lay_out("astrology")
 
 

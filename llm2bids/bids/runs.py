@@ -14,7 +14,7 @@ import pandas as pd
 from llm2bids.bids.names import ENTITIES, format_name, parse_name
 from llm2bids.bids.nifti import n_scans_of
 from llm2bids.bids.tables import read_json, read_tsv
-from llm2bids.errors import DatasetError
+from llm2bids.errors import DatasetError, did_you_mean
 from llm2bids.space import UnitSpace
 
 if TYPE_CHECKING:
@@ -190,7 +190,8 @@ def find_runs(
         there = {run.entities.get(key, "") for run in everything}
         labels = {label.removeprefix(f"{key}-") for label in wanted}
         if absent := labels - there:
-            raise DatasetError(f"{key}-{min(absent)} not found in {root}; there are {', '.join(sorted(there))}")
+            near = did_you_mean(min(absent), there)
+            raise DatasetError(f"{key}-{min(absent)} not found in {root}; {near}there are {', '.join(sorted(there))}")
         runs = [run for run in runs if not labels or run.entities.get(key) in labels]
     if not runs:
         raise DatasetError(f"{root} holds no bold file of all labels asked for together; ask for fewer")

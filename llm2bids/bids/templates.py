@@ -27,6 +27,22 @@ def template_text(name: str, **values: object) -> str:
     return Template(text).substitute(values)
 
 
+def raw_text(name: str) -> str:
+    """Read a text that has nothing to fill in, such as a script.
+
+    Parameters
+    ----------
+    name : str
+        File in ``bids_templates``.
+
+    Returns
+    -------
+    str
+        The text, as it is.
+    """
+    return files("bids_templates").joinpath(name).read_text(encoding="utf-8")
+
+
 def template_json(name: str, **values: object) -> dict[str, Any]:
     """Fill in a JSON template.
 

@@ -5,25 +5,35 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from llm2bids.bids.history import noted
 from llm2bids.errors import InferenceError
 from llm2bids.glm.analysis import find_analyses
 from llm2bids.glm.estimate import check
 from llm2bids.glm.group import find_groups
-from llm2bids.glm.output import Finding, findings
+from llm2bids.glm.output import SUMMARY, Finding, findings
 from llm2bids.glm.page import write_page
 from llm2bids.glm.participant import SubjectJob
 from llm2bids.glm.settings import Settings, refuse_neighbours
-from llm2bids.jobs import Work, open_output, run_all
+from llm2bids.jobs import Work, open_output, run_all, written
 from llm2bids.statsmodel import Contrast
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from llm2bids.glm.jobs import Job
 
 __all__ = ["Finding", "glm"]
 
 
+def _wrote(found: Sequence[Finding], asked: Mapping[str, Any]) -> tuple[Path, list[Path]]:
+    """The files of new analyses, and the pages that show them."""
+    out, fresh = Path(asked["out_dir"]), [one for one in found if not one.skipped]
+    files = written(out, SUMMARY, {one.z_map for one in fresh})
+    pages = {out / f"{path.relative_to(out).parts[0]}.html" for path in files}
+    return out, [*files, *(page for page in pages if page.exists())]
+
+
+@noted("glm", _wrote)
 def glm(  # noqa: PLR0913 - the arguments of the command
     bids_dir: str | Path,
     out_dir: str | Path,

@@ -13,7 +13,7 @@ import pandas as pd
 
 from llm2bids.bids.runs import PREPARED, find_runs, stats_model_path
 from llm2bids.design import SPIKE, average, check_estimable, name_prompts, prompt_design, token_design
-from llm2bids.errors import DatasetError, DesignError, StatsModelError
+from llm2bids.errors import DatasetError, DesignError, StatsModelError, did_you_mean
 from llm2bids.glm.kinds import KindDesign, Weighing, bins_of, with_bins, with_slopes
 from llm2bids.glm.prepared import check_alike, find_prepared, made_of
 from llm2bids.regressors import MEAN, Regressors, is_slope
@@ -117,9 +117,11 @@ class Analysis:
                 )
             if absent := {f"{FACTOR}{name}" for name in contrast.conditions} - set(self.columns):
                 named = [name.removeprefix(FACTOR) for name in self.columns]
+                unknown = min(absent).removeprefix(FACTOR)
                 raise DesignError(
-                    f"contrast {contrast.name} names condition {min(absent).removeprefix(FACTOR)}, which the design of "
-                    f"{self.name} does not have; it has {', '.join(named) or 'none'}: name one of those, or add it to X"
+                    f"contrast {contrast.name} names condition {unknown}, which the design of {self.name} does not "
+                    f"have; {did_you_mean(unknown, named)}it has {', '.join(named) or 'none'}: name one of those, or "
+                    "add it to X"
                 )
         return asked
 
@@ -171,8 +173,9 @@ class Analysis:
             absent = {self.columns[name].condition for name in used} - run.conditions
             if absent and not self.settings.drop_missing:
                 raise DesignError(
-                    f"{self.name}_{run.label} has no condition {min(absent)}, which contrast {contrast.name} needs; it "
-                    f"has {', '.join(sorted(run.conditions)) or 'none'}: record it, or leave it out with --drop-missing"
+                    f"{self.name}_{run.label} has no condition {min(absent)}, which contrast {contrast.name} needs; "
+                    f"{did_you_mean(min(absent), run.conditions)}it has {', '.join(sorted(run.conditions)) or 'none'}: "
+                    "record it, or leave it out with --drop-missing"
                 )
             kept += [] if absent else [run]
         if not kept:
@@ -267,8 +270,8 @@ class Analysis:
         names = list(dict.fromkeys(column.kind for column in self.columns.values() if is_slope(column.kind)))
         if absent := [name for name in names if name not in run.confounds.columns]:
             raise DesignError(
-                f"{self.name}_{run.label}: a Product names {absent[0]}, which is no confound; there are "
-                f"{', '.join(run.confounds.columns)}"
+                f"{self.name}_{run.label}: a Product names {absent[0]}, which is no confound; "
+                f"{did_you_mean(absent[0], run.confounds.columns)}there are {', '.join(run.confounds.columns)}"
             )
         return run.confounds[names]
 
@@ -378,7 +381,8 @@ class Analysis:
         for pattern in self.settings.confounds:
             if not fnmatch.filter(available, pattern):
                 raise DesignError(
-                    f"{self.name}_{run.label} has no confound {pattern}; there are {', '.join(available)}"
+                    f"{self.name}_{run.label} has no confound {pattern}; {did_you_mean(pattern, available)}there are "
+                    f"{', '.join(available)}"
                 )
         return run.confounds[chosen]
 

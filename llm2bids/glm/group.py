@@ -23,7 +23,6 @@ from llm2bids.glm.output import (
     SUMMARY,
     Target,
     describe_contrast,
-    draw_design,
     fingerprint,
     versions,
     write_contrast,
@@ -32,6 +31,8 @@ from llm2bids.glm.output import (
 from llm2bids.glm.settings import Settings
 from llm2bids.glm.subjects import TABLE, SubjectDesign, participants_of, rows_of
 from llm2bids.jobs import describe_output, stage_of
+from llm2bids.pictures import as_png
+from llm2bids.plots.matrix import draw_design_matrix
 from llm2bids.space import UnitSpace
 from llm2bids.statsmodel import INTERCEPT, Contrast, StatsModel
 
@@ -179,7 +180,7 @@ class GroupJob:
             write_tested(target)
             named = self.design.matrix.set_axis([f"sub-{member.label}" for member in self.members])
             write_tsv(target.path("design.tsv"), named.rename_axis("participant_id").reset_index())
-            write_bytes(target.path("design.png"), draw_design(named))
+            write_bytes(target.path("design.png"), as_png(draw_design_matrix(named)))
             return publish(self, stage, found)
 
     def about(self) -> dict[str, Any]:

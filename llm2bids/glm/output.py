@@ -17,6 +17,7 @@ from llm2bids.bids.tables import write_bytes, write_json, write_tsv
 from llm2bids.bids.templates import template_json
 from llm2bids.glm.top import write_top
 from llm2bids.pictures import as_png
+from llm2bids.plots.matrix import draw_design_matrix
 from llm2bids.regressors import is_slope
 from llm2bids.space import UnitMask
 
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 SUMMARY: Final = "glm.json"
 """Suffix of the file that says what an analysis did and found."""
 _LIBRARIES: Final = ("nilearn", "numpy", "scipy")
-_LABELS: Final = 48
-"""Columns or rows of a design that have room for their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,40 +337,7 @@ def write_designs(target: Target, designs: Mapping[str, pd.DataFrame]) -> None:
     for name, matrix in designs.items():
         entities = {"desc": name} if "-" not in name else dict(part.split("-") for part in name.split("_"))
         write_tsv(target.path("design.tsv", **entities), matrix)
-        write_bytes(target.path("design.png", **entities), draw_design(matrix))
-
-
-def draw_design(matrix: pd.DataFrame) -> bytes:
-    """Draw a design matrix.
-
-    Parameters
-    ----------
-    matrix : DataFrame, shape (n_rows, n_regressors)
-        The design; rows with names, such as subjects, are labelled.
-
-    Returns
-    -------
-    bytes
-        A PNG.
-    """
-    from matplotlib.figure import Figure  # noqa: PLC0415 - pictures come last
-
-    n_rows, n_columns = matrix.shape
-    width, height = min(max(3.5 + 0.28 * n_columns, 4.5), 14), min(max(2 + 0.25 * n_rows, 3), 5.5)
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    scaled = matrix / matrix.abs().max().replace(0, 1)
-    drawn = axes.imshow(scaled, aspect="auto", cmap="PuOr_r", vmin=-1, vmax=1, interpolation="none")
-    columns = range(0, n_columns, -(-n_columns // _LABELS))  # more would be written over each other
-    names = [str(matrix.columns[number]) for number in columns]
-    axes.set_xticks(columns, names, rotation=90 if max(map(len, names)) > 1 else 0, fontsize=8)
-    if n_rows <= _LABELS and all(isinstance(name, str) for name in matrix.index):
-        axes.set_yticks(range(n_rows), matrix.index, fontsize=8)
-    else:
-        axes.set_ylabel("row")
-        axes.locator_params(axis="y", integer=True)
-    figure.colorbar(drawn, ax=axes, label="relative to the largest")
-    return as_png(figure)
+        write_bytes(target.path("design.png", **entities), as_png(draw_design_matrix(matrix)))
 
 
 def describe_contrast(contrast: Contrast) -> dict[str, Any]:

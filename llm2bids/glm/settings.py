@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Final, Literal
 
-from llm2bids.errors import InferenceError
+from llm2bids.errors import InferenceError, did_you_mean
 from llm2bids.glm.top import check_shares
 
 UNITS_OF_INFERENCE: Final = {
@@ -90,7 +90,7 @@ class Settings:
         }
         for name, (found, known) in choices.items():
             if found not in known:
-                raise InferenceError(f"{name} {found!r} found; use {', '.join(known)}")
+                raise InferenceError(f"{name} {found!r} found; {did_you_mean(str(found), known)}use {', '.join(known)}")
         if not 0 < self.alpha < 1:
             raise InferenceError(f"alpha {self.alpha} found; a level between 0 and 1 needed, e.g. 0.05")
         if self.high_pass is not None and not 0 < self.high_pass < inf:

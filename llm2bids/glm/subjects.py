@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from llm2bids.bids.tables import read_tsv
-from llm2bids.errors import DatasetError, DesignError, InferenceError
+from llm2bids.errors import DatasetError, DesignError, InferenceError, did_you_mean
 from llm2bids.statsmodel import INTERCEPT, Contrast, Node
 
 if TYPE_CHECKING:
@@ -215,7 +215,8 @@ def rows_of(participants: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
 def _known(rows: pd.DataFrame, name: str) -> pd.Series:
     """A column without missing values."""
     if name not in rows.columns:
-        raise DesignError(f"{TABLE} has no column {name}; it has {', '.join(rows.columns)}")
+        near = did_you_mean(name, rows.columns)
+        raise DesignError(f"{TABLE} has no column {name}; {near}it has {', '.join(rows.columns)}")
     missing = rows.index[rows[name].isin(_MISSING)]
     if len(missing):
         raise DesignError(f"column {name} of {TABLE} has no value for sub-{missing[0]}; {_ENOUGH}")

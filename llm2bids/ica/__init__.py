@@ -5,17 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llm2bids.ica.job import Decomposition, Job
+from llm2bids.bids.history import noted
+from llm2bids.ica.job import SUMMARY, Decomposition, Job
 from llm2bids.ica.settings import Settings
 from llm2bids.ica.sources import find_sources
-from llm2bids.jobs import Work, open_output, run_all
+from llm2bids.jobs import Work, open_output, run_all, written
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["Decomposition", "ica"]
 
 
+def _wrote(found: Sequence[Decomposition], asked: Mapping[str, Any]) -> tuple[Path, list[Path]]:
+    """The files of new decompositions."""
+    out = Path(asked["out_dir"])
+    return out, written(out, SUMMARY, {one.components for one in found if not one.skipped})
+
+
+@noted("ica", _wrote)
 def ica(  # noqa: PLR0913 - the arguments of the command
     bids_dir: str | Path,
     out_dir: str | Path,

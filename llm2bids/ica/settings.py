@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from llm2bids.errors import InferenceError
+from llm2bids.errors import InferenceError, did_you_mean
 
 CHOICES: Final = {
     "method": ("fastica", "canica", "dictlearning"),
@@ -71,7 +71,9 @@ class Settings:
         """Refuse what cannot be."""
         for name, allowed in CHOICES.items():
             if (found := getattr(self, name)) not in allowed:
-                raise InferenceError(f"{name} {found!r} found; use {', '.join(allowed)}")
+                raise InferenceError(
+                    f"{name} {found!r} found; {did_you_mean(str(found), allowed)}use {', '.join(allowed)}"
+                )
         if self.components is not None and not 1 < self.components <= MAX_COMPONENTS:
             raise InferenceError(f"{self.components} components asked for; use 2 to {MAX_COMPONENTS}, or estimate")
         if self.z is not None and not self.z > 0:

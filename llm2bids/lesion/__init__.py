@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from llm2bids.bids.history import noted
 from llm2bids.errors import LesionError
 from llm2bids.lesion.controls import Controls, check_request, draw_controls
 from llm2bids.lesion.exam import Exam, Reading
@@ -79,6 +80,12 @@ class Lesions:
     files: tuple[Path, ...]
 
 
+def _wrote(found: Lesions, asked: Mapping[str, Any]) -> tuple[Path, Sequence[Path]]:
+    """Tables, pictures and sidecar."""
+    return Path(asked["out_dir"]), found.files
+
+
+@noted("lesion", _wrote)
 def lesion(  # noqa: PLR0913 - the arguments of the command
     out_dir: str | Path,
     *,

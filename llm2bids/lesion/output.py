@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 from llm2bids import __version__
 from llm2bids.bids.tables import write_bytes, write_json, write_tsv
 from llm2bids.errors import DatasetError
-from llm2bids.lesion.figures import draw_curve, draw_dissociation
 from llm2bids.lesion.scores import dissociation
 from llm2bids.lesion.tables import SHOWN
 from llm2bids.pictures import as_png
+from llm2bids.plots.lesions import draw_curve, draw_dissociation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

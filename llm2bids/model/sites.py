@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from llm2bids.errors import ModelError, SiteError
+from llm2bids.errors import ModelError, SiteError, did_you_mean
 from llm2bids.model.memory import enough_memory
 
 if TYPE_CHECKING:
@@ -141,7 +141,10 @@ def find_site(model: PreTrainedModel, site: str) -> tuple[HookPoint, ...]:
         If the site is unknown, or a block has no such part.
     """
     if site not in SITES:
-        raise SiteError(f"site {site!r} found; use {', '.join(SITES)}, or name places with --hookpoints")
+        near = did_you_mean(site, SITES)
+        raise SiteError(
+            f"site {site!r} not found; {near}there are {', '.join(SITES)}, or name places with --hookpoints"
+        )
     blocks = find_blocks(model)
     if site == "block":
         return tuple(HookPoint(path) for path in blocks)
@@ -182,8 +185,11 @@ def match_hookpoints(model: PreTrainedModel, pattern: str) -> tuple[HookPoint, .
         raise SiteError(f"side {side!r} found in {pattern!r}; use :in or :out")
     paths = [name for name, _ in model.named_modules() if name and fnmatchcase(name, glob)]
     if not paths:
+        near = did_you_mean(glob, [name for name, _ in model.named_modules() if name])
         example = find_blocks(model)[0]
-        raise SiteError(f"no module matches {glob!r} in {type(model).__name__}; its first block is {example}, for one")
+        raise SiteError(
+            f"no module matches {glob!r} in {type(model).__name__}; {near}its first block is {example}, for one"
+        )
     return tuple(HookPoint(path, "in" if side == "in" else "out") for path in paths)
 
 

@@ -14,12 +14,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from llm2bids.bids.dataset import Dataset
+from llm2bids.bids.history import noted
 from llm2bids.errors import InferenceError
 from llm2bids.networks.courses import connect, eigenvariate, exclusive, over_runs, signed_mean, without
-from llm2bids.networks.figures_connectivity import draw_connectivity
-from llm2bids.networks.output import Answer, refuse_existing, write_answer
+from llm2bids.networks.output import Answer, files_of, refuse_existing, write_answer
 from llm2bids.networks.results import NetworkSet, find_networks, with_tasks
 from llm2bids.networks.scans import Cleaning, find_scans
+from llm2bids.plots.connectivity import draw_connectivity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,6 +68,7 @@ _COLUMNS: Final = {
 }
 
 
+@noted("networks connectivity", files_of)
 def connectivity(  # noqa: PLR0913 - the arguments of the command
     out_dir: str | Path,
     *,

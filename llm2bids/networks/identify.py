@@ -12,10 +12,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from llm2bids.bids.dataset import Dataset
-from llm2bids.errors import InferenceError
+from llm2bids.bids.history import noted
+from llm2bids.errors import InferenceError, did_you_mean
 from llm2bids.networks.agreement import exchanged_labels
 from llm2bids.networks.decoder import decode
-from llm2bids.networks.figures_identify import draw_identification
 from llm2bids.networks.identification import (
     LEVELS,
     SCORES,
@@ -24,11 +24,12 @@ from llm2bids.networks.identification import (
     confusion,
     items_of,
 )
-from llm2bids.networks.output import Answer, refuse_existing, write_answer
+from llm2bids.networks.output import Answer, files_of, refuse_existing, write_answer
 from llm2bids.networks.results import find_networks, with_tasks
 from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.similarity import p_at_least
 from llm2bids.networks.sums import RunSums
+from llm2bids.plots.identification import draw_identification
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,6 +67,7 @@ _COLUMNS: Final = {
 }
 
 
+@noted("networks identify", files_of)
 def identify(  # noqa: PLR0913 - the arguments of the command
     out_dir: str | Path,
     *,
@@ -158,7 +160,8 @@ def _check_choices(across: str, scores: Sequence[str], rules: Sequence[NetworkRu
     if across not in {"run", "session", "subject"}:
         raise InferenceError(f"across {across!r} found; use run, session or subject")
     if unknown := set(scores) - set(SCORES):
-        raise InferenceError(f"score {min(unknown)!r} found; use {', '.join(SCORES)}")
+        near = did_you_mean(min(unknown), SCORES)
+        raise InferenceError(f"score {min(unknown)!r} found; {near}use {', '.join(SCORES)}")
     if not scores or not rules:
         raise InferenceError("no score or no threshold asked for; give one of each at least")
     if n_permutations < 1:

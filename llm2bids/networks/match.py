@@ -12,17 +12,18 @@ import pandas as pd
 from tqdm import tqdm
 
 from llm2bids.bids.dataset import Dataset
+from llm2bids.bids.history import noted
 from llm2bids.errors import DatasetError, InferenceError
 from llm2bids.ica.components import assign, correlate
 from llm2bids.mask.files import check_same_model, check_same_space
-from llm2bids.networks.figures_match import draw_match
-from llm2bids.networks.output import Answer, publish_answer, refuse_answer
+from llm2bids.networks.output import Answer, files_of, publish_answer, refuse_answer
 from llm2bids.networks.overlap import holm
 from llm2bids.networks.similarity import index_of, p_at_least, units_per_layer
 from llm2bids.networks.templates import TemplateSet, read_set
+from llm2bids.plots.match import draw_match
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -61,6 +62,12 @@ _COLUMNS: Final = {
 }
 
 
+def _wrote(answer: Answer, asked: Mapping[str, Any]) -> tuple[Path, list[Path]]:
+    """The files of the answer."""
+    return files_of([answer], asked)
+
+
+@noted("networks match", _wrote)
 def match(  # noqa: PLR0913 - the arguments of the command
     a: str | Path | Sequence[str | Path],
     b: str | Path | Sequence[str | Path],

@@ -217,6 +217,25 @@ def publish_answer(
     return replace(answer, files=tuple(sorted(files)))
 
 
+def files_of(answers: Sequence[Answer], _asked: Mapping[str, Any]) -> tuple[Path, list[Path]]:
+    """Say what a question wrote, for the history of the results.
+
+    Parameters
+    ----------
+    answers : sequence of Answer
+        What it came to.
+    _asked : mapping
+        How it was asked, of which nothing is needed.
+
+    Returns
+    -------
+    tuple
+        The folder of results, and the files of all answers in it.
+    """
+    files = [path for one in answers for path in one.files]
+    return files[0].parents[1], files
+
+
 def _sidecar(answer: Answer, sources: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """What the answer was made of and how."""
     tables = (*answer.tables.values(), *answer.series.values())

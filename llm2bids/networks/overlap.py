@@ -11,10 +11,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from llm2bids.bids.dataset import Dataset
+from llm2bids.bids.history import noted
 from llm2bids.errors import DesignError, InferenceError
 from llm2bids.networks.agreement import jackknife
-from llm2bids.networks.figures import draw_overlap
-from llm2bids.networks.output import Answer, refuse_existing, write_answer
+from llm2bids.networks.output import Answer, files_of, refuse_existing, write_answer
 from llm2bids.networks.results import find_networks, with_tasks
 from llm2bids.networks.similarity import (
     INDICES,
@@ -30,6 +30,7 @@ from llm2bids.networks.similarity import (
     units_per_layer,
 )
 from llm2bids.networks.sums import RunSums, SharedTexts, relabelled
+from llm2bids.plots.overlap import draw_overlap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,6 +73,7 @@ _COLUMNS: Final = {
 }
 
 
+@noted("networks overlap", files_of)
 def overlap(  # noqa: PLR0913 - the arguments of the command
     out_dir: str | Path,
     *,

@@ -13,6 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from llm2bids.bids.dataset import Dataset
+from llm2bids.bids.history import noted
 from llm2bids.errors import DesignError, InferenceError
 from llm2bids.networks.agreement import quantiles_by_layer
 from llm2bids.networks.depth import (
@@ -28,11 +29,11 @@ from llm2bids.networks.depth import (
     spread_evenly,
     without_each,
 )
-from llm2bids.networks.figures_profiles import draw_effects, draw_profiles, draw_sites
-from llm2bids.networks.output import Answer, refuse_existing, write_answer
+from llm2bids.networks.output import Answer, files_of, refuse_existing, write_answer
 from llm2bids.networks.results import NetworkSet, find_networks
 from llm2bids.networks.similarity import units_per_layer
 from llm2bids.networks.sums import Maps, RunSums, relabelled
+from llm2bids.plots.profiles import draw_effects, draw_profiles, draw_sites
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,6 +100,7 @@ _COLUMNS: Final = {
 }
 
 
+@noted("networks profile", files_of)
 def profile(  # noqa: PLR0913 - the arguments of the command
     out_dir: str | Path,
     *,

@@ -13,6 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from llm2bids.bids.dataset import Dataset
+from llm2bids.bids.history import noted
 from llm2bids.errors import InferenceError
 from llm2bids.networks.agreement import (
     correlations,
@@ -23,13 +24,13 @@ from llm2bids.networks.agreement import (
     rated_runs,
     within_and_between,
 )
-from llm2bids.networks.figures_reliability import draw_reliability
 from llm2bids.networks.growth import growth_with_prompts, growth_with_runs
-from llm2bids.networks.output import Answer, refuse_existing, write_answer
+from llm2bids.networks.output import Answer, files_of, refuse_existing, write_answer
 from llm2bids.networks.results import find_networks
 from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.similarity import index_matrix, p_at_least
 from llm2bids.networks.sums import Maps, RunSums
+from llm2bids.plots.reliability import draw_reliability
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,6 +86,7 @@ _COLUMNS: Final = {
 }
 
 
+@noted("networks reliability", files_of)
 def reliability(  # noqa: PLR0913 - the arguments of the command
     out_dir: str | Path,
     *,

@@ -13,7 +13,7 @@ import pandas as pd
 from llm2bids.bids.names import format_name, sidecar_of
 from llm2bids.bids.tables import read_json, read_tsv
 from llm2bids.design import check_estimable
-from llm2bids.errors import DatasetError, DesignError, InferenceError
+from llm2bids.errors import DatasetError, DesignError, InferenceError, did_you_mean
 from llm2bids.glm.members import read_map
 from llm2bids.glm.output import SUMMARY
 from llm2bids.networks.rules import NetworkRule
@@ -446,7 +446,8 @@ def _wanted(
         asked = {label.removeprefix(f"{short[key]}-") for label in labels}
         if absent := asked - there:
             raise DatasetError(
-                f"{short[key]}-{min(absent)} not found in {out_dir}; there are {', '.join(sorted(there))}"
+                f"{short[key]}-{min(absent)} not found in {out_dir}; {did_you_mean(min(absent), there)}there are "
+                f"{', '.join(sorted(there))}"
             )
         left = {path: one for path, one in left.items() if not asked or one[key] in asked}
     if not left:
@@ -458,7 +459,8 @@ def _check_contrasts(networks: Sequence[Network], asked: Sequence[str], fields: 
     """Refuse a contrast that is not there, and a choice that is not ours to make."""
     there = {found["contrast"] for one in fields for found in one["Found"]}
     if absent := set(asked) - there:
-        raise DatasetError(f"contrast {min(absent)} not found; there are {', '.join(sorted(there))}")
+        near = did_you_mean(min(absent), there)
+        raise DatasetError(f"contrast {min(absent)} not found; {near}there are {', '.join(sorted(there))}")
     counts: dict[Path, list[str]] = {}
     for network in networks:
         counts.setdefault(network.summary, []).append(network.found["contrast"])

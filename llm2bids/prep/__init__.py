@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from llm2bids import __version__
 from llm2bids.bids.dataset import Dataset
+from llm2bids.bids.history import noted
 from llm2bids.bids.names import parse_name, sidecar_of
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.runs import IDENTITY, PREPARED, PREPROC, BoldRun, find_runs, read_events
@@ -27,7 +28,7 @@ from llm2bids.prep.export import export_fsl, feat_run, fsl_folder, read_stats_mo
 from llm2bids.prep.scale import BASELINE, CLIP, ONE_SD, measure, rescale
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from llm2bids.statsmodel import StatsModel
 
@@ -102,6 +103,20 @@ class _Job:
         return [path for path in files if parse_name(path.name)[1]["space"] != self.run.space.label]
 
 
+def _wrote(prepared: Sequence[Prepared], asked: Mapping[str, Any]) -> tuple[Path, list[Path]]:
+    """The files of new runs, and the atlases of their spaces."""
+    out, files = Path(asked["bids_dir"]) / PREPARED, set[Path]()
+    for bold in (one.bold for one in prepared if not one.skipped):
+        run, _, rest = bold.name.partition("_space-")
+        files |= {
+            *bold.parent.glob(f"{run}_*"),
+            *out.glob(f"fsl/*/{run}/*"),
+            *out.glob(f"tpl-{rest.partition('_')[0]}/anat/*"),
+        }
+    return out, sorted(files)
+
+
+@noted("prep", _wrote)
 def prep(  # noqa: PLR0913 - the arguments of the command
     bids_dir: str | Path,
     *,

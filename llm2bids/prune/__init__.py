@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig
 
 from llm2bids import __version__
+from llm2bids.bids.history import noted
 from llm2bids.errors import PruneError
 from llm2bids.lesion.materials import read_text
 from llm2bids.mask import check_same_model, load_mask
@@ -25,6 +26,8 @@ from llm2bids.space import UnitMask
 from llm2bids.subject import subject_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from llm2bids.lesion.materials import Text
@@ -53,6 +56,12 @@ class Pruned:
     report: dict[str, Any]
 
 
+def _wrote(pruned: Pruned, _asked: Mapping[str, Any]) -> tuple[Path, list[Path]]:
+    """All files of the smaller model, whose folder is new."""
+    return pruned.folder, [path for path in pruned.folder.rglob("*") if path.is_file()]
+
+
+@noted("prune", _wrote)
 def prune(  # noqa: PLR0913 - the arguments of the command
     model: str | Subject,
     mask: str | Path | UnitMask,

@@ -14,7 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from llm2bids.bids.dataset import Dataset
-from llm2bids.bids.names import parse_name
+from llm2bids.bids.history import noted
+from llm2bids.bids.names import format_name, parse_name
 from llm2bids.bids.nifti import MAX_SCANS, Grid, NiftiWriter
 from llm2bids.bids.tables import read_json, read_stim
 from llm2bids.errors import DatasetError, NonFiniteError, RecordError
@@ -35,7 +36,7 @@ from llm2bids.subject import subject_of
 from llm2bids.task import Design, expand_tasks, lay_out
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -70,6 +71,24 @@ class Recording:
     skipped: bool = False
 
 
+def _wrote(recordings: Sequence[Recording], asked: Mapping[str, Any]) -> tuple[Path, list[Path]]:
+    """The files of new runs, and those that they share with others."""
+    root, files = Path(asked["bids_dir"]), set[Path]()
+    for bold in (one.bold for one in recordings if not one.skipped):
+        entities = parse_name(bold.name)[1]
+        subject, task, site = (entities[key] for key in ("sub", "task", "acq"))
+        shown = format_name("stimuli.json", **{**entities, "acq": None})
+        files |= {
+            *bold.parent.glob(bold.name.partition("_bold")[0] + "_*"),
+            *root.glob(f"stimuli/**/{shown}"),
+            *root.glob(f"task-{task}_*.json"),
+            *root.glob(f"code/models/model-{task}_smdl.json"),
+            *root.glob(f"derivatives/phantom/sub-{subject}/func/*_task-{task}_acq-{site}_*"),
+        }
+    return root, sorted(files)
+
+
+@noted("record", _wrote)
 def record(  # noqa: PLR0913 - the arguments of the command
     bids_dir: str | Path,
     model: str | Subject = "phantom",

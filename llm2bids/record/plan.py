@@ -13,7 +13,7 @@ import numpy as np
 from llm2bids.bids.names import check_label, format_name, parse_name, to_label
 from llm2bids.bids.tables import read_json
 from llm2bids.bids.templates import template_json
-from llm2bids.errors import DatasetError, LabelError, RecordError, SiteError
+from llm2bids.errors import DatasetError, LabelError, RecordError, SiteError, did_you_mean
 from llm2bids.model.loading import Sampling
 from llm2bids.model.sites import SITES
 
@@ -345,7 +345,10 @@ def wanted_places(sites: Sequence[str], patterns: Sequence[str]) -> dict[str, st
     wanted: dict[str, str | None] = {}
     for site in sites:
         if site not in SITES:
-            raise SiteError(f"site {site!r} found; use {', '.join(SITES)}, or name places with --hookpoints")
+            near = did_you_mean(site, SITES)
+            raise SiteError(
+                f"site {site!r} not found; {near}there are {', '.join(SITES)}, or name places with --hookpoints"
+            )
         wanted[site] = None
     for pattern in patterns:
         label, equals, glob = pattern.rpartition("=")

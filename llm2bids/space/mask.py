@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llm2bids.errors import SpaceError
+from llm2bids.errors import SpaceError, did_you_mean
 from llm2bids.space.units import UnitSpace, whole_numbers
 
 if TYPE_CHECKING:
@@ -334,7 +334,10 @@ class UnitMask:
         """Mask from channel numbers by hookpoint name."""
         unknown = set(channels) - set(space.hookpoints)
         if unknown:
-            raise SpaceError(f"hookpoint {min(unknown)} is not of space {space.label}; use a mask of the same model")
+            near = did_you_mean(str(min(unknown)), space.hookpoints)
+            raise SpaceError(
+                f"hookpoint {min(unknown)} is not of space {space.label}; {near}use a mask of the same model"
+            )
         selected = np.zeros(space.n_units, bool)
         places = zip(space.hookpoints, space.n_channels, space.starts(), strict=True)
         for name, width, start in places:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llm2bids.errors import TaskError
+from llm2bids.errors import TaskError, did_you_mean
 from llm2bids.task.builtin import Prompt, builtin_prompts, builtin_tasks, expand_tasks, lay_out_builtin, on_topics
 from llm2bids.task.file import lay_out_file
 from llm2bids.task.localizers import lay_out_localizer, localizer_texts, localizers
@@ -50,6 +50,6 @@ def lay_out(name: str, design: Design | None = None) -> tuple[Task, ...]:
     if Path(name).suffix.lower() in {".tsv", ".yaml", ".yml"}:
         return lay_out_file(Path(name), design)
     if name not in builtin_tasks() or expand_tasks([name]) != (name,):
-        known = ", ".join(builtin_tasks())
-        raise TaskError(f"task {name!r} is unknown; use one of {known}, or a .yaml or .tsv file")
+        near, known = did_you_mean(name, builtin_tasks()), ", ".join(builtin_tasks())
+        raise TaskError(f"task {name!r} not found; {near}there are {known}, or give a .yaml or .tsv file")
     return tuple((lay_out_localizer if name in localizers() else lay_out_builtin)(name, design))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from llm2bids.networks.identification import LEVELS
 from llm2bids.pictures import COLOURS, GREY, decimal, draw_matrix
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def draw_identification(
     tasks : sequence of str
         Their names.
     summary : DataFrame
-        ``level``, ``score``, ``accuracy``, ``low``, ``high``, ``chance``, ``p``.
+        ``level``, ``score``, ``accuracy``, ``low``, ``high``, ``chance``, ``p``; levels in the order to draw.
     counts : mapping
         Confusion matrices, shape (n_tasks, n_tasks), by level and score.
     across : str
@@ -47,7 +46,7 @@ def draw_identification(
         Accuracies on the left, a matrix per level (of the first score) on the right.
     """
     side = max(3.3, 0.42 * len(tasks) + 1.4)
-    levels = [level for level in LEVELS if level in set(summary["level"])]
+    levels = list(dict.fromkeys(summary["level"]))
     figure = Figure(figsize=(4.6 + side * len(levels), side + 1.1), layout="constrained")
     grid = figure.add_gridspec(1, 2, width_ratios=[4.6, side * len(levels)])
     left, right = (figure.add_subfigure(grid[number]) for number in (0, 1))

@@ -25,7 +25,8 @@ _SCANS: Final = 600
 """Scans of which time courses are drawn: more would be a black band."""
 _TINTS: Final = ("#cfe3f1", "#fbe3b8", "#c9e9de", "#f3dbe8", "#e3e3e3", "#ffffff")
 _PLAIN: Final = ("#dcdcdc", "#ffffff")
-_BASELINES: Final = frozenset({"off", "n/a", "baseline", "rest", "control"})
+BASELINES: Final = frozenset({"off", "n/a", "baseline", "rest", "control"})
+"""Conditions that are drawn plain."""
 _SPREAD: Final = 5.0
 """Standard deviations between two lines: about what they reach up and down."""
 _LEAST: Final = 0.2
@@ -142,7 +143,7 @@ def _shade(axes: Axes, events: pd.DataFrame, end: float) -> list[Patch]:
     ends = (events["onset"] + events["duration"])[(events["trial_type"] != events["trial_type"].shift(-1)).to_numpy()]
     many = len(kinds) > len(_TINTS)
     tints = _TINTS if len(kinds) > len(_PLAIN) else _PLAIN
-    ordered = sorted(kinds, key=lambda kind: kind in _BASELINES)
+    ordered = sorted(kinds, key=lambda kind: kind in BASELINES)
     colours = {kind: tints[place] for place, kind in enumerate(ordered)} if not many else {}
     for number, (onset, stop, kind) in enumerate(zip(starts["onset"], ends, starts["trial_type"], strict=True)):
         if onset < end and kinds != ["n/a"]:

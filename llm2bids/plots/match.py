@@ -1,4 +1,4 @@
-"""Picture of two sets of networks: who is whose match, and how often each is found again beside chance."""
+"""Pictures of two sets of networks: who is whose match, and how often each is found again beside chance."""
 
 from __future__ import annotations
 
@@ -71,6 +71,31 @@ def draw_match(
     right.set_yticks(range(len(shown)), list(shown["template"]))
     right.set_ylim(len(shown) - 0.5, -0.5)
     right.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_iou(iou: pd.DataFrame) -> Figure:
+    """Draw what planted networks share with the networks of ``ica`` most like them.
+
+    Parameters
+    ----------
+    iou : DataFrame
+        Planted networks as columns, networks of ``ica`` as rows, their names in the column ``network``.
+
+    Returns
+    -------
+    Figure
+        A matrix with one row per planted network, and one column for the network most like each.
+    """
+    shares = iou.set_index("network").astype(float)
+    best = shares.loc[list(dict.fromkeys(shares.idxmax()))]
+    values, tasks = best.to_numpy().T, list(best.columns)
+    texts = [[decimal(value) for value in row] for row in values]
+    figure = Figure(figsize=(0.5 * len(best) + 2.6, 0.5 * len(tasks) + 1), layout="constrained", dpi=110)
+    axes = figure.subplots()
+    drawn = draw_matrix(axes, values, tasks, texts, columns=list(best.index))
+    axes.set(xlabel="network found by ica", ylabel="planted network")
+    figure.colorbar(drawn, ax=axes, label="IoU", shrink=0.75)
     return figure
 
 

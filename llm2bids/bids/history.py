@@ -1,0 +1,274 @@
+"""The history of a folder: which commands wrote what is in it, one line of JSON per command.
+
+A dataset keeps it as ``code/llm2bids_history.jsonl``, where BIDS lets anything lie; a folder that is no dataset has
+``llm2bids_history.jsonl`` at its top. There are no dates in it, so the same commands give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import wraps
+from inspect import Parameter, signature
+from numbers import Number
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+from llm2bids import __version__
+from llm2bids.bids.dataset import Dataset
+from llm2bids.bids.tables import read_json, write_bytes
+from llm2bids.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+Asked = ParamSpec("Asked")
+Found = TypeVar("Found")
+
+HISTORY: Final = "llm2bids_history.jsonl"
+"""Name of the file."""
+UNTOLD: Final = frozenset({"progress", "resume", "overwrite", "n_jobs"})
+"""Arguments that say nothing about what is in the files, and are left out of the command."""
+_TYPED: Final[Mapping[str, Mapping[str, str]]] = {
+    "record": {"compress": "--no-compress"},
+    "glm": {"analysis_level": ""},
+    "networks identify": {"decoder": "--no-decoder"},
+    "lesion": {"masks": "--mask", "task": "--task-file"},
+    "prune": {"model": "--model", "mask": "--mask", "out": "--out"},
+}
+"""Arguments that are typed under another name than Python's; without a name where their place says which they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A command that wrote files.
+
+    Parameters
+    ----------
+    command : str
+        A line for a shell that does the same. What lived in memory only, such as a model, is named in angle brackets.
+    version : str
+        Version of llm2bids.
+    outputs : tuple of str
+        What it wrote, relative to the folder that keeps the history, with ``/`` between folders; sorted.
+    """
+
+    command: str
+    version: str
+    outputs: tuple[str, ...]
+
+
+def read_history(root: str | Path) -> list[Step]:
+    """Read which commands wrote what is in a folder.
+
+    Parameters
+    ----------
+    root : path-like
+        A dataset, or a folder of results.
+
+    Returns
+    -------
+    list of Step
+        In order of their last writing; empty where nobody kept a history, as older versions did.
+
+    Raises
+    ------
+    DatasetError
+        If the file holds something else.
+    """
+    path = _place(Path(root))
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        return [Step(str(row["command"]), str(row["version"]), tuple(map(str, row["outputs"]))) for row in rows]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path} is no history that llm2bids wrote ({error}); restore it, or remove it") from error
+
+
+def steps_of(path: str | Path) -> list[Step]:
+    """Say which commands wrote a file.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    list of Step
+        From the nearest folder above it whose history names it, the last writer last; empty if there is none.
+
+    Raises
+    ------
+    DatasetError
+        If a history cannot be read.
+    """
+    file = Path(path).absolute()
+    for folder in file.parents:
+        name = file.relative_to(folder).as_posix()
+        if found := [step for step in read_history(folder) if name in step.outputs]:
+            return found
+    return []
+
+
+def note(root: Path, command: str, files: Iterable[Path]) -> None:
+    """Add a command to the history of a folder; with no files nothing is noted.
+
+    The same command of the same version is one step, last in order: what it wrote before and now.
+
+    Parameters
+    ----------
+    root : Path
+        The folder that was written into.
+    command : str
+        The command.
+    files : iterable of Path
+        What it wrote, in that folder.
+
+    Raises
+    ------
+    DatasetError
+        If the history cannot be read or written.
+    """
+    outputs = {path.relative_to(root).as_posix() for path in files}
+    if not outputs:
+        return
+    try:
+        with _locked(root):
+            steps = read_history(root)
+            again = [step for step in steps if (step.command, step.version) == (command, __version__)]
+            outputs.update(name for step in again for name in step.outputs)
+            kept = [step for step in steps if step not in again]
+            _write(root, [*kept, Step(command, __version__, tuple(sorted(outputs)))])
+    except OSError as error:
+        raise DatasetError(
+            f"{_place(root)} could not be written ({error.strerror or error}); the results are complete: mend that, "
+            "and the next command is noted"
+        ) from error
+
+
+def noted(
+    verb: str, wrote: Callable[[Found, Mapping[str, Any]], tuple[Path, Iterable[Path]]]
+) -> Callable[[Callable[Asked, Found]], Callable[Asked, Found]]:
+    """Make the function of a verb note itself in the history of what it wrote; one that fails notes nothing.
+
+    Parameters
+    ----------
+    verb : str
+        What is typed after ``llm2bids``.
+    wrote : callable
+        Makes of what the function returns, and of its arguments, the folder that keeps the history and the files that
+        this call wrote there.
+
+    Returns
+    -------
+    callable
+        A decorator.
+    """
+
+    def decorate(function: Callable[Asked, Found]) -> Callable[Asked, Found]:
+        @wraps(function)
+        def call(*args: Asked.args, **kwargs: Asked.kwargs) -> Found:
+            found = function(*args, **kwargs)
+            root, files = wrote(found, _bound(function, *args, **kwargs))
+            note(root, command_line(verb, function, *args, **kwargs), files)
+            return found
+
+        return call
+
+    return decorate
+
+
+def command_line(verb: str, function: Callable[Asked, Any], *args: Asked.args, **kwargs: Asked.kwargs) -> str:
+    """Write a call of the function of a verb as a line for a shell.
+
+    Parameters
+    ----------
+    verb : str
+        What is typed after ``llm2bids``.
+    function : callable
+        Its function.
+    *args : object
+        What it is called with; defaults are not repeated.
+    **kwargs : object
+        The same, by name.
+
+    Returns
+    -------
+    str
+        The line. Arguments by place come first, since options take as many values as follow.
+
+    Examples
+    --------
+    >>> def record(bids_dir, model="phantom", *, sites=("block",), compress=True): ...
+    >>> command_line("record", record, "my data", sites=["block", "mlp"], compress=False)
+    "llm2bids record 'my data' --sites block mlp --no-compress"
+    """
+    first, then = list[str](), list[str]()
+    typed = _TYPED.get(verb, {})
+    values = _bound(function, *args, **kwargs)
+    for name, parameter in signature(function).parameters.items():
+        needed = parameter.default is Parameter.empty
+        by_place = "" if needed and parameter.kind is not Parameter.KEYWORD_ONLY else f"--{name.replace('_', '-')}"
+        option, texts = typed.get(name, by_place), _texts(values[name])
+        if not option:
+            first.append(texts[0] if len(texts) == 1 else f"<{' '.join(texts)}>")
+        elif name not in UNTOLD and (needed or texts != _texts(parameter.default)):
+            then += _option(option, values[name], texts)
+    return shlex.join(["llm2bids", *verb.split(), *first, *then])
+
+
+def _bound(function: Callable[Asked, Any], *args: Asked.args, **kwargs: Asked.kwargs) -> dict[str, Any]:
+    """All arguments of a call by name."""
+    bound = signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def _option(option: str, value: object, texts: Sequence[str]) -> list[str]:
+    """An option with its values; a value that looks like an option is tied to it."""
+    if isinstance(value, bool):
+        return [option]
+    if len(texts) == 1 and texts[0].startswith("-") and not isinstance(value, Number):
+        return [f"{option}={texts[0]}"]
+    return [option, *texts]
+
+
+def _texts(value: object) -> list[str]:
+    """A value, or several, as they are typed."""
+    if isinstance(value, Mapping):
+        return [_text(one) for one in value.values()]
+    return [_text(one) for one in value] if isinstance(value, list | tuple) else [_text(value)]
+
+
+def _text(value: object) -> str:
+    """One value as it is typed; what lives in memory only by its type."""
+    return str(value) if value is None or isinstance(value, str | Path | Number) else f"<{type(value).__name__}>"
+
+
+def _place(root: Path) -> Path:
+    """Where the history of a folder is."""
+    return root / "code" / HISTORY if (root / "dataset_description.json").is_file() else root / HISTORY
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Keep other processes from adding a line at the same time, where the folder is a dataset."""
+    description = root / "dataset_description.json"
+    if not description.is_file():
+        yield
+        return
+    raw = read_json(description).get("DatasetType", "raw") == "raw"
+    with Dataset(root, "raw" if raw else "derivative").lock():
+        yield
+
+
+def _write(root: Path, steps: Sequence[Step]) -> None:
+    """Write all steps at once."""
+    lines = [json.dumps(asdict(step), ensure_ascii=False) for step in steps]
+    write_bytes(_place(root), "\n".join([*lines, ""]).encode())

@@ -1,0 +1,96 @@
+"""``llm2bids completion``: a script that makes a shell complete commands, options, names and files."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any, Final
+
+from llm2bids.cli.terminal import tell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SITES: Final = ("block", "attn", "mlp", "neuron", "head")
+"""Those of `llm2bids.model.sites`, which takes seconds to import."""
+_HOW: Final = """\
+where scripts go:
+  bash   llm2bids completion bash > ~/.local/share/bash-completion/completions/llm2bids
+  zsh    llm2bids completion zsh > DIR/_llm2bids      DIR in your $fpath
+  tcsh   llm2bids completion tcsh > ~/.llm2bids.tcsh  and source it in ~/.tcshrc
+  fish   llm2bids completion fish > ~/.config/fish/completions/llm2bids.fish
+in this bash only:  eval "$(llm2bids completion bash)"
+"""
+_FOLDERS: Final = frozenset({"DIR", "BIDS_DIR", "OUT_DIR", "phantom|DIR|HUB_ID"})
+_FILES: Final = frozenset({"FILE", "MAP", "MASK", "OUT", "A", "B"})
+"""What arguments are called that take the path of a folder, or of anything."""
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``llm2bids completion``.
+
+    Parameters
+    ----------
+    verbs : argparse._SubParsersAction
+        The verbs of ``llm2bids``; one more afterwards.
+    """
+    verb = verbs.add_parser(
+        "completion",
+        help="a script for your shell, which then completes all of this",
+        description="Print a script that makes a shell complete commands, options, tasks, sites and files.",
+        epilog=_HOW,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.add_argument("shell", choices=["bash", "zsh", "tcsh", "fish"], help="which shell")
+    verb.set_defaults(verb=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Print the script."""
+    import shtab  # noqa: PLC0415 - keeps --help fast
+
+    from llm2bids.cli import build_parser  # noqa: PLC0415 - which imports this module
+    from llm2bids.task import builtin_tasks  # noqa: PLC0415 - keeps --help fast
+
+    parser = build_parser()
+    tasks = tuple(builtin_tasks())
+    for action in _actions(parser):
+        _complete(action, tasks)
+    tell(shtab.complete(parser, args.shell).rstrip())
+    return 0
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[Any]:
+    """All arguments of all commands."""
+    for action in parser._actions:  # noqa: SLF001 - argparse has no other way to list them
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for verb in action.choices.values():
+                yield from _actions(verb)
+        else:
+            yield action
+
+
+def _complete(action: Any, tasks: tuple[str, ...]) -> None:
+    """Say how an argument is completed."""
+    if action.dest == "sites":
+        action.choices = SITES
+    elif action.metavar == "NAME|FILE":
+        action.complete = _tasks_or_files(tasks)
+    elif action.dest in {"task_label", "scans"}:
+        action.choices = tasks
+    elif action.metavar in _FOLDERS | _FILES:
+        action.complete = "directory" if action.metavar in _FOLDERS else "file"
+
+
+def _tasks_or_files(tasks: tuple[str, ...]) -> dict[str, Any]:
+    """A built-in task or a file, as shells say it; in tcsh it is one or the other."""
+    names = " ".join(tasks)
+    return {
+        "bash": "_llm2bids_tasks",
+        "zsh": "_llm2bids_tasks",
+        "tcsh": f"({names})",
+        "fish": f"{names} (__fish_complete_path (commandline -ct))",
+        "preamble": {
+            "bash": f'_llm2bids_tasks() {{\n  compgen -W "{names}" -- "$1"\n  compgen -f -- "$1"\n}}',
+            "zsh": f"_llm2bids_tasks() {{ _alternative 'tasks:task:({names})' 'files:file:_files' }}",
+        },
+    }

@@ -1,0 +1,171 @@
+"""Picture of what runs were shown, and when."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from llm2bids.pictures import COLOURS
+from llm2bids.plots.connectivity import BASELINES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+OTHERS: Final = "others"
+"""Key of the style of all conditions that have none of their own."""
+_PLAIN: Final = "#dcdcdc"
+_FILLS: Final = COLOURS[:7]
+_HATCHES: Final = ("", "////", "....", "xxxx")
+"""Colours are repeated with these."""
+_WIDTH: Final = 11.0
+_TALLEST: Final = 14.0
+"""Of the rows of all runs, in inches."""
+_LABELS: Final = 72
+"""Runs that have room for their names in it."""
+_LONGEST: Final = 26
+"""Characters of a name that are shown."""
+_BORDER: Final = 0.2
+"""Share of an event that its borders may take, lest they hide its colour."""
+
+
+def draw_design(runs: Mapping[str, pd.DataFrame], t_r: float = 1.0) -> Figure:
+    """Draw what every run was shown, scan by scan.
+
+    Parameters
+    ----------
+    runs : mapping
+        Events of each run by its label: ``onset``, ``duration`` (seconds), ``trial_type``.
+    t_r : float
+        Repetition time in seconds.
+
+    Returns
+    -------
+    Figure
+        One row per run; one box per event, in the colour of its condition.
+    """
+    styles = style_conditions(str(name) for events in runs.values() for name in events["trial_type"])
+    names = [shorten(label, 2 * _LONGEST) for label in runs]
+    height = min(0.3 * len(runs), _TALLEST) + 0.2 * -(-len(styles) // 5) + 1.2
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained", dpi=110)
+    axes = figure.subplots()
+    for row, events in enumerate(runs.values()):
+        draw_events(axes, events, styles, row, t_r)
+    ends = [float((events["onset"] + events["duration"]).max()) / t_r for events in runs.values() if len(events)]
+    axes.set_xlim(0, max(ends, default=1.0))
+    axes.set_ylim(len(runs) - 0.5, -0.5)
+    shown = slice(None, None, -(-len(runs) // _LABELS))
+    axes.set_yticks(range(len(runs))[shown], names[shown], fontsize=8.5)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("scan (one per token)")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    explain_conditions(figure, styles)
+    return figure
+
+
+def style_conditions(conditions: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Choose how conditions look: baselines grey, others in colours that are repeated with hatching.
+
+    Parameters
+    ----------
+    conditions : iterable of str
+        As they come, with repetition.
+
+    Returns
+    -------
+    dict of dict
+        Arguments of a patch by condition, in order of appearance, or of name where they are many. Where there are more
+        than 28 besides baselines, the most frequent have a style of their own, and all others that of `OTHERS`.
+    """
+    counts: dict[str, int] = {}
+    for name in conditions:
+        counts[name] = counts.get(name, 0) + 1
+    if len(counts) > len(COLOURS):
+        counts = dict(sorted(counts.items()))
+    shown = [name for name in counts if name not in BASELINES]
+    room = len(_FILLS) * len(_HATCHES)
+    often = set(sorted(shown, key=lambda name: -counts[name])[:room])
+    numbers = {name: number for number, name in enumerate(name for name in shown if name in often)}
+    styles: dict[str, dict[str, Any]] = {}
+    for name in counts:
+        if name in numbers:
+            row, column = divmod(numbers[name], len(_FILLS))
+            styles[name] = {"facecolor": _FILLS[column], "hatch": _HATCHES[row]}
+        elif name in BASELINES:
+            styles[name] = {"facecolor": _PLAIN, "hatch": ""}
+    if len(shown) > room:
+        styles[OTHERS] = {"facecolor": "#8c8c8c", "hatch": "\\\\\\"}
+    return styles
+
+
+def draw_events(
+    axes: Axes, events: pd.DataFrame, styles: Mapping[str, Mapping[str, Any]], row: float = 0.0, t_r: float = 1.0
+) -> None:
+    """Draw events as boxes with borders.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where; its x axis counts scans.
+    events : DataFrame
+        ``onset``, ``duration`` (seconds), ``trial_type``.
+    styles : mapping
+        See `style_conditions`.
+    row : float
+        Middle of the boxes.
+    t_r : float
+        Repetition time in seconds.
+    """
+    shown = events["trial_type"].map(lambda name: str(name) if str(name) in styles else OTHERS)
+    width = axes.get_position().width * axes.figure.get_figure(root=True).get_figwidth() * 72
+    border = min(1.0, _BORDER * width / max(len(events), 1))
+    for name, own in events.groupby(shown, sort=False):
+        spans = [(onset / t_r, duration / t_r) for onset, duration in own[["onset", "duration"]].to_numpy(float)]
+        look: dict[str, Any] = {"edgecolor": "white", "linewidth": border} | dict(styles[str(name)])
+        axes.broken_barh(spans, (row - 0.4, 0.8), **look)
+
+
+def explain_conditions(figure: Figure, styles: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put a legend of conditions below a figure.
+
+    Parameters
+    ----------
+    figure : Figure
+        With constrained layout.
+    styles : mapping
+        See `style_conditions`.
+    """
+    handles = [
+        Patch(edgecolor="white", linewidth=0, label=shorten(name, _LONGEST), **look) for name, look in styles.items()
+    ]
+    longest = min(max(map(len, styles), default=1), _LONGEST)
+    n_columns = max(1, min(len(handles), int(_WIDTH * 10 / (longest + 6))))
+    figure.legend(handles=handles, loc="outside lower center", ncols=n_columns, fontsize=8.5, frameon=False)
+
+
+def shorten(name: str, longest: int) -> str:
+    """Leave out the middle of a long name.
+
+    Parameters
+    ----------
+    name : str
+        Any.
+    longest : int
+        Characters to keep.
+
+    Returns
+    -------
+    str
+        At most as long.
+
+    Examples
+    --------
+    >>> shorten("a_very_long_condition", 12)
+    'a_very…ition'
+    """
+    half = longest // 2
+    return name if len(name) <= longest else f"{name[:half]}…{name[len(name) - (longest - half - 1) :]}"
