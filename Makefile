@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint check-tests bench clean
+.PHONY: demo test lint check-tests docs gallery linkcheck bench vendor clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -26,6 +26,18 @@ lint: $(READY)
 check-tests: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --durations 10
 
+docs: $(READY)
+	$(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+# Runs all examples on the phantom, some minutes, and writes what they print and draw into docs/gallery.
+gallery: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/make_gallery.py
+
+# Asks the network whether every external link still leads somewhere.
+linkcheck: $(READY)
+	$(BIN)/python -m sphinx -b linkcheck -q docs docs/_build/linkcheck
+
 bench: $(READY)
 	$(BIN)/python benchmarks/recording.py
 	$(BIN)/python benchmarks/analysis.py
@@ -33,6 +45,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/components.py --settings
 	$(BIN)/python benchmarks/lesions.py
+
+# Only to take another version of the viewer of our pages: what is in bids_templates/niivue is complete. Needs npm.
+vendor:
+	$(PYTHON) scripts/vendor_niivue.py
 
 # torch comes first and alone: pip would otherwise take the newest, with gigabytes of CUDA where none is needed.
 $(READY): pyproject.toml constraints.txt
@@ -45,4 +61,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) llm2bids-demo dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) llm2bids-demo dist docs/_build docs/api/generated .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from filelock import FileLock
 
+from llm2bids.cli import main
 from llm2bids.glm import glm
 from llm2bids.prep import prep
 from llm2bids.record import record
 
+from .browser import browsers, visit  # noqa: F401 - fixtures of all tests
 from .maps import IDENTITY, SPACE, VALUES, write_map
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 SHARED_MODEL = Path(__file__).parents[2] / "shared" / "models" / "minilm-causal"
 
 
-LONG = ("test_readme", "test_examples", "test_example_lesion", "test_undone", "test_demo")
+LONG = ("test_readme", "test_docs", "test_examples", "test_example_lesion", "test_undone", "test_demo")
 """Modules of minutes, begun first: at the end a process with one of them would keep the others waiting."""
 
 
@@ -128,6 +131,43 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
         glm(root, root / "derivatives" / "glm", progress=False)
 
     return made_once(tmp_path_factory, worker_id, "phantoms", make)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What `llm2bids demo DIR --json` wrote and said."""
+
+    folder: Path
+    told: dict[str, Any]
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "derivatives"
+
+    @property
+    def pages(self) -> Path:
+        return self.results / "report"
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.told["tasks"]
+        return rows
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Ran:
+    """The demo, in a folder whose name a shell and a browser could misread; made once for all processes."""
+    base = tmp_path_factory.getbasetemp()
+    home = (base if worker_id == "master" else base.parent) / "demonstrated"
+    folder, said = home / "a <b>demo & more", home / "said.json"
+    with FileLock(f"{home}.lock"):
+        if not said.exists():
+            with pytest.MonkeyPatch.context() as patch:
+                lines: list[str] = []
+                patch.setattr("llm2bids.cli.demo.tell", lines.append)
+                assert main(["demo", str(folder), "--json"]) == 0
+            said.write_text("\n".join(lines))
+    return Ran(folder, json.loads(said.read_text()))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import matplotlib.image
 if TYPE_CHECKING:
     from pathlib import Path
 
-VOID = {"meta", "link", "img", "br", "hr"}
+VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
 class Page(HTMLParser):
@@ -37,7 +37,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data if "style" not in self.open else ""
+        self.text += data if not {"style", "script"} & set(self.open) else ""
 
     def values(self, tag: str, attribute: str) -> list[str]:
         return [attrs[attribute] or "" for name, attrs in self.tags if name == tag and attribute in attrs]

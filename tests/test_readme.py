@@ -7,12 +7,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from llm2bids.validate import validate
 
 from .families import tiny_subject
+from .warm import warm_command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
@@ -57,8 +62,15 @@ def check_what_changed(home: Path, seen: dict[Path, int]) -> dict[Path, int]:
     return now
 
 
-def test_the_other_blocks_run_in_order(home: Path) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+@pytest.fixture(scope="module")
+def command() -> Iterator[Path]:
+    """A folder with the command."""
+    with warm_command() as folder:
+        yield folder
+
+
+def test_the_other_blocks_run_in_order(home: Path, command: Path) -> None:
+    path = os.pathsep.join([str(command), str(Path(sys.executable).parent), os.environ["PATH"]])
     said, seen = "", {}
     for kind, text in BLOCKS[1:]:
         call = ["bash", "-euo", "pipefail", "-c", text] if kind == "bash" else [sys.executable, "-c", text]

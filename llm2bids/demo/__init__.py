@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from llm2bids.bids.tables import write_bytes
-from llm2bids.demo.commands import BLOCKS, CONTROLS, PAIR, SHARED, commands, mask_name
-from llm2bids.demo.page import Evidence, write_page
+from llm2bids.demo.commands import BLOCKS, CONTROLS, PAIR, SHARED, THRESHOLD, commands, mask_name
 from llm2bids.glm import glm
-from llm2bids.glm.members import read_map
 from llm2bids.ica import ica
 from llm2bids.lesion import dissociation, lesion
 from llm2bids.lesion.materials import file_name, known_texts
 from llm2bids.mask import combine, convert, load_mask
+from llm2bids.networks.connectivity import connectivity
+from llm2bids.networks.identify import identify
 from llm2bids.networks.match import match
+from llm2bids.networks.overlap import overlap
+from llm2bids.networks.profiles import profile
+from llm2bids.networks.reliability import reliability
 from llm2bids.prep import prep
 from llm2bids.record import record
+from llm2bids.report import report
 from llm2bids.task import builtin_prompts, on_topics, text_hash
 from llm2bids.validate import validate
 
@@ -55,7 +59,7 @@ class Demo:
     validations : list of Validation
         What the official validator says about the dataset and its derivatives.
     page : Path
-        All of it as a page, to open in a browser.
+        The report of all of it, to open in a browser.
     commands : list of str
         What to type to do the same by hand.
     """
@@ -108,22 +112,22 @@ def demo(bids_dir: str | Path = "llm2bids-demo", *, overwrite: bool = False, pro
         **how,
     )
     _save_masks(results / "masks", networks)
+    _ask(results / "glm", how)
     planted = {task: load_mask(_truth(results, task)) for task in networks}
     tested = pd.DataFrame([_tested(one, planted[one.task], prepared) for one in found])
     best = matched.tables["pairs"][["template", "best", "best_iou"]].set_axis(["task", "component", "iou"], axis=1)
     harm = _harm(lesioned.scores, networks)
     table = tested.merge(best.assign(components=components.n_components)).merge(_own(harm)).round(_DIGITS)
-    typed = commands(root, networks)
-    shown = next(one for one in found if one.task == PAIR[1])
-    evidence = Evidence(
-        shown.task,
-        read_map(shown.z_map, planted[shown.task].space),
-        planted[shown.task],
-        matched.tables["iou"],
-        (results / "lesion" / "dissociation.png").read_bytes(),
-    )
-    page = write_page(results / "demo.html", table, evidence, typed)
-    return Demo(table, harm, validate(root), page, typed)
+    page = report(root, **how).page
+    return Demo(table, harm, validate(root), page, commands(root, networks))
+
+
+def _ask(out_dir: Path, how: dict[str, Any]) -> None:
+    """Every question about the networks that ``glm`` found."""
+    replacing = {"overwrite": how["overwrite"]}
+    for ask in (overlap, reliability, profile, connectivity):
+        ask(out_dir, **replacing)
+    identify(out_dir, thresholds=[THRESHOLD], **replacing)
 
 
 def _truth(results: Path, task: str) -> Path:

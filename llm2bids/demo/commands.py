@@ -13,6 +13,8 @@ BLOCKS: Final = 4
 """Blocks of a topic per run. No run shows 12 of its 60 prompts then, so that lesions can be scored on some of them."""
 CONTROLS: Final = 20
 """Random masks per lesion, few enough for a demo."""
+THRESHOLD: Final = "5%"
+"""Share of units that is a network in telling tasks; with several to choose among a demo would take longer."""
 PAIR: Final = ("medicalimaging", "pathology")
 """The tasks whose planted networks share most units."""
 SHARED: Final = f"shared_{'_'.join(PAIR)}.safetensors"
@@ -64,5 +66,11 @@ def commands(bids_dir: Path, networks: Mapping[str, Path]) -> list[str]:
         f"llm2bids lesion {results}/lesion --model phantom --mask {every} {scored}",
         f"llm2bids mask convert {masks[PAIR[0]]} {results}/masks/{mask_name(PAIR[0])}",
         f"llm2bids mask combine intersection {results}/masks/{SHARED} {' '.join(masks[task] for task in PAIR)}",
+        *(
+            f"llm2bids networks {question} {results}/glm"
+            for question in ("overlap", "reliability", "profile", "connectivity")
+        ),
+        f"llm2bids networks identify {results}/glm --thresholds {THRESHOLD}",
+        f"llm2bids report {home}",
         f"llm2bids validate {home}",
     ]

@@ -133,6 +133,29 @@ def read_set(given: str | Path | Sequence[str | Path], like: UnitSpace | None = 
     return TemplateSet(space, items, fields)
 
 
+def read_result(summary: Path) -> TemplateSet:
+    """Read the networks of one result.
+
+    Parameters
+    ----------
+    summary : Path
+        The ``glm.json`` or ``ica.json`` that says what was found.
+
+    Returns
+    -------
+    TemplateSet
+        Its networks, also empty ones, in its own order.
+
+    Raises
+    ------
+    DatasetError
+        If a file that it lists is missing or cannot be read.
+    """
+    parts = _of(summary)
+    _, space, fields = parts[0]
+    return TemplateSet(space, tuple(template for template, _, _ in parts), fields)
+
+
 def _read(path: Path, like: UnitSpace | None) -> list[tuple[Template, UnitSpace, Mapping[str, Any]]]:
     """What a folder, pattern or file holds."""
     if path.is_dir():

@@ -1,0 +1,108 @@
+"""Networks of tasks: the maps of a site to look at, their sizes over depth, and each analysis for itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from llm2bids.glm.page import analysis_panel
+from llm2bids.networks.templates import read_result
+from llm2bids.pages import Panel, figure_html, table_html
+from llm2bids.pictures import as_png
+from llm2bids.plots import draw_sizes
+from llm2bids.report.courses import read_courses
+from llm2bids.report.viewer import ViewerMap, viewer_html
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from llm2bids.networks.templates import Template
+    from llm2bids.report.sources import Result, Sources
+    from llm2bids.space import UnitSpace
+
+_COURSES: Final = 6_000_000
+"""Bytes of time courses on a page, which sites share."""
+
+
+def maps_panel(sources: Sources, site: str, analyses: Sequence[Result]) -> Panel:
+    """Show the networks of the tasks at one site.
+
+    Parameters
+    ----------
+    sources : Sources
+        The recordings of one subject.
+    site : str
+        Its label.
+    analyses : sequence of Result
+        What ``glm`` found there, one or more.
+
+    Returns
+    -------
+    Panel
+        A viewer, sizes over depth, and a part per analysis.
+    """
+    found = [(one, read_result(one.path)) for one in analyses]
+    space = found[0][1].space
+    told = [(one, read.items) for one, read in found if read.space == space]
+    maps = [_map(one, item, of) for one, items in told for item, of in zip(items, one.fields["Found"], strict=True)]
+    runs = [run for run in sources.prepared.values() if run.volumes.entities.get("acq", "") == site]
+    anyone = np.logical_or.reduce([one.network for one in maps])
+    budget = _COURSES // len(sources.sites)
+    courses = read_courses([run for run in runs if run.volumes.space == space], space, anyone, budget)
+    anchor = f"maps-{site}" if site else "maps"
+    parts = [
+        replace(analysis_panel(one.path, one.fields, f"{anchor}-{number}"), title=f"Task {one.fields['Task']}")
+        for number, one in enumerate(analyses)
+    ]
+    viewer = viewer_html(space, maps, courses, f"{anchor}-0")
+    sizes = _sizes({one.name: one.network for one in maps}, found[0][1].space)
+    return Panel(anchor, f"Networks, site {site or 'unnamed'}", f"{viewer}{sizes}", tuple(parts))
+
+
+def found_html(analyses: Sequence[Result], page: str = "") -> str:
+    """List what was found.
+
+    Parameters
+    ----------
+    analyses : sequence of Result
+        What ``glm`` found.
+    page : str
+        Name of the page of a subject with ``{}`` for its label, to which rows lead.
+
+    Returns
+    -------
+    str
+        HTML: a row per subject, task, site and contrast.
+    """
+    columns = ["subject", "task", "site", "contrast", "units found", "units tested", "correction", "level"]
+    rows = []
+    for one in analyses:
+        asked = one.own["Statistics"]
+        who = one.fields.get("Subject", "group")
+        for found in one.fields["Found"]:
+            cells = [who, one.fields["Task"], one.site, found["contrast"], f"{found['n_selected']:,}"]
+            cells += [f"{found['n_tested']:,}", asked["Correction"], f"{asked['Alpha']:g}"]
+            rows.append((cells, page.format(who) if page else None))
+    return table_html(columns, rows, {"subject", "task", "site", "contrast", "correction"})
+
+
+def _map(result: Result, item: Template, found: Mapping[str, object]) -> ViewerMap:
+    """A map for the viewer."""
+    task = str(result.fields["Task"])
+    threshold = found["threshold"]
+    least = float(threshold) if isinstance(threshold, int | float) else None
+    return ViewerMap(f"{task}, {found['contrast']}", task, item.values, item.selected, "z", least)
+
+
+def _sizes(networks: Mapping[str, NDArray[np.bool_]], space: UnitSpace) -> str:
+    """Sizes over depth, side by side."""
+    return figure_html(
+        as_png(draw_sizes(networks, space)),
+        f"Share of each layer in {len(networks)} networks",
+        "Size of each network over depth: share of the units of a layer that are in it.",
+        wide=True,
+    )

@@ -1,0 +1,277 @@
+"""What results say, each as a panel: answers about networks, components, lesions, and what was planted."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+
+from llm2bids.bids.names import parse_name
+from llm2bids.bids.tables import read_tsv
+from llm2bids.mask import load_mask
+from llm2bids.networks.templates import read_result
+from llm2bids.pages import Panel, figure_html, table_html
+from llm2bids.pictures import as_png
+from llm2bids.plots import draw_iou, draw_layers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llm2bids.report.sources import Result, Sources
+
+_TITLES: Final = {
+    "overlap": "Overlap",
+    "reliability": "Reliability",
+    "identify": "Identification",
+    "profile": "Networks over depth",
+    "connectivity": "Connectivity",
+    "match": "Networks found again",
+    "fingerprint": "Two models",
+}
+"""What a question is called, by the start of its label."""
+_ROWS: Final = 40
+"""Of a table that are shown."""
+_COMPONENTS: Final = 6
+"""Components whose maps are drawn."""
+_DIGITS: Final = 3
+
+
+def frame_html(table: pd.DataFrame) -> str:
+    """Lay out a table as it lies on disk.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Cells as text; ``n/a`` and numbers with many digits are made readable.
+
+    Returns
+    -------
+    str
+        HTML; rows beyond 40 are counted, not shown.
+
+    Examples
+    --------
+    >>> frame_html(pd.DataFrame({"task": ["a"], "dice": ["0.123456"]})).partition("<tbody>")[2][:55]
+    '<tr><td class="text">a</td><td>0.123</td></tr></tbody>'
+    """
+    numbers = {name: pd.to_numeric(table[name].replace("n/a", np.nan), errors="coerce") for name in table}
+    text = [str(name) for name in table if (numbers[name].isna() & (table[name] != "n/a")).any()]
+    shown = {name: table[name] if str(name) in text else numbers[name].map(_number) for name in table}
+    rows = [
+        ([str(cell) for cell in row], None) for row in zip(*(one.head(_ROWS) for one in shown.values()), strict=True)
+    ]
+    more = f'<p class="note">{len(table) - _ROWS} more rows are in the file.</p>' if len(table) > _ROWS else ""
+    return table_html([str(name) for name in table], rows, text) + more
+
+
+def _number(value: float) -> str:
+    """A number with as many digits as are read."""
+    if np.isnan(value):
+        return "-"
+    return f"{value:,.0f}" if value == round(value) else f"{value:.{_DIGITS}g}"
+
+
+def answers_panel(answers: Sequence[Result]) -> Panel:
+    """Show what was asked about networks.
+
+    Parameters
+    ----------
+    answers : sequence of Result
+        One or more.
+
+    Returns
+    -------
+    Panel
+        One part per answer, with its figures and its table in short.
+    """
+    order = list(_TITLES)
+    ordered = sorted(answers, key=lambda one: order.index(known) if (known := _known(one)) else len(order))
+    return Panel("questions", "Questions about networks", "", tuple(map(_answer, ordered)))
+
+
+def _asked(answer: Result) -> str:
+    """Label of a question."""
+    return parse_name(answer.path.name)[1].get("desc", "answer")
+
+
+def _known(answer: Result) -> str | None:
+    """The question that a label stands for; some labels say more than it."""
+    return next((name for name in _TITLES if _asked(answer).startswith(name)), None)
+
+
+def _answer(answer: Result) -> Panel:
+    """Figures, the table in short, and what its columns mean."""
+    stem, asked, known = answer.path.name.removesuffix("_networks.json"), _asked(answer), _known(answer)
+    files = sorted(path for path in answer.path.parent.glob(f"{stem}_*") if path.suffix in (".png", ".tsv"))
+    title = _TITLES[known] if known else asked
+    where = f", site {answer.site}" if answer.site else ""
+    figures = [
+        figure_html(path.read_bytes(), f"{title}: {path.stem}", f"{title}{where}.", wide=True)
+        for path in files
+        if path.suffix == ".png"
+    ]
+    tables = [path for path in files if path.suffix == ".tsv" and "_run-" not in path.name]
+    laid_out = [
+        f"<details><summary>{escape(path.name)}</summary>{frame_html(read_tsv(path))}</details>" for path in tables
+    ]
+    return Panel(_anchor(answer, asked), title, "".join([*figures, *laid_out, _meanings(answer)]))
+
+
+def _meanings(answer: Result) -> str:
+    """What columns mean, as the sidecar says."""
+    said = answer.fields.get("Columns", {})
+    lines = "".join(f"<li><code>{escape(name)}</code>: {escape(text)}</li>" for name, text in said.items())
+    return f"<details><summary>What the columns mean</summary><ul>{lines}</ul></details>" if said else ""
+
+
+def _anchor(result: Result, name: str) -> str:
+    """A place of its own on the page."""
+    return f"{result.root.name}-{name}-{result.path.name.split('.')[0]}"
+
+
+def components_panel(found: Sequence[Result]) -> Panel:
+    """Show networks that were found without a task.
+
+    Parameters
+    ----------
+    found : sequence of Result
+        What ``ica`` did, once or more.
+
+    Returns
+    -------
+    Panel
+        One part per decomposition: its table, and maps of the first components.
+    """
+    return Panel("components", "Networks without a task", "", tuple(map(_components, found)))
+
+
+def _components(result: Result) -> Panel:
+    """A table of all components, and maps of the first."""
+    read = read_result(result.path)
+    table = read_tsv(result.path.with_name(result.fields["Components"].replace(".nii.gz", ".tsv")))
+    asked = result.own["Decomposition"]
+    about = (
+        f"<p>{result.fields['NumberComponents']} components of {result.fields['NumberSamples']:,} samples "
+        f"({escape(asked['Method'])}, {escape(asked['Samples'])}s as samples, by {escape(asked['By'])}); a unit is "
+        f"in a network if its {escape(asked['Threshold'])}.</p>"
+    )
+    figures = [
+        figure_html(
+            as_png(draw_layers(one.values, one.selected, read.space)),
+            f"Map of component {one.name}, layer by layer",
+            f"Component {one.name.removeprefix('ica')}: {int(one.selected.sum())} units in its network (dots).",
+            wide=True,
+        )
+        for one in read.items[:_COMPONENTS]
+    ]
+    more = f"<details open><summary>Maps of the first {len(figures)} components</summary>{''.join(figures)}</details>"
+    listed = f"<details><summary>All {len(table)} components</summary>{frame_html(table)}</details>"
+    title = f"Components of {result.fields['Name'].replace('_', ', ')}"
+    return Panel(_anchor(result, "ica"), title, about + more + listed + _meanings(result))
+
+
+def lesions_panel(found: Sequence[Result]) -> Panel:
+    """Show what a model cannot do without a network.
+
+    Parameters
+    ----------
+    found : sequence of Result
+        What ``lesion`` did, once or more.
+
+    Returns
+    -------
+    Panel
+        One part per folder: pictures and the table in short.
+    """
+    return Panel("lesions", "What networks do", "", tuple(map(_lesion, found)))
+
+
+_PICTURES: Final = {
+    "dissociation.png": "Every network against every text: change of bits per token once its units are lesioned.",
+    "keep.png": "All units but those of the first networks lesioned: bits per token over units kept.",
+}
+
+
+def _lesion(result: Result) -> Panel:
+    """Pictures, and tables in short."""
+    folder, own = result.path.parent, result.own
+    controls = own["Controls"]
+    against = (
+        f"{controls['Number']} random masks ({controls['Kind']}) each" if controls.get("Number") else "no random masks"
+    )
+    about = f"<p>Model {escape(str(own.get('Model')))}, method {escape(str(own['Method']))}, {against}.</p>"
+    figures = [
+        figure_html((folder / name).read_bytes(), text, text, wide=True)
+        for name, text in _PICTURES.items()
+        if (folder / name).exists()
+    ]
+    names = [name for name in ("scores.tsv", "summary.tsv", "dissociation.tsv") if (folder / name).exists()]
+    tables = [f"<details><summary>{name}</summary>{frame_html(read_tsv(folder / name))}</details>" for name in names]
+    return Panel(
+        _anchor(result, "lesion"), f"Lesions: {folder.name}", "".join([about, *figures, *tables, _meanings(result)])
+    )
+
+
+def planted_panel(sources: Sources, analyses: Sequence[Result], components: Sequence[Result]) -> Panel:
+    """Hold what was found against what is known by construction.
+
+    Parameters
+    ----------
+    sources : Sources
+        With masks of the truth.
+    analyses : sequence of Result
+        What ``glm`` found.
+    components : sequence of Result
+        What ``ica`` found.
+
+    Returns
+    -------
+    Panel
+        A table, one row per planted network, and a picture of what components share with them.
+    """
+    rows, columns = [], {}
+    found = {(one.fields["Task"], one.site): one for one in analyses}
+    for path in sources.truths:
+        named = parse_name(path.name)[1]
+        task, site = named["task"], named.get("acq", "")
+        truth = load_mask(path).selected
+        own = found.get((task, site))
+        rows.append({"task": task, "site": site, "planted": int(truth.sum()), **_against(truth, own)})
+        for one in components:
+            if one.site == site:
+                columns[task] = _shares(truth, one)
+    figure = _best(pd.DataFrame(columns)) if columns else ""
+    note = (
+        '<p class="note"><strong>planted</strong>: units of the network, known by construction; <strong>found</strong> '
+        "by <code>glm</code>; <strong>false</strong>: found and not planted; <strong>Dice</strong>: 1 where found and "
+        "planted are the same.</p>"
+    )
+    return Panel("planted", "Planted against found", frame_html(pd.DataFrame(rows)) + note + figure)
+
+
+def _against(truth: np.ndarray, result: Result | None) -> dict[str, object]:
+    """What was found of a planted network, over all contrasts of its task."""
+    if result is None:
+        return {"found": "n/a", "false": "n/a", "Dice": "n/a"}
+    network = read_result(result.path).selected.any(0)
+    hits = int((network & truth).sum())
+    size = int(network.sum())
+    return {"found": size, "false": size - hits, "Dice": 2 * hits / max(size + int(truth.sum()), 1)}
+
+
+def _shares(truth: np.ndarray, result: Result) -> pd.Series[float]:
+    """Intersection over union of a planted network with every component."""
+    read = read_result(result.path)
+    shared, either = (read.selected & truth).sum(1), (read.selected | truth).sum(1)
+    return pd.Series(shared / np.maximum(either, 1), index=[one.name for one in read.items])
+
+
+def _best(shares: pd.DataFrame) -> str:
+    """What components share with planted networks."""
+    return figure_html(
+        as_png(draw_iou(shares.rename_axis("network").reset_index())),
+        "Intersection over union of planted networks and the components most like them",
+        "Planted networks against networks found without a task: units in both over units in either.",
+    )

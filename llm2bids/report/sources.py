@@ -1,0 +1,217 @@
+"""What there is to tell of a dataset: its recordings, and every result that was made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from llm2bids.bids.runs import PREPARED, BoldRun, find_runs
+from llm2bids.bids.tables import read_json
+from llm2bids.errors import DatasetError
+from llm2bids.glm.output import SUMMARY as GLM
+from llm2bids.glm.prepared import PreparedRun, find_prepared
+from llm2bids.ica.job import SUMMARY as ICA
+from llm2bids.networks.output import FOLDER
+from llm2bids.space import UnitSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+DERIVATIVES: Final = "derivatives"
+"""Folder of results inside a dataset."""
+LESION: Final = "lesion.json"
+"""What ``lesion`` writes last; said here again because its own module loads torch."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A file that says what was done and found.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    root : Path
+        Folder of results that holds it.
+    """
+
+    path: Path
+    root: Path
+
+    @cached_property
+    def fields(self) -> dict[str, Any]:
+        """What it says."""
+        return read_json(self.path)
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """Our own part: model, settings, versions."""
+        own: dict[str, Any] = self.fields.get("Llm2bids", {})
+        return own
+
+    @property
+    def subjects(self) -> list[str]:
+        """Subjects that it is about, as far as its name says."""
+        return [part.removeprefix("sub-") for part in self.path.name.split("_") if part.startswith("sub-")]
+
+    @property
+    def site(self) -> str:
+        """Site that it is about."""
+        return str(self.fields.get("Site") or self.own.get("Site") or "")
+
+    def space(self) -> UnitSpace:
+        """Read which voxel is which unit.
+
+        Returns
+        -------
+        UnitSpace
+            Of its maps.
+
+        Raises
+        ------
+        DatasetError
+            If it does not say.
+        """
+        fields = self.own.get("UnitSpace")
+        if not isinstance(fields, dict):
+            raise DatasetError(f"{self.path} has no Llm2bids.UnitSpace; make it again with the verb that wrote it")
+        return UnitSpace.from_json(fields)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """A dataset with all results that were found.
+
+    Parameters
+    ----------
+    raw : Path
+        The raw dataset.
+    folders : tuple of Path
+        Folders of results.
+    runs : tuple of BoldRun
+        Its recordings.
+    prepared : dict of PreparedRun
+        By name; empty where they were not prepared.
+    """
+
+    raw: Path
+    folders: tuple[Path, ...]
+    runs: tuple[BoldRun, ...]
+    prepared: dict[str, PreparedRun]
+
+    @classmethod
+    def from_dataset(cls, raw: Path, results: Sequence[Path] = (), subjects: Sequence[str] = ()) -> Sources:
+        """Look for them.
+
+        Parameters
+        ----------
+        raw : Path
+            The raw dataset.
+        results : sequence of Path
+            Folders of results that are not in its ``derivatives``.
+        subjects : sequence of str
+            Labels to keep; all without.
+
+        Returns
+        -------
+        Sources
+            What was found.
+
+        Raises
+        ------
+        DatasetError
+            If there is no recording, or a folder is not there.
+        """
+        runs = find_runs(raw, subjects)
+        if absent := [path for path in results if not path.is_dir()]:
+            raise DatasetError(f"{absent[0]} is no folder; give folders that glm, ica or lesion made")
+        home = raw / DERIVATIVES
+        inside = sorted(path for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
+        prepared = find_prepared(raw) if any((raw / PREPARED).glob("sub-*")) else {}  # a recording is worth a page too
+        return cls(raw, tuple(dict.fromkeys([*inside, *results])), tuple(runs), prepared)
+
+    @property
+    def subjects(self) -> list[str]:
+        """Labels of the subjects, each once."""
+        return list(dict.fromkeys(run.entities["sub"] for run in self.runs))
+
+    @property
+    def tasks(self) -> list[str]:
+        """Labels of the tasks, each once."""
+        return list(dict.fromkeys(run.entities["task"] for run in self.runs))
+
+    @property
+    def sites(self) -> list[str]:
+        """Labels of the sites, each once."""
+        return list(dict.fromkeys(run.entities.get("acq", "") for run in self.runs))
+
+    @cached_property
+    def analyses(self) -> list[Result]:
+        """What ``glm`` did for single subjects."""
+        return self._find(f"sub-*/func/*_{GLM}")
+
+    @cached_property
+    def groups(self) -> list[Result]:
+        """What ``glm`` did over subjects."""
+        return self._find(f"group/**/*_{GLM}")
+
+    @cached_property
+    def components(self) -> list[Result]:
+        """What ``ica`` did."""
+        return [*self._find(f"sub-*/func/*_{ICA}"), *self._find(f"group/**/*_{ICA}")]
+
+    @cached_property
+    def answers(self) -> list[Result]:
+        """What ``networks`` and ``fingerprint`` were asked."""
+        return self._find(f"{FOLDER}/*_networks.json")
+
+    @cached_property
+    def lesions(self) -> list[Result]:
+        """What ``lesion`` did."""
+        return [*self._find(LESION), *self._find(f"*/{LESION}")]
+
+    @cached_property
+    def truths(self) -> list[Path]:
+        """Masks of networks that are known by construction."""
+        return [path for folder in self.folders for path in sorted(folder.glob("sub-*/func/*_desc-truth_mask.nii.gz"))]
+
+    def of(self, subject: str) -> Sources:
+        """Keep what is about one subject.
+
+        Parameters
+        ----------
+        subject : str
+            Its label.
+
+        Returns
+        -------
+        Sources
+            The recordings of that subject; results are chosen by `about`.
+        """
+        runs = tuple(run for run in self.runs if run.entities["sub"] == subject)
+        names = {run.name for run in runs}
+        return Sources(self.raw, self.folders, runs, {key: one for key, one in self.prepared.items() if key in names})
+
+    def _find(self, pattern: str) -> list[Result]:
+        """Results in all folders, in order of name."""
+        return [Result(path, folder) for folder in self.folders for path in sorted(folder.glob(pattern))]
+
+
+def about(found: Iterable[Result], subjects: Sequence[str]) -> list[Result]:
+    """Keep results about one subject and no other.
+
+    Parameters
+    ----------
+    found : iterable of Result
+        Results.
+    subjects : sequence of str
+        Its label; with none, results about several or about no recording by name.
+
+    Returns
+    -------
+    list of Result
+        In the same order.
+    """
+    return [one for one in found if one.subjects == list(subjects)]

@@ -1,0 +1,280 @@
+"""The report tells everything that is there, and what is not; its numbers are those of the files; nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+
+from llm2bids.bids.history import read_history
+from llm2bids.bids.tables import read_json, read_tsv, write_json
+from llm2bids.cli import main
+from llm2bids.errors import DatasetError
+from llm2bids.glm import glm
+from llm2bids.lesion.output import SIDECAR
+from llm2bids.prep import prep
+from llm2bids.report import report
+from llm2bids.report.commands import further_panel
+from llm2bids.report.methods import methods_panel, number
+from llm2bids.report.results import frame_html
+from llm2bids.report.sources import LESION, Sources
+
+from .html import Page, pictures_in
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llm2bids.pages import Panel
+    from llm2bids.record import Recording
+
+    from .conftest import Ran
+
+
+@pytest.fixture(scope="module")
+def analysed(small_dataset: tuple[Path, list[Recording]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small tasks with networks; do not write into it."""
+    root = tmp_path_factory.mktemp("report") / "ds"
+    shutil.copytree(small_dataset[0], root)
+    prep(root, progress=False)
+    glm(root, root / "derivatives" / "glm", progress=False)
+    return root
+
+
+@pytest.fixture
+def own(analysed: Path, tmp_path: Path) -> Path:
+    """A copy to write into."""
+    return shutil.copytree(analysed, tmp_path / "ds")
+
+
+def anchors(page: Page) -> set[str]:
+    return {str(attrs["id"]) for _, attrs in page.tags if "id" in attrs}
+
+
+def test_the_pages_of_the_demo_show_every_panel(ran: Ran) -> None:
+    titles = {path.name: titles_of(Page(path)) for path in ran.pages.glob("*.html")}
+    assert titles["report.html"] == [
+        "Dataset",
+        "What was shown",
+        "Networks found",
+        "Questions about networks",
+        "Methods",
+        "Commands",
+    ]
+    assert titles["sub-phantom.html"] == [
+        "Model",
+        "Design",
+        "Signal, site block",
+        "Networks, site block",
+        "Questions about networks",
+        "Networks without a task",
+        "Planted against found",
+        "What networks do",
+        "Methods",
+    ]
+
+
+def titles_of(page: Page) -> list[str]:
+    return re.findall(r'<section><h2 id="[^"]+">([^<]+)</h2>', page.source)
+
+
+def test_answers_of_every_question_are_shown(ran: Ran) -> None:
+    page = Page(ran.pages / "sub-phantom.html")
+    below = re.findall(r'<h3 id="[^"]+">([^<]+)</h3>', page.source)
+    for title in ("Overlap", "Reliability", "Identification", "Networks over depth", "Connectivity"):
+        assert title in below
+    assert "Networks found again" in Page(ran.pages / "report.html").text
+
+
+def test_pages_are_whole_small_and_described(ran: Ran) -> None:
+    for path in ran.pages.glob("*.html"):
+        page = Page(path)
+        assert len(page.source) < 20e6
+        assert min(map(len, page.values("img", "alt"))) > 15
+        assert len(page.values("img", "alt")) == len(page.values("img", "src"))
+        assert min(one.shape[1] for one in pictures_in(page)) > 250
+        links = page.values("a", "href")
+        inner = {link.removeprefix("#") for link in links if link.startswith("#")}
+        assert inner <= anchors(page)
+        assert all((path.parent / link).exists() for link in links if not link.startswith(("#", "https://")))
+        assert len(anchors(page)) == sum("id" in attrs for _, attrs in page.tags)
+
+
+def test_markup_in_names_stays_text(ran: Ran) -> None:
+    for path in ran.pages.glob("*.html"):
+        page = Page(path)
+        assert "b" not in {tag for tag, _ in page.tags}
+    assert "a <b>demo & more" in page.text or "a <b>demo & more" in Page(ran.pages / "report.html").text
+
+
+def test_planted_networks_stand_beside_those_found(ran: Ran) -> None:
+    text = Page(ran.pages / "sub-phantom.html").text
+    for row in ran.rows:
+        cells = [row["task"], "block", row["planted"], row["found"], row["false"]]
+        assert "".join(map(str, cells)) in text
+
+
+def test_commands_and_their_files_are_listed(ran: Ran) -> None:
+    text = Page(ran.pages / "report.html").text
+    for folder in (ran.folder, *(ran.results / name for name in ("llm2bids", "glm", "ica", "lesion"))):
+        steps = read_history(folder)
+        assert steps
+        for step in steps:
+            assert step.command in text
+            assert step.outputs[0] in text
+
+
+def test_numbers_are_those_of_the_files(analysed: Path, tmp_path: Path) -> None:
+    made = report(analysed, tmp_path / "pages")
+    text = Page(made.subjects["phantom"]).text
+    for path in (analysed / "derivatives" / "glm").rglob("*_glm.json"):
+        for found in read_json(path)["Found"]:
+            assert f"{found['n_selected']} of {found['n_tested']} units tested" in text
+            units = read_tsv(path.with_name(found["units"])).head(3)
+            for row in units.to_dict("records"):
+                assert f"{row['unit']}{row['hookpoint']}{row['block']}{row['channel']}" in text
+    dataset = Page(made.page).text
+    assert "phantomseed061,653,6324" in dataset
+    assert made.panels["sub-phantom.html"] == titles_of(Page(made.subjects["phantom"]))
+
+
+def test_a_recording_alone_is_told_and_what_comes_next(
+    small_dataset: tuple[Path, list[Recording]], tmp_path: Path
+) -> None:
+    made = report(small_dataset[0], tmp_path / "pages", progress=False)
+    assert made.panels["sub-phantom.html"] == ["Model", "Design", "Signal, site block", "Methods"]
+    assert made.panels["report.html"] == ["Dataset", "What was shown", "Methods", "Commands", "Not asked yet"]
+    text = Page(made.page).text
+    for verb in ("prep", "glm", "ica", "lesion"):
+        assert f"llm2bids {verb} " in text
+    assert "script" not in {tag for tag, _ in Page(made.subjects["phantom"]).tags}
+    assert not list(small_dataset[0].rglob("*.html"))
+
+
+def test_what_was_asked_is_not_advised_again(analysed: Path, ran: Ran) -> None:
+    panel = further_panel(Sources.from_dataset(analysed))
+    assert panel is not None
+    assert "networks overlap" in panel.html
+    assert "llm2bids prep" not in panel.html
+    assert further_panel(Sources.from_dataset(ran.folder)) is None
+
+
+def test_results_elsewhere_are_told(own: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(own / "derivatives" / "glm", elsewhere)
+    assert "Networks found" not in report(own, tmp_path / "a").panels["report.html"]
+    assert "Networks found" in report(own, tmp_path / "b", results=[elsewhere]).panels["report.html"]
+
+
+def test_groups_are_told(phantoms: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(phantoms, tmp_path / "several")
+    glm(root, root / "derivatives" / "glm", "group", progress=False)
+    made = report(root, tmp_path / "pages", participant_label=["p1", "p2"])
+    assert list(made.subjects) == ["p1", "p2"]
+    assert "Over subjects" in made.panels["report.html"]
+    assert "3 subjects" in Page(made.page).text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "exists already; replace it with --overwrite"),
+        (["--participant-label", "fantom"], "did you mean phantom"),
+        (["--results", "nowhere"], "is no folder"),
+        (["--out-dir", "{root}/sub-phantom"], "inside the raw dataset"),
+        (["--out-dir", "{root}/derivatives/glm"], "is a dataset"),
+        (["--out-dir", "{root}/participants.tsv"], "inside the raw dataset"),
+    ],
+)
+def test_refusals_say_what_to_do(own: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pages = own / "derivatives" / "report"
+    pages.mkdir()
+    (pages / "report.html").write_text("mine")
+    assert main(["report", str(own), *(word.format(root=own) for word in words)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert said in error
+    assert [path.name for path in pages.iterdir()] == ["report.html"]
+    assert (pages / "report.html").read_text() == "mine"
+
+
+def test_a_broken_result_leaves_old_pages_alone(own: Path) -> None:
+    made = report(own)
+    before = {path: path.read_bytes() for path in made.page.parent.glob("*.html")}
+    mask = max((own / "derivatives" / "glm").rglob("*_desc-fdr05_mask.nii.gz"))
+    mask.write_bytes(mask.read_bytes()[:100])
+    with pytest.raises(DatasetError, match=mask.name):
+        report(own, overwrite=True)
+    assert {path: path.read_bytes() for path in made.page.parent.glob("*.html")} == before
+
+
+def test_the_same_dataset_makes_the_same_pages(analysed: Path, tmp_path: Path) -> None:
+    first, again = (report(analysed, tmp_path / name) for name in "ab")
+    assert first.page.read_bytes() == again.page.read_bytes()
+    assert first.subjects["phantom"].read_bytes() == again.subjects["phantom"].read_bytes()
+
+
+def test_programs_are_told_where_pages_are(analysed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(analysed), "--out-dir", str(tmp_path / "pages"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["page"] == str(tmp_path / "pages" / "report.html")
+    assert set(told["panels"]) == {"report.html", "sub-phantom.html"}
+
+
+def plain(panel: Panel) -> str:
+    return re.sub(r"<[^>]+>", "", panel.html).replace("&quot;", '"')
+
+
+def test_methods_say_what_sidecars_say(own: Path) -> None:
+    sources = Sources.from_dataset(own)
+    written = plain(methods_panel(sources, "phantom"))
+    assert f"2 runs each, {sources.runs[0].n_scans} scans per run" in written
+    assert "768 units in 6 layers" in written
+    assert "by 5 tokens, drawn at temperature 1" in written
+    assert "Benjamini Y, Hochberg Y (1995)" in written
+    assert "Nencka AS" in written
+    assert "Nichols" not in written
+    for path in (own / "derivatives" / "glm").rglob("*_glm.json"):
+        fields = read_json(path)
+        fields["Llm2bids"]["Statistics"] |= {"Correction": "maxt", "CorrectionDescription": "max-t", "Tail": "positive"}
+        write_json(path, fields)
+    changed = plain(methods_panel(Sources.from_dataset(own), "phantom"))
+    assert "one-tailed (positive), corrected over units: max-t [" in changed
+    assert "Nichols TE" in changed
+    assert "Benjamini" not in changed
+
+
+def test_own_tasks_are_not_ascribed_to_papers(own: Path) -> None:
+    for path in own.glob("task-*_bold.json"):
+        write_json(path, read_json(path) | {"TaskDescription": "My own."})
+    assert "Nencka" not in plain(methods_panel(Sources.from_dataset(own), "phantom"))
+
+
+def test_citations_are_all_known_and_numbered_in_order(ran: Ran) -> None:
+    written = plain(methods_panel(Sources.from_dataset(ran.folder), "phantom"))
+    text, _, references = written.partition("References")
+    numbers = list(dict.fromkeys(map(int, re.findall(r"\[(\d+)\]", text))))
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert references.count("https://") == len(numbers)
+    assert "[@" not in written
+    with pytest.raises(KeyError):
+        number(["unknown [@nobody]"])
+
+
+def test_tables_are_cut_and_say_so() -> None:
+    table = pd.DataFrame(
+        {"task": [f"t{n}" for n in range(50)], "p": ["0.00012345"] * 49 + ["n/a"], "none": ["n/a"] * 50}
+    )
+    told = frame_html(table)
+    assert told.count("<tr>") == 41
+    assert "10 more rows" in told
+    assert ">0.000123<" in told
+    assert '<td class="text">t0</td>' in told
+    assert frame_html(table.tail(1)).count(">-<") == 2
+
+
+def test_lesions_are_looked_for_under_their_name() -> None:
+    assert LESION == SIDECAR
