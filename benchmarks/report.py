@@ -2,8 +2,9 @@
 
 ``python benchmarks/report.py [--folder DIR] [--runs 4]`` records GPT-2 with random weights and the tokenizer of the
 phantom (12 blocks of 768 units) reading the prompts of the six built-in tasks, prepares and analyses it, asks every
-question about its networks, finds components, and lesions two networks. Then it times ``report``, in seconds and as a multiple of reading
-the prepared volumes once, and prints the sizes of the pages. What is in DIR already is not made again.
+question about its networks, finds components, and lesions two networks. Then it times ``report``, in seconds and as a
+multiple of reading the prepared volumes once, and prints the sizes of the pages. What is in DIR already is not made
+again.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def make_dataset(root: Path, n_runs: int) -> None:
     )
     prep(root, resume=True)
     out = root / "derivatives" / "glm"
-    found = glm(root, out, resume=True, top=["1%"])
+    found = glm(root, out, resume=True, top=[0.01])
     if not (root / "derivatives" / "lesion").exists():
         for ask in (overlap, reliability, profile, connectivity):
             ask(out, overwrite=True)
@@ -57,7 +58,7 @@ def make_dataset(root: Path, n_runs: int) -> None:
         texts = root / "derivatives" / "texts.txt"
         texts.write_text("Nobody has shown this line before.\nNor was this one shown to anybody.\n")
         masks = [path for one in found for path in one.mask.parent.glob(f"*_task-{one.task}_*desc-top1*_mask.nii.gz")]
-        lesion(root / "derivatives" / "lesion", subject, masks=masks[:2], text=[texts], lines=True, controls=5)
+        lesion(root / "derivatives" / "lesion", model=subject, masks=masks[:2], text=[texts], lines=True, controls=5)
 
 
 def main() -> None:

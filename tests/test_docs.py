@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import doctest
 import json
-import os
 import pkgutil
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -20,13 +18,16 @@ import pytest
 import llm2bids
 from llm2bids.cli import build_parser, main
 
+from .test_readme import GUIDES
+from .typed import BLOCK, blocks_of, same, type_in
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 WRITTEN = [path for path in sorted(DOCS.rglob("*.md")) if "_build" not in path.parts]
 MARKDOWN = [*WRITTEN, *sorted((ROOT / "examples").glob("*.md")), ROOT / "README.md", ROOT / "CHANGELOG.md"]
-FIRST = ("quickstart", "own-task", "own-model", "statistics", "nilearn", "plots", "you-know-transformers")
+README = "../README"
+FIRST = (README, "quickstart", "own-task", "own-model", "statistics", "nilearn", "plots", "you-know-transformers")
 """Pages whose commands run, in this order and in one folder; ``sh`` marks commands that need more than we have."""
-BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.DOTALL | re.MULTILINE)
 TASKS = ("medicalimaging", "pathology")
 FENCE = re.compile(r"^(`{3,}|:{3,}).*?^\1", re.DOTALL | re.MULTILINE)
 
@@ -37,7 +38,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("docs")
     for name in ("docs", "examples"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("_build", "generated", "__pycache__"))
-    for name in ("CHANGELOG.md", "CITATION.cff"):
+    for name in ("README.md", "CHANGELOG.md", "CITATION.cff"):
         shutil.copy(ROOT / name, copy)
     call = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "docs", "html"]
     done = subprocess.run(call, cwd=copy, capture_output=True, text=True, check=False, timeout=300)
@@ -117,40 +118,13 @@ def test_links_of_markdown_lead_somewhere(page: Path) -> None:
         assert not parts.fragment or parts.fragment in slugs(target), link
 
 
-def same(said: str, shown: str) -> bool:
-    """Whether two outputs agree word for word, and numbers with fractions, which hang on the machine, nearly."""
-    pairs = list(zip(said.split(), shown.split(), strict=False))
-    exact = len(said.split()) == len(shown.split())
-    return exact and all(one == two or ("." in one and close(one, two)) for one, two in pairs)
-
-
-def close(one: str, two: str) -> bool:
-    try:
-        return float(one) == pytest.approx(float(two), rel=0.05)
-    except ValueError:
-        return False
-
-
-def type_in(kind: str, text: str, capsys: pytest.CaptureFixture[str]) -> str:
-    """What a block prints; commands of ours run in this process, which has imported all already."""
-    capsys.readouterr()
-    if kind == "python":
-        exec(compile(text, "a page", "exec"), {"__name__": "__main__"})  # noqa: S102 - a page is what we test
-    for line in text.splitlines() if kind == "bash" else ():
-        if line.startswith("llm2bids "):
-            assert main(shlex.split(line)[1:]) == 0, line
-        else:
-            subprocess.run(["bash", "-euo", "pipefail", "-c", line], check=True, env=os.environ)
-    return capsys.readouterr().out
-
-
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", FIRST)
 def test_commands_run_and_say_what_the_page_says(
     name: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(home)
-    blocks = [one for one in BLOCK.findall((DOCS / f"{name}.md").read_text()) if ">>>" not in one[1]]
+    blocks = blocks_of(DOCS / f"{name}.md")[1 if name == README else 0 :]  # its first sets up what is here already
     assert blocks
     for kind, text, shown in blocks:
         said = type_in(kind, text, capsys)
@@ -158,12 +132,7 @@ def test_commands_run_and_say_what_the_page_says(
 
 
 def test_no_other_page_has_commands_that_are_not_run() -> None:
-    with_commands = {
-        path.stem
-        for path in DOCS.glob("*.md")
-        if any(">>>" not in text for _, text, _ in BLOCK.findall(path.read_text()))
-    }
-    assert with_commands == set(FIRST)
+    assert {path.stem for path in DOCS.glob("*.md") if blocks_of(path)} == {*FIRST, *GUIDES} - {README}
 
 
 @pytest.mark.parametrize("name", [path.name for path in DOCS.glob("*.md") if ">>>" in path.read_text()])
@@ -177,12 +146,11 @@ def test_examples_at_the_prompt(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def asked(home: Path) -> Path:
-    """What the quick start wrote, which ran before, and answers to further questions."""
+    """What README and the quick start wrote, which ran before, and answers to further questions."""
     root = home / "ds"
     glm, ica = (str(root / "derivatives" / name) for name in ("glm", "ica"))
     assert main(["ica", str(root), ica]) == 0
-    for question in ("overlap", "profile"):
-        assert main(["networks", question, glm, "--n-draws", "20"]) == 0
+    assert main(["networks", "profile", glm, "--n-draws", "20"]) == 0
     assert main(["networks", "connectivity", glm]) == 0
     assert main(["networks", "match", glm, ica, "--n-draws", "20"]) == 0
     return root

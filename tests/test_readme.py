@@ -1,4 +1,4 @@
-"""Every command of the README runs, and says what the README says."""
+"""The commands of the guides run, one after the other, and README names what is there; its own run with the pages."""
 
 from __future__ import annotations
 
@@ -14,22 +14,20 @@ import pytest
 from llm2bids.validate import validate
 
 from .families import tiny_subject
+from .typed import blocks_of
 from .warm import warm_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+GUIDES = ("record", "analyse", "questions", "lesions")
+"""Pages whose commands go on from each other, some of them over several lines of a shell."""
 SETUP = ("git clone https://github.com/llm2bids/llm2bids", "cd llm2bids", "make demo", "make test")
 
 
-def commands(kind: str) -> list[str]:
-    return [text for found, text in BLOCKS if found == kind]
-
-
 def test_the_setup_block_is_the_makefiles_and_cis() -> None:
-    assert tuple(commands("bash")[0].splitlines()) == SETUP
+    assert tuple(blocks_of(ROOT / "README.md")[0][1].splitlines()) == SETUP
     recipes = {
         target: subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         for target in ("demo", "test")
@@ -42,7 +40,7 @@ def test_the_setup_block_is_the_makefiles_and_cis() -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder in which all other blocks run one after the other, as a reader would run them."""
+    """An empty folder in which all blocks run one after the other, as a reader would run them."""
     folder = tmp_path_factory.mktemp("reader")
     subject = tiny_subject("gpt2")
     subject.model.save_pretrained(folder / "my-model")
@@ -69,10 +67,10 @@ def command() -> Iterator[Path]:
         yield folder
 
 
-def test_the_other_blocks_run_in_order(home: Path, command: Path) -> None:
+def test_the_commands_of_the_guides_run_in_order(home: Path, command: Path) -> None:
     path = os.pathsep.join([str(command), str(Path(sys.executable).parent), os.environ["PATH"]])
     said, seen = "", {}
-    for kind, text in BLOCKS[1:]:
+    for kind, text, _ in (block for name in GUIDES for block in blocks_of(ROOT / "docs" / f"{name}.md")):
         call = ["bash", "-euo", "pipefail", "-c", text] if kind == "bash" else [sys.executable, "-c", text]
         done = subprocess.run(
             call, cwd=home, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False, timeout=300
@@ -80,7 +78,7 @@ def test_the_other_blocks_run_in_order(home: Path, command: Path) -> None:
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         said += done.stdout
         seen = check_what_changed(home, seen)
-    for dataset in ("ds", "ds/derivatives/llm2bids", "ds/derivatives/glm", "ds/derivatives/phantom", "mine"):
+    for dataset in ("ds", "ds/derivatives/llm2bids", "ds/derivatives/glm", "ds/derivatives/phantom"):
         assert f"{dataset}: 0 errors, 0 warnings" in said
     assert "sub-mymodel_task-medicalimaging_acq-head_run-02_bold.nii.gz" in said
     assert re.search(r"\ngroup +pathology +block +onVsOff +768", said)
@@ -105,8 +103,10 @@ def test_the_options_the_readme_names_exist() -> None:
         ["prune"],
         ["ica"],
         ["networks", "match"],
+        ["report"],
     )
     calls = ([sys.executable, "-m", "llm2bids", *verb, "--help"] for verb in verbs)
     shown = "".join(subprocess.run(call, capture_output=True, text=True, check=True).stdout for call in calls)
-    for option in set(re.findall(r"--[a-z][a-z-]+", (ROOT / "README.md").read_text())):
+    pages = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in GUIDES)]
+    for option in {option for page in pages for option in re.findall(r"--[a-z][a-z-]+", page.read_text())}:
         assert option in shown, option
