@@ -13,7 +13,7 @@ import pandas as pd
 from nilearn.glm.first_level import compute_regressor, make_first_level_design_matrix
 
 from llm2bids.errors import DesignError
-from llm2bids.statsmodel import FACTOR
+from llm2bids.regressors import FACTOR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,8 +108,8 @@ def token_design(
         Middle of every scan, in seconds.
     conditions : sequence of str
         Conditions that are modelled; all others are baseline.
-    confounds : DataFrame, optional
-        Further columns, one row per scan.
+    confounds : DataFrame, shape (n_scans, n_confounds), optional
+        Further columns.
     cutoff : float, optional
         Of the cosine drift, in Hz.
 
@@ -160,8 +160,8 @@ def prompt_design(
         ``onset``, ``duration``, ``trial_type``, and ``prompt`` where one prompt has several events.
     times : ndarray, shape (n_scans,)
         Middle of every scan, in seconds.
-    confounds : DataFrame, optional
-        Further columns, one row per scan.
+    confounds : DataFrame, shape (n_scans, n_confounds), optional
+        Further columns.
 
     Returns
     -------

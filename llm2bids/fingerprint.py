@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
-from tqdm import tqdm
 
 from llm2bids.bids.dataset import Dataset, linked
 from llm2bids.bids.history import noted
@@ -23,8 +22,9 @@ from llm2bids.ica.components import assign
 from llm2bids.ica.job import SUMMARY, hash_of
 from llm2bids.ica.sources import prompts_of
 from llm2bids.networks.output import Answer, files_of, publish_answer, refuse_answer
-from llm2bids.networks.similarity import p_at_least
+from llm2bids.networks.similarity import check_draws, p_at_least
 from llm2bids.plots.fingerprint import draw_fingerprint
+from llm2bids.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -126,16 +126,14 @@ def fingerprint(  # noqa: PLR0913 - the arguments of the command
     LLM2BIDSError
         If a file is missing, the models share fewer than five texts, or tokens cannot be aligned.
     """
-    if n_draws < 1:
-        raise InferenceError(f"{n_draws} draws asked for; 1000 or more needed for a p-value of .001")
+    check_draws(n_draws)
     summaries = _summary(Path(a)), _summary(Path(b))
     one, other = (read_courses(path) for path in summaries)
     used = choose_level(one, other, level)
     target = Dataset(Path(out) if out is not None else _root(summaries[0]), "derivative")
     entities = {"sub": one.subject, "desc": f"fingerprint{to_label(other.subject)}"}
     refuse_answer(target, entities, overwrite=overwrite, instead=", or write elsewhere with --out")
-    hide = None if progress is None else not progress
-    with tqdm(total=n_draws, unit=" draws", disable=hide, dynamic_ncols=True, desc="fingerprint") as bar:
+    with progress_bar("draws", n_draws, "fingerprint", shown=progress) as bar:
         answer = compare(one, other, used, n_draws, np.random.default_rng(seed), bar.update)
     sources = [Path(os.path.relpath(path, target.root)).as_posix() for path in summaries]
     told = [read_json(path)["Llm2bids"] for path in summaries]
@@ -192,14 +190,7 @@ def compare(
         "texts": len(shared),
         "level": level,
     }
-    rows = np.flatnonzero(order >= 0)
-    matches = pd.DataFrame(
-        {
-            "network_a": [one.networks[row] for row in rows],
-            "network_b": [other.networks[order[row]] for row in rows],
-            "rho": np.abs(rho[rows, order[rows]]),
-        }
-    ).sort_values("rho", ascending=False, kind="stable", ignore_index=True)
+    matches = _matches(one, other, np.abs(rho), order)
     matrix = pd.DataFrame(np.abs(rho), columns=list(other.networks)).assign(network_a=list(one.networks))
     tables = {
         "score": pd.DataFrame([told]),
@@ -210,6 +201,19 @@ def compare(
     settings = {"Level": level, "Draws": n_draws, "Texts": len(shared)}
     names = f"{one.subject}, {other.subject}"
     return Answer("fingerprint", names, "", tables, {"figure": figure}, settings, _COLUMNS)
+
+
+def _matches(one: Courses, other: Courses, size: NDArray[np.float64], order: NDArray[np.int64]) -> pd.DataFrame:
+    """The assigned pairs, the most alike first."""
+    rows = np.flatnonzero(order >= 0)
+    table = pd.DataFrame(
+        {
+            "network_a": [one.networks[row] for row in rows],
+            "network_b": [other.networks[order[row]] for row in rows],
+            "rho": size[rows, order[rows]],
+        }
+    )
+    return table.sort_values("rho", ascending=False, kind="stable", ignore_index=True)
 
 
 def spearman(

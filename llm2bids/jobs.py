@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from llm2bids import __version__
 from llm2bids.bids.dataset import Dataset
@@ -16,6 +15,7 @@ from llm2bids.bids.runs import PREPARED
 from llm2bids.bids.tables import read_json, write_json
 from llm2bids.bids.templates import template_json, template_text
 from llm2bids.errors import DatasetError, LLM2BIDSError
+from llm2bids.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -322,12 +322,11 @@ def run_all(
     there = {job.summary: existing(job, work) for job in jobs}
     done = {job.summary: read(job, summary) for job in jobs if (summary := there[job.summary]) is not None}
     todo = [job for job in jobs if job.summary not in done]
-    hide = None if work.progress is None else not work.progress
     name, unit = shown
     finished = Parallel(n_jobs=work.n_jobs, return_as="generator")(delayed(_safely)(job) for job in todo)
     with jobs[0].out.tidied(map(stage_of, todo)):
         try:
-            with tqdm(finished, total=len(todo), unit=f" {unit}", disable=hide, dynamic_ncols=True, desc=name) as bar:
+            with progress_bar(unit, len(todo), name, finished, shown=work.progress) as bar:
                 for job, outcome in zip(todo, bar, strict=True):
                     if isinstance(outcome, LLM2BIDSError):
                         raise outcome

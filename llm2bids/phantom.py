@@ -14,7 +14,7 @@ words. How it works, in the order of the forward pass:
 * All other heads and neurons move noise about, linearly and over windows of several widths, which makes it
   autocorrelated. Two channels are massive.
 
-Nothing else depends on the topic, because of two choices. The epsilon of the normalization is so large that it only
+Nothing else depends on the topic, because of two choices. The epsilon of the normalisation is so large that it only
 scales, so that no unit feels the size of another. And the noise of the words is projected such that its mean, seen
 through every attention window, is 0 (within 2e-5) over the prompts of each topic and over the words the phantom emits
 when they are drawn at temperature 1. (Greedy decoding repeats a few words, whose noise is not 0.)

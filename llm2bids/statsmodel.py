@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["FACTOR", "INTERCEPT", "WILDCARDS", "Contrast", "Node", "StatsModel"]
-
 INTERCEPT: Final = "1"
 """The column of ones in ``X``."""
 _LEVELS: Final = ("Run", "Subject", "Dataset")

@@ -18,9 +18,8 @@ import pytest
 
 from llm2bids import __version__
 from llm2bids.bids.history import HISTORY
-from llm2bids.cli import build_parser, completion, main
+from llm2bids.cli import build_parser, main
 from llm2bids.errors import LLM2BIDSError
-from llm2bids.model import sites
 from llm2bids.task import builtin_tasks
 
 from .families import tiny_subject
@@ -227,10 +226,6 @@ def test_other_shells_are_told_of_every_verb(shell: str, capsys: pytest.CaptureF
     assert run("completion", shell) == 0
     script = capsys.readouterr().out
     assert all(name in script for name in ("fingerprint", "reliability", "neuron", "theoryofmind"))
-
-
-def test_sites_are_completed_as_they_are_called() -> None:
-    assert completion.SITES == sites.SITES
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,9 +27,10 @@ from llm2bids.bids.nifti import HEADER_SIZE
 from llm2bids.errors import DatasetError, LLM2BIDSError, ModelError, NonFiniteError, RecordError
 from llm2bids.model.loading import load_subject
 from llm2bids.model.recording import read, tokenize
-from llm2bids.model.sites import SITES, find_site
+from llm2bids.model.sites import find_site
 from llm2bids.phantom import build_phantom
 from llm2bids.record import record
+from llm2bids.sites import SITES
 from llm2bids.space import UnitSpace
 from llm2bids.validate import validate
 
@@ -211,7 +212,7 @@ RECORD = """
     import sys
     from llm2bids.record import record
     record(sys.argv[1], task="pathology", runs=3, blocks=1, prompts_per_block=2, tokens=3, subject=sys.argv[2],
-           progress=False, resume="resume" in sys.argv)
+           progress=False)
 """
 KILL_AFTER = """
     import os, signal
@@ -238,14 +239,20 @@ def run_script(before: str, *args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def record_here(root: Path, subject: str, **options: bool) -> None:
+    """What the script does, in this process."""
+    how: dict[str, Any] = {"runs": 3, "blocks": 1, "prompts_per_block": 2, "tokens": 3, "progress": False}
+    record(root, task="pathology", subject=subject, **how, **options)
+
+
 def test_after_kill_9_the_dataset_is_valid_and_resume_finishes_it(tmp_path: Path) -> None:
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     assert run_script(KILL_AFTER, str(broken), "a").returncode == -signal.SIGKILL
     left = sorted(path.name for path in broken.rglob("*_bold.nii.gz") if ".llm2bids" not in path.parts)
     assert left == ["sub-a_task-pathology_acq-block_run-01_bold.nii.gz"]
     assert all(one.issues == () for one in validate(broken))
-    assert run_script("", str(broken), "a", "resume").returncode == 0
-    assert run_script("", str(whole), "a").returncode == 0
+    record_here(broken, "a", resume=True)
+    record_here(whole, "a")
     assert contents(broken) == contents(whole)
     assert [path.name for path in (broken / ".llm2bids").iterdir()] == ["lock"]
 
@@ -257,7 +264,7 @@ def test_a_full_disk_leaves_complete_runs_and_resume_finishes(tmp_path: Path) ->
     done = run_script(FILES_OF_20_KB, str(root), "b")
     assert "could not be written" in done.stderr.splitlines()[-1]
     assert contents(root) == before
-    assert run_script("", str(root), "b", "resume").returncode == 0
+    record_here(root, "b", resume=True)
     assert all(one.issues == () for one in validate(root))
 
 

@@ -24,7 +24,7 @@ PREPARED: Final = Path("derivatives", "llm2bids")
 """Where `prep` puts its derivative, relative to the raw dataset."""
 PREPROC: Final = "preproc"
 """Value of ``desc`` of volumes that are ready for statistics."""
-IDENTITY: Final = (
+REPEATED: Final = (
     "Model",
     "Revision",
     "WeightsSHA256",

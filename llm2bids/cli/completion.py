@@ -6,12 +6,11 @@ import argparse
 from typing import TYPE_CHECKING, Any, Final
 
 from llm2bids.cli.terminal import tell
+from llm2bids.sites import SITES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SITES: Final = ("block", "attn", "mlp", "neuron", "head")
-"""Those of `llm2bids.model.sites`, which takes seconds to import."""
 _HOW: Final = """\
 where scripts go:
   bash   llm2bids completion bash > ~/.local/share/bash-completion/completions/llm2bids

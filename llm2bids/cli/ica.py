@@ -27,7 +27,14 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "out_dir", metavar="OUT_DIR", help="derivative to make or to add to, e.g. BIDS_DIR/derivatives/ica"
     )
     add_labels(verb)
-    how = verb.add_argument_group("how it is decomposed")
+    _add_method_options(verb.add_argument_group("how it is decomposed"))
+    _add_network_options(verb.add_argument_group("which units are a network"))
+    add_work(verb)
+    verb.set_defaults(verb=_run)
+
+
+def _add_method_options(how: argparse._ArgumentGroup) -> None:
+    """How samples are decomposed."""
     how.add_argument("--method", choices=["fastica", "canica", "dictlearning"], default="fastica", help="(%(default)s)")
     how.add_argument(
         "--components", type=components, default="estimate", metavar="N", help="how many, or estimate (%(default)s)"
@@ -56,7 +63,10 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     how.add_argument(
         "--resamples", type=int, default=0, metavar="N", help="refits that say how stable components are (%(default)s)"
     )
-    network = verb.add_argument_group("which units are a network")
+
+
+def _add_network_options(network: argparse._ArgumentGroup) -> None:
+    """Which units of a map are its network."""
     network.add_argument(
         "--z",
         type=float,
@@ -69,8 +79,6 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         default="positive",
         help="of the map; the heavier is made positive (%(default)s)",
     )
-    add_work(verb)
-    verb.set_defaults(verb=_run)
 
 
 def components(text: str) -> int | Literal["estimate"]:

@@ -27,7 +27,15 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "one voxel per unit.",
     )
     verb.add_argument("bids_dir", metavar="BIDS_DIR", help="dataset to make or to add to")
-    what = verb.add_argument_group("what is recorded")
+    _add_task_options(verb.add_argument_group("what is recorded"))
+    _add_design_options(verb.add_argument_group("design"))
+    _add_model_options(verb.add_argument_group("model"))
+    _add_file_options(verb.add_argument_group("files"))
+    verb.set_defaults(verb=_run)
+
+
+def _add_task_options(what: argparse._ArgumentGroup) -> None:
+    """Which model, on which task, in which places."""
     what.add_argument("--model", default="phantom", metavar="phantom|DIR|HUB_ID", help="the model (%(default)s)")
     what.add_argument(
         "--task",
@@ -60,10 +68,6 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "(generate; read for localizers)",
     )
     what.add_argument("--tokens", type=int, default=24, metavar="N", help="tokens to generate per prompt (%(default)s)")
-    _add_design_options(verb.add_argument_group("design"))
-    _add_model_options(verb.add_argument_group("model"))
-    _add_file_options(verb.add_argument_group("files"))
-    verb.set_defaults(verb=_run)
 
 
 def _add_design_options(design: argparse._ArgumentGroup) -> None:

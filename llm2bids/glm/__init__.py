@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llm2bids.bids.history import noted
 from llm2bids.errors import InferenceError
-from llm2bids.glm.analysis import find_analyses
-from llm2bids.glm.estimate import check
 from llm2bids.glm.group import find_groups
 from llm2bids.glm.output import SUMMARY, Finding, findings
 from llm2bids.glm.page import write_page
-from llm2bids.glm.participant import SubjectJob
+from llm2bids.glm.participant import find_subjects
 from llm2bids.glm.settings import Settings, refuse_neighbours
 from llm2bids.jobs import Work, open_output, run_all, written
-from llm2bids.statsmodel import Contrast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -133,41 +130,31 @@ def glm(  # noqa: PLR0913 - the arguments of the command
     """
     work = Work(n_jobs, resume, overwrite, progress)
     refuse_neighbours(smoothing_fwhm, cluster_threshold)
-    settings = Settings(
-        inference,
-        level,
-        drift,
-        high_pass,
-        tuple(confounds),
-        correction,
-        alpha,
-        tail,
-        n_permutations,
-        seed,
-        drop_missing,
-        tuple(top),
-    )
-    raw = Path(bids_dir)
+    estimated = (inference, level, drift, high_pass, tuple(confounds))
+    tested = (correction, alpha, tail, n_permutations, seed)
+    settings = Settings(*estimated, *tested, drop_missing, tuple(top))
+    raw, design = Path(bids_dir), (compare, pairs, tuple(covariates))
     out = open_output(raw, Path(out_dir))
-    labels = {"subjects": participant_label, "tasks": task_label, "sites": sites}
-    path = None if model is None else Path(model)
+    _check_level(analysis_level, contrasts, design)
+    wanted: dict[str, Any] = {"subjects": participant_label, "tasks": task_label, "sites": sites}
+    wanted["model"] = None if model is None else Path(model)
     jobs: Sequence[Job]
     if analysis_level == "participant":
-        if compare or pairs or covariates:
-            raise InferenceError("compare, pairs or covariates asked for a single subject; use the level group")
-        asked = [Contrast.from_expression(text) for text in contrasts]
-        analyses = find_analyses(raw, settings, **labels, model=path, contrasts=asked)
-        for analysis in analyses:
-            check(analysis)
-        jobs = [SubjectJob(analysis, out, raw) for analysis in analyses]
-    elif analysis_level == "group":
-        if contrasts:
-            raise InferenceError("contrasts of conditions asked for a group; ask them at the level participant first")
-        jobs = find_groups(raw, out, settings, **labels, model=path, design=(compare, pairs, tuple(covariates)))
+        jobs = [*find_subjects(raw, out, settings, contrasts=contrasts, **wanted)]
     else:
-        raise InferenceError(f"level {analysis_level!r} found; use participant or group")
+        jobs = [*find_groups(raw, out, settings, design=design, **wanted)]
     found = run_all(jobs, work, _read, ("glm", "analyses"), _draw)
     return [one for own in found for one in own]
+
+
+def _check_level(level: str, contrasts: Sequence[str], design: tuple[str | None, str | None, tuple[str, ...]]) -> None:
+    """Refuse what is asked at the wrong level."""
+    if level not in {"participant", "group"}:
+        raise InferenceError(f"level {level!r} found; use participant or group")
+    if level == "participant" and any(design):
+        raise InferenceError("compare, pairs or covariates asked for a single subject; use the level group")
+    if level == "group" and contrasts:
+        raise InferenceError("contrasts of conditions asked for a group; ask them at the level participant first")
 
 
 def _read(job: Job, summary: dict[str, Any]) -> list[Finding]:

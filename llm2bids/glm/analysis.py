@@ -16,8 +16,8 @@ from llm2bids.design import SPIKE, average, check_estimable, name_prompts, promp
 from llm2bids.errors import DatasetError, DesignError, StatsModelError, did_you_mean
 from llm2bids.glm.kinds import KindDesign, Weighing, bins_of, with_bins, with_slopes
 from llm2bids.glm.prepared import check_alike, find_prepared, made_of
-from llm2bids.regressors import MEAN, Regressors, is_slope
-from llm2bids.statsmodel import FACTOR, INTERCEPT, WILDCARDS, Node, StatsModel
+from llm2bids.regressors import FACTOR, MEAN, WILDCARDS, Regressors, is_slope
+from llm2bids.statsmodel import INTERCEPT, Node, StatsModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
+from llm2bids.bids.provenance import hash_parts, versions
 from llm2bids.bids.runs import stats_model_path
 from llm2bids.bids.tables import read_json, write_bytes, write_tsv
 from llm2bids.design import check_estimable, partition
@@ -19,15 +20,7 @@ from llm2bids.errors import DatasetError, DesignError, InferenceError
 from llm2bids.glm.fit import adjust, contrasts_of_run, flips_signs, join, max_t
 from llm2bids.glm.jobs import publish
 from llm2bids.glm.members import ESTIMATED, Member, by_contrast, find_members, read_map
-from llm2bids.glm.output import (
-    SUMMARY,
-    Target,
-    describe_contrast,
-    fingerprint,
-    versions,
-    write_contrast,
-    write_tested,
-)
+from llm2bids.glm.output import LIBRARIES, SUMMARY, Target, describe_contrast, write_contrast, write_tested
 from llm2bids.glm.settings import Settings
 from llm2bids.glm.subjects import TABLE, SubjectDesign, participants_of, rows_of
 from llm2bids.jobs import describe_output, stage_of
@@ -122,7 +115,7 @@ class GroupJob:
         questions = [describe_contrast(contrast) for contrast in self.questions]
         matrix = self.design.matrix.to_dict("records")
         pairs = None if self.design.differences is None else self.design.differences.tolist()
-        return fingerprint(subjects, questions, matrix, pairs, self.settings.to_json(), self.dropped)
+        return hash_parts(subjects, questions, matrix, pairs, self.settings.to_json(), self.dropped)
 
     def check(self) -> None:
         """Refuse what the subjects cannot answer.
@@ -256,7 +249,7 @@ class GroupJob:
                 "Paired": self.design.differences is not None,
                 "EffectOfSubject": {"Contrast": self.members[0].asked} | {key: estimated.get(key) for key in ESTIMATED},
                 "Statistics": statistics | {"Inference": "subject", "InferenceDescription": _DESCRIPTION},
-                "Versions": versions(),
+                "Versions": versions(*LIBRARIES),
             },
         }
         none = np.zeros(self.space.n_units, bool)

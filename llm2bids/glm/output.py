@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from llm2bids import __version__
 from llm2bids.bids.names import format_name, sidecar_of
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.tables import write_bytes, write_json, write_tsv
@@ -35,7 +31,8 @@ if TYPE_CHECKING:
 
 SUMMARY: Final = "glm.json"
 """Suffix of the file that says what an analysis did and found."""
-_LIBRARIES: Final = ("nilearn", "numpy", "scipy")
+LIBRARIES: Final = ("nilearn", "numpy", "scipy")
+"""Packages that compute, whose versions sidecars tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +309,7 @@ def write_prompts(target: Target, prompts: pd.DataFrame, effects: NDArray[np.flo
     ----------
     target : Target
         Where it goes.
-    prompts : DataFrame
+    prompts : DataFrame, shape (n_prompts, n_columns)
         One row per prompt.
     effects : ndarray, shape (n_prompts, n_tested)
         In standard deviations of the unit.
@@ -362,33 +359,6 @@ def describe_contrast(contrast: Contrast) -> dict[str, Any]:
             "Test": contrast.test,
         }
     }
-
-
-def versions() -> dict[str, str]:
-    """Name the versions of what computes.
-
-    Returns
-    -------
-    dict
-        Version by package.
-    """
-    return {"llm2bids": __version__} | {name: version(name) for name in _LIBRARIES}
-
-
-def fingerprint(*parts: object) -> str:
-    """Hash what a result depends on.
-
-    Parameters
-    ----------
-    *parts : object
-        JSON values.
-
-    Returns
-    -------
-    str
-        SHA-256.
-    """
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def findings(summary: Mapping[str, Any], folder: Path, *, skipped: bool = False) -> list[Finding]:

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from llm2bids.bids.runs import IDENTITY, PREPARED
-from llm2bids.glm.estimate import estimate
+from llm2bids.bids.provenance import hash_parts, versions
+from llm2bids.bids.runs import PREPARED, REPEATED
+from llm2bids.glm.analysis import find_analyses
+from llm2bids.glm.estimate import check, estimate
 from llm2bids.glm.jobs import publish
 from llm2bids.glm.output import (
+    LIBRARIES,
     SUMMARY,
     Target,
     describe_contrast,
-    fingerprint,
-    versions,
     write_contrast,
     write_designs,
     write_maps,
@@ -22,14 +23,17 @@ from llm2bids.glm.output import (
     write_tested,
 )
 from llm2bids.jobs import describe_output, stage_of
+from llm2bids.statsmodel import Contrast
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from llm2bids.bids.dataset import Dataset
     from llm2bids.glm.analysis import Analysis
     from llm2bids.glm.estimate import Fitted
     from llm2bids.glm.output import Finding
+    from llm2bids.glm.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class SubjectJob:
         runs = [(run.label, run.volumes.own.get("SourceSHA256")) for run in self.analysis.runs]
         contrasts = [describe_contrast(contrast) for contrast in self.analysis.contrasts]
         x, settings = self.analysis.model.run.x, self.analysis.settings.to_json()
-        return fingerprint(runs, contrasts, x, settings, self.analysis.cutoff, *self._made.values())
+        return hash_parts(runs, contrasts, x, settings, self.analysis.cutoff, *self._made.values())
 
     def describe(self) -> None:
         """Make the output a BIDS derivative."""
@@ -132,7 +136,7 @@ class SubjectJob:
             "TaskName": analysis.entities["task"],
             "SpatialReference": str(first.sidecar.get("SpatialReference", "")).replace("bids::", "bids:prep:"),
             "Sources": [run.volumes.uri("prep") for run in analysis.runs],
-            "Llm2bids": {key: first.own[key] for key in IDENTITY if key in first.own}
+            "Llm2bids": {key: first.own[key] for key in REPEATED if key in first.own}
             | {
                 "UnitSpace": analysis.space.to_json(),
                 "Stimuli": [run.shown for run in analysis.runs],
@@ -142,7 +146,7 @@ class SubjectJob:
                 "HighPassHz": analysis.cutoff,
                 "Confounds": sorted({name for run in analysis.runs for name in analysis.confounds(run).columns}),
                 "Statistics": analysis.settings.to_json(),
-                "Versions": versions(),
+                "Versions": versions(*LIBRARIES),
             },
         }
 
@@ -163,3 +167,38 @@ class SubjectJob:
             "Runs": [run.label for run in self.analysis.runs],
             **self._common,
         }
+
+
+def find_subjects(
+    raw: Path, out: Dataset, settings: Settings, *, contrasts: Sequence[str] = (), **wanted: Any
+) -> list[SubjectJob]:
+    """Find what can be analysed in single subjects.
+
+    Parameters
+    ----------
+    raw : Path
+        The raw dataset, prepared by ``prep``.
+    out : Dataset
+        Where results go.
+    settings : Settings
+        How effects are estimated and tested.
+    contrasts : sequence of str
+        Questions to ask instead of those of the model, as one writes them.
+    **wanted : Any
+        Labels and model, as for `find_analyses`.
+
+    Returns
+    -------
+    list of SubjectJob
+        One per subject, task and site, checked.
+
+    Raises
+    ------
+    LLM2BIDSError
+        If a run is not prepared, a model is missing or malformed, or the data cannot answer.
+    """
+    asked = [Contrast.from_expression(text) for text in contrasts]
+    analyses = find_analyses(raw, settings, contrasts=asked, **wanted)
+    for analysis in analyses:
+        check(analysis)
+    return [SubjectJob(analysis, out, raw) for analysis in analyses]

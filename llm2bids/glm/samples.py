@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llm2bids.glm.kinds import Weighing
+
+Real = TypeVar("Real", np.float32, np.float64)
 
 _TINY: Final = 1e-6
 
@@ -181,13 +183,40 @@ class Samples:
 
 def _merged(samples: Samples, table: pd.DataFrame) -> Samples:
     """A text that was shown again is no new sample, so what it did is averaged."""
-    groups = table.groupby(["stimulus", "trial_type"], sort=False).ngroup().to_numpy()
-    if groups.max() + 1 == len(groups):
+    weights = averaging(table, np.float64)
+    if weights is None:
         return samples
-    weights = np.equal.outer(np.arange(groups.max() + 1), groups).astype(float)
-    weights /= weights.sum(1, keepdims=True)
     design = pd.DataFrame(weights @ samples.design.to_numpy(), columns=samples.design.columns)
     return replace(samples, design=design, effects=weights @ samples.effects)
+
+
+def averaging(prompts: pd.DataFrame, dtype: type[Real]) -> NDArray[Real] | None:
+    """Weigh prompts so that those of one text and condition are averaged.
+
+    Parameters
+    ----------
+    prompts : DataFrame
+        One row per prompt: ``stimulus``, ``trial_type``.
+    dtype : type
+        Of the weights.
+
+    Returns
+    -------
+    ndarray, shape (n_samples, n_prompts), or None
+        One row per text and condition, in order of their first showing; None where no text is shown again.
+
+    Examples
+    --------
+    >>> shown = pd.DataFrame({"stimulus": ["a", "b", "a"], "trial_type": "on"})
+    >>> averaging(shown, np.float64).tolist()
+    [[0.5, 0.0, 0.5], [0.0, 1.0, 0.0]]
+    """
+    groups = prompts.groupby(["stimulus", "trial_type"], sort=False).ngroup().to_numpy()
+    if groups.max() + 1 == len(groups):
+        return None
+    weights = np.equal.outer(np.arange(groups.max() + 1), groups).astype(dtype)
+    weights /= weights.sum(1, keepdims=True)
+    return weights
 
 
 def weighed(weighing: Weighing, design: pd.DataFrame) -> list[str]:

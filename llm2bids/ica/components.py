@@ -174,7 +174,7 @@ def flipped(maps: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def over_units(maps: NDArray[np.float64], *, robust: bool) -> NDArray[np.float64]:
-    """Standardize maps over units.
+    """Turn maps into z over units.
 
     Parameters
     ----------

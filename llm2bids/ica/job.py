@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,10 +12,11 @@ from scipy.stats import kurtosis
 
 from llm2bids.bids.names import format_name, sidecar_of
 from llm2bids.bids.nifti import write_image
-from llm2bids.bids.runs import IDENTITY, PREPARED
+from llm2bids.bids.provenance import hash_parts, versions
+from llm2bids.bids.runs import PREPARED, REPEATED
 from llm2bids.bids.tables import write_json, write_tsv
 from llm2bids.errors import InferenceError
-from llm2bids.glm.output import Target, fingerprint, versions
+from llm2bids.glm.output import LIBRARIES, Target
 from llm2bids.ica.components import courses_of, cut, fit, over_units, stability
 from llm2bids.ica.reduction import KEEP, Reduced, estimate_components, principal, reduce_runs
 from llm2bids.jobs import describe_output, publish, stage_of
@@ -324,7 +324,7 @@ class Job:
         models = {str(run.volumes.own.get("WeightsSHA256")): run.volumes.own for run in source.runs}
         identity = {
             key: first.own[key]
-            for key in IDENTITY
+            for key in REPEATED
             if key in first.own and len({str(own.get(key)) for own in models.values()}) == 1
         }
         several = {
@@ -342,7 +342,7 @@ class Job:
                 "UnitSpace": source.space.to_json(),
                 "Stimuli": [run.shown for run in source.runs],
                 "Decomposition": source.settings.to_json(),
-                "Versions": versions() | {"scikit-learn": version("scikit-learn")},
+                "Versions": versions(*LIBRARIES, "scikit-learn"),
             },
         }
 
@@ -365,7 +365,7 @@ def hash_of(runs: Sequence[PreparedRun], settings: Mapping[str, Any], entities: 
         SHA-256.
     """
     every = [(run.volumes.name, run.volumes.own.get("SourceSHA256")) for run in runs]
-    return fingerprint(every, settings, entities)
+    return hash_parts(every, settings, entities)
 
 
 def _explained(reduced: Reduced, maps: NDArray[np.float64]) -> NDArray[np.float64]:

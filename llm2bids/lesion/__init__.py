@@ -2,60 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from tqdm import tqdm
-
 from llm2bids.bids.history import noted
 from llm2bids.errors import LesionError
-from llm2bids.lesion.controls import Controls, check_request, draw_controls
-from llm2bids.lesion.exam import Exam, Reading
-from llm2bids.lesion.ledger import Ledger
-from llm2bids.lesion.materials import (
-    Questions,
-    Text,
-    check_names,
-    file_name,
-    known_texts,
-    overlap,
-    read_questions,
-    read_text,
-)
-from llm2bids.lesion.output import RUNS, check_out, forget, write_results
-from llm2bids.lesion.plan import Condition, Lesion, Surgery, plan_lesions
+from llm2bids.lesion.controls import Drawing, draw_controls
+from llm2bids.lesion.exam import Reading
+from llm2bids.lesion.materials import Materials, file_name, known_texts, overlap, read_questions, read_text
+from llm2bids.lesion.output import check_out, write_results
+from llm2bids.lesion.plan import Surgery, plan_lesions
 from llm2bids.lesion.scores import LesionScore, dissociation, tabulate
-from llm2bids.lesion.tables import Results
-from llm2bids.mask import check_same_model, load_mask
-from llm2bids.model.lesions import POSITIONS, Method, mean_activations
-from llm2bids.model.lesions import lesion as lesioned
+from llm2bids.lesion.study import MASK_FILE, Study
+from llm2bids.mask import load_mask
+from llm2bids.model.lesions import POSITIONS, Method
 from llm2bids.subject import subject_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import pandas as pd
-    from numpy.typing import NDArray
 
     from llm2bids.lesion.exam import Answers
+    from llm2bids.lesion.materials import Questions, Text
     from llm2bids.model.lesions import Positions
     from llm2bids.model.loading import Subject
-    from llm2bids.space import UnitMask, UnitSpace
+    from llm2bids.space import UnitMask
 
 __all__ = ["LesionScore", "Lesions", "dissociation", "draw_controls", "lesion", "tabulate"]
 
 logger = logging.getLogger(__name__)
-
-_FAR = 0.25
-"""Part by which activation of a lesion and its controls may differ unmentioned."""
-_FILE = "LesionMaskFile"
-"""Key under which the name of a mask's file goes along with it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,52 +176,21 @@ def lesion(  # noqa: PLR0913 - the arguments of the command
     LLM2BIDSError
         If anything the user can mend is wrong.
     """
-    out_dir, surgery = Path(out_dir), _surgery(method, positions, keep=keep)
-    check_request(controls, control)
+    surgery = _surgery(method, positions, keep=keep)
+    drawing = Drawing(controls, control, seed)
     reading = Reading(window, stride, answers, new_tokens, generations, batch_size)
-    texts = [read_text(path, lines=lines) for path in _listed(text)]
-    questions = [read_questions(path) for path in _listed(task)]
-    _check_materials(texts, questions, surgery)
-    check_out(out_dir, resume=resume, overwrite=overwrite)
+    materials = _materials(text, task, reference, surgery, lines=lines)
+    check_out(Path(out_dir), resume=resume, overwrite=overwrite)
     loaded = dict(masks) if isinstance(masks, Mapping) else _load_masks(masks, like)
     if dissociation:
-        _check_dissociation(loaded, texts, [*union, *keep_union])
-    if not loaded:
-        raise LesionError("no mask found; give one or more with --mask")
-    lesions = plan_lesions(loaded, surgery, union, keep_union)
-    leaks = _check_overlap(loaded, [*texts, *questions], allow_overlap=allow_overlap)
-    averaged = read_text(reference, lines=lines) if reference is not None else None
-    options: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype, "device_map": device_map}
-    model = subject_of(model, trust_remote_code=trust_remote_code, **options)
-    _check_model(model, loaded)
-    exam = Exam.prepare(model, texts, questions, reading)
-    shown = averaged.documents if averaged else [*_documents(texts, questions)]
-    drawn, means = _prepare(model, lesions, shown, (controls, control, seed), batch_size)
-    conditions = [Condition(), *_conditions(drawn, lesions, means)]
-    common = _common(model, texts, questions, reading)
-    keys = {condition.key(common): condition for condition in reversed(conditions)}
-    if overwrite:
-        forget(out_dir)
-    ledger = Ledger.open(out_dir / RUNS)
-    _run_all(exam, ledger, dict(reversed(keys.items())), progress=progress)
-    rows = [(condition, ledger.rows[condition.key(common)]) for condition in conditions]
-    results = Results(tuple(lesions), tuple(rows), control, drawn)
-    told = {
-        **model.describe(),
-        "Masks": [_about_mask(name, mask, leaks[name]) for name, mask in loaded.items()],
-        "Lesions": [_about_lesion(one, drawn[one.name]) for one in lesions],
-        "Texts": [_about_material(one, exam) for one in texts],
-        "Tasks": [_about_material(one, exam) for one in questions],
-        "Method": str(surgery),
-        "Keep": keep,
-        "Positions": positions,
-        "Controls": {"Kind": control, "Number": controls, "Seed": seed},
-        "ActivationOver": averaged.name if averaged else "what is scored",
-        "AllowOverlap": allow_overlap,
-        "Settings": asdict(reading),
-    }
-    files = write_results(out_dir, results, told, dissociating=dissociation)
-    return Lesions(tuple(results.scores), results.table, results.summary, tuple(files))
+        _check_dissociation(loaded, materials.texts, [*union, *keep_union])
+    lesions = tuple(plan_lesions(loaded, surgery, union, keep_union))
+    leaks = _check_overlap(loaded, materials.files, allow_overlap=allow_overlap)
+    study = Study(loaded, surgery, lesions, materials, reading, drawing, leaks, allow_overlap)
+    model = subject_of(
+        model, revision=revision, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code
+    )
+    return _scored(study, model, Path(out_dir), dissociating=dissociation, overwrite=overwrite, progress=progress)
 
 
 def _listed(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
@@ -257,16 +205,34 @@ def _surgery(method: str, positions: Positions, *, keep: bool) -> Surgery:
     return Surgery(Method.parse(method), keep, positions)
 
 
-def _check_materials(texts: Sequence[Text], questions: Sequence[Questions], surgery: Surgery) -> None:
-    """Refuse what cannot be scored."""
-    if not texts and not questions:
-        raise LesionError("nothing to score found; give --text or --task-file")
-    check_names([*texts, *questions])
+def _materials(
+    text: str | Path | Sequence[str | Path],
+    task: str | Path | Sequence[str | Path],
+    reference: str | Path | None,
+    surgery: Surgery,
+    *,
+    lines: bool,
+) -> Materials:
+    """What is scored, read; refuses what such a surgery cannot be scored on."""
+    texts = tuple(read_text(path, lines=lines) for path in _listed(text))
+    questions = tuple(read_questions(path) for path in _listed(task))
+    averaged = None if reference is None else read_text(reference, lines=lines)
+    materials = Materials(texts, questions, averaged)
     if texts and surgery.positions != "all":
         raise LesionError(
             f"a text is all prompt, so {surgery.positions} tokens cannot be told apart in {texts[0].name}; lesion all "
             "positions, or score a task file"
         )
+    return materials
+
+
+def _scored(
+    study: Study, subject: Subject, out_dir: Path, *, dissociating: bool, overwrite: bool, progress: bool | None
+) -> Lesions:
+    """Carry a study out, and write what came of it."""
+    results, told = study.carry_out(subject, out_dir, overwrite=overwrite, progress=progress)
+    files = write_results(out_dir, results, told, dissociating=dissociating)
+    return Lesions(tuple(results.scores), results.table, results.summary, tuple(files))
 
 
 def _check_dissociation(masks: Mapping[str, UnitMask], texts: Sequence[Text], unions: Sequence[int]) -> None:
@@ -285,7 +251,7 @@ def _load_masks(paths: Sequence[str | Path], like: str | Path | None) -> dict[st
         if name in found:
             raise LesionError(f"two masks named {name!r} found; rename one file")
         mask = load_mask(path, like)
-        found[name] = replace(mask, provenance={**mask.provenance, _FILE: Path(path).name})
+        found[name] = replace(mask, provenance={**mask.provenance, MASK_FILE: Path(path).name})
     return found
 
 
@@ -307,151 +273,3 @@ def _check_overlap(
             )
         found[name] = len(leaks)
     return found
-
-
-def _check_model(subject: Subject, masks: Mapping[str, UnitMask]) -> None:
-    """Refuse a model that predicts nothing, and masks of other models."""
-    if not subject.causal:
-        raise LesionError(
-            f"{subject.identity.name} does not predict the next token, so it has no perplexity; use a causal model"
-        )
-    own = subject.describe()
-    for name, mask in masks.items():
-        check_same_model(mask.provenance, own | {"Site": mask.space.site}, (name, "the model"))
-        with lesioned(subject.model, mask):  # refuses places that the model does not have
-            pass
-
-
-def _documents(texts: Sequence[Text], questions: Sequence[Questions]) -> Iterator[str]:
-    """All that is read."""
-    yield from (document for text in texts for document in text.documents)
-    yield from (item.prompt for one in questions for item in one.items)
-
-
-def _prepare(
-    subject: Subject, lesions: Sequence[Lesion], shown: Sequence[str], asked: tuple[int, str, int], batch_size: int
-) -> tuple[dict[str, Controls], dict[UnitSpace, NDArray[np.float64]]]:
-    """Random masks of every lesion, and mean activations where they are needed."""
-    n_controls, kind, seed = asked
-    strength: dict[UnitSpace, NDArray[np.float64]] = {}
-    means: dict[UnitSpace, NDArray[np.float64]] = {}
-    for space in dict.fromkeys(one.mask.space for one in lesions):
-        if kind == "matched" and n_controls:
-            strength[space] = mean_activations(subject, shown, space, absolute=True, batch_size=batch_size)
-        if lesions[0].surgery.method.needs_means:
-            means[space] = mean_activations(subject, shown, space, batch_size=batch_size)
-    drawn = {
-        one.name: draw_controls(
-            one.mask, n_controls, kind=kind if n_controls else "layer", strength=strength.get(one.mask.space), seed=seed
-        )
-        for one in lesions
-    }
-    return {one.name: _worth_it(one, drawn[one.name]) for one in lesions}, means
-
-
-def _worth_it(lesion: Lesion, drawn: Controls) -> Controls:
-    """Controls that can say something; what they cannot match is warned about."""
-    if drawn.masks and all((one.selected == lesion.mask.selected).all() for one in drawn.masks):
-        logger.warning("%s takes so many units that no others are left: it has no random masks", lesion.name)
-        return replace(drawn, masks=())
-    if drawn.masks and drawn.own:
-        logger.warning(
-            "%s takes more than half of %s: there, its random masks hold units of its own, which makes them alike",
-            lesion.name,
-            ", ".join(drawn.own),
-        )
-    strength, others = drawn.activation, drawn.control_activation
-    if strength is not None and others is not None and drawn.masks and abs(strength - others) > _FAR * others:
-        logger.warning(
-            "%s is not matched in activation: mean absolute activation %.3g, of its random masks %.3g",
-            lesion.name,
-            strength,
-            others,
-        )
-    return drawn
-
-
-def _conditions(
-    drawn: Mapping[str, Controls], lesions: Sequence[Lesion], means: Mapping[UnitSpace, NDArray[np.float64]]
-) -> Iterator[Condition]:
-    """Every lesion and its controls."""
-    for one in lesions:
-        level = means.get(one.mask.space)
-        for number, mask in [(None, one.mask), *enumerate(drawn[one.name].masks)]:
-            yield Condition(one.name, number, mask, one.surgery, level)
-
-
-def _common(subject: Subject, texts: Sequence[Text], questions: Sequence[Questions], reading: Reading) -> str:
-    """Hash of what the scores of all states depend on."""
-    model = subject.describe()
-    materials: list[Text | Questions] = [*texts, *questions]
-    shown = [[one.name, one.sha256] for one in materials]
-    documents = [hashlib.sha256("\0".join(text.documents).encode()).hexdigest() for text in texts]
-    settings = [reading.window, reading.stride, reading.answers, reading.new_tokens, reading.generations]
-    parts = [model["WeightsSHA256"], model["Dtype"], shown, documents, settings, reading.batch_size]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _run_all(exam: Exam, ledger: Ledger, keys: Mapping[str, Condition], *, progress: bool | None) -> None:
-    """Score what is not scored yet, one state after the other."""
-    hide = None if progress is None else not progress
-    missing = dict(ledger.missing(keys))
-    with tqdm(total=len(keys), initial=len(keys) - len(missing), unit=" runs", disable=hide, dynamic_ncols=True) as bar:
-        for key, condition in missing.items():
-            bar.set_description(condition.name or "intact")
-            changed = condition.changed(exam.subject.model)
-            row: dict[str, Any] = {
-                "key": key,
-                "mask": condition.name,
-                "control": condition.control,
-                "values": exam.take(changed),
-            }
-            if condition.control is None:
-                row["continued"] = exam.continued(changed)
-            ledger.add(row)
-            bar.update()
-
-
-def _about_mask(name: str, mask: UnitMask, n_leaks: int) -> dict[str, Any]:
-    """What the sidecar says of a mask."""
-    return {
-        "Name": name,
-        "File": mask.provenance.get(_FILE, name),
-        "Units": mask.n_selected,
-        "UnitSpace": mask.space.to_json(),
-        "SelectedSHA256": _sha256(mask),
-        "Provenance": {key: value for key, value in mask.provenance.items() if key != _FILE},
-        "StimuliKnown": bool(known_texts(mask.provenance)),
-        "StimuliInScoredTexts": n_leaks,
-    }
-
-
-def _about_lesion(lesion: Lesion, drawn: Controls) -> dict[str, Any]:
-    """What the sidecar says of a lesion and its controls."""
-    return {
-        "Name": lesion.name,
-        "Masks": list(lesion.of),
-        "Method": str(lesion.surgery),
-        "Units": lesion.mask.n_selected,
-        "ShareOfUnits": lesion.share,
-        "SelectedSHA256": _sha256(lesion.mask),
-        "MeanActivation": drawn.activation,
-        "MeanActivationOfControls": drawn.control_activation,
-        "ControlsMayHoldOwnUnitsAt": list(drawn.own),
-        "DistinctControls": len({one.selected.tobytes() for one in drawn.masks}),
-    }
-
-
-def _sha256(mask: UnitMask) -> str:
-    """Hash of which units are chosen."""
-    return hashlib.sha256(np.packbits(mask.selected).tobytes()).hexdigest()
-
-
-def _about_material(material: Text | Questions, exam: Exam) -> dict[str, Any]:
-    """What the sidecar says of a file that was scored."""
-    return {
-        "Name": material.name,
-        "File": material.file or material.name,
-        "SHA256": material.sha256,
-        **exam.sizes()[material.name],
-    }

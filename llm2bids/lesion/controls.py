@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -22,6 +22,47 @@ KINDS: Final = ("matched", "layer", "uniform")
 """Same layers and activation, same layers, anywhere."""
 N_NEAR: Final = 10
 """Units of a bin: the others of the hookpoint that come next in activation, half of them weaker, half stronger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """How random masks are drawn for every lesion.
+
+    Parameters
+    ----------
+    n_controls : int
+        How many.
+    kind : {"matched", "layer", "uniform"}
+        What they share with the lesion.
+    seed : int
+        Of the draws.
+
+    Raises
+    ------
+    LesionError
+        If the kind is unknown or the number negative.
+    """
+
+    n_controls: int = 100
+    kind: str = "matched"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse controls that cannot be drawn, whatever the mask."""
+        if self.kind not in KINDS:
+            raise LesionError(f"controls of kind {self.kind!r} found; use {', '.join(KINDS)}")
+        if self.n_controls < 0:
+            raise LesionError(f"{self.n_controls} controls found; 0 or more needed, 100 for a percentile")
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe it for a sidecar.
+
+        Returns
+        -------
+        dict
+            ``Kind``, ``Number`` and ``Seed``.
+        """
+        return {"Kind": self.kind, "Number": self.n_controls, "Seed": self.seed}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +132,8 @@ def draw_controls(
     >>> [mask.table()["block"].tolist() for mask in drawn.masks]
     [[1, 1], [1, 1], [1, 1]]
     """
-    levels = _check(mask, n_controls, kind, strength)
+    Drawing(n_controls, kind, seed)  # refuses what cannot be drawn
+    levels = _levels(mask, kind, strength)
     edges = [0, mask.space.n_units] if kind == "uniform" else [*mask.space.starts().tolist(), mask.space.n_units]
     parts, own = [], []
     for name, start, end in zip(mask.space.hookpoints, edges, edges[1:], strict=False):
@@ -113,30 +155,8 @@ def draw_controls(
     return Controls(tuple(masks), kind, tuple(own), float(given[mask.selected].mean()), found)
 
 
-def check_request(n_controls: int, kind: str) -> None:
-    """Refuse controls that cannot be drawn, whatever the mask.
-
-    Parameters
-    ----------
-    n_controls : int
-        How many.
-    kind : str
-        Of which kind.
-
-    Raises
-    ------
-    LesionError
-        If the kind is unknown or the number negative.
-    """
-    if kind not in KINDS:
-        raise LesionError(f"controls of kind {kind!r} found; use {', '.join(KINDS)}")
-    if n_controls < 0:
-        raise LesionError(f"{n_controls} controls found; 0 or more needed, 100 for a percentile")
-
-
-def _check(mask: UnitMask, n_controls: int, kind: str, strength: ArrayLike | None) -> NDArray[np.float64]:
+def _levels(mask: UnitMask, kind: str, strength: ArrayLike | None) -> NDArray[np.float64]:
     """Strength by which bins are made: all alike where activation does not matter."""
-    check_request(n_controls, kind)
     if not mask.n_selected:
         raise LesionError("the mask is empty, so there is nothing to lesion; choose units with a lower threshold")
     if kind != "matched":

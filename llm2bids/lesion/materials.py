@@ -92,6 +92,51 @@ class Questions:
         return tuple(dict.fromkeys([*_passages([item.prompt for item in self.items]), *answered]))
 
 
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """All that lesions are scored on.
+
+    Parameters
+    ----------
+    texts : tuple of Text
+        What the model reads.
+    questions : tuple of Questions
+        What it is asked.
+    reference : Text or None
+        What activations are averaged over; None for all that is scored.
+
+    Raises
+    ------
+    LesionError
+        If there is nothing, or two files have the same name, so that their scores could not be told apart.
+    """
+
+    texts: tuple[Text, ...]
+    questions: tuple[Questions, ...]
+    reference: Text | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be scored."""
+        if not self.files:
+            raise LesionError("nothing to score found; give --text or --task-file")
+        names = [one.name for one in self.files]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise LesionError(f"two files named {twice[0]!r} are to be scored; rename one")
+
+    @property
+    def files(self) -> list[Text | Questions]:
+        """Texts, then questions."""
+        return [*self.texts, *self.questions]
+
+    @property
+    def averaged(self) -> list[str]:
+        """Texts over which activations are averaged."""
+        if self.reference:
+            return list(self.reference.documents)
+        documents = [document for text in self.texts for document in text.documents]
+        return documents + [item.prompt for one in self.questions for item in one.items]
+
+
 def read_text(path: str | Path, *, lines: bool = False) -> Text:
     """Read a text to be scored.
 
@@ -149,25 +194,6 @@ def read_questions(path: str | Path) -> Questions:
     if not items:
         raise LesionError(f"{path} holds no question; give one per line")
     return Questions(file_name(path), items, _sha256(content), path.name)
-
-
-def check_names(materials: Sequence[Text | Questions]) -> None:
-    """Refuse two files of one name, whose scores could not be told apart.
-
-    Parameters
-    ----------
-    materials : sequence of Text or Questions
-        What is scored.
-
-    Raises
-    ------
-    LesionError
-        If two have the same name.
-    """
-    names = [one.name for one in materials]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise LesionError(f"two files named {twice[0]!r} are to be scored; rename one")
 
 
 def known_texts(provenance: Mapping[str, Any]) -> frozenset[str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
-from llm2bids import __version__
+from llm2bids.bids.provenance import generated_by, versions
 from llm2bids.bids.tables import write_bytes, write_json, write_tsv
 from llm2bids.errors import DatasetError
 from llm2bids.lesion.scores import dissociation
@@ -27,6 +26,7 @@ SIDECAR: Final = "lesion.json"
 """Written last: where it is, the rest is whole."""
 _DPI: Final = 120
 """Of pictures, which are small."""
+_LIBRARIES: Final = ("torch", "transformers", "tokenizers", "numpy", "scipy")
 _OURS: Final = (
     RUNS,
     SIDECAR,
@@ -156,10 +156,10 @@ def write_results(out_dir: Path, results: Results, told: Mapping[str, Any], *, d
     files += [write_bytes(out_dir / f"{name}.png", as_png(figure, dpi=_DPI)) for name, figure in pictures.items()]
     sidecar = {
         "Description": "Scores of a language model intact, lesioned, and with random units lesioned instead.",
-        "GeneratedBy": [{"Name": "llm2bids", "Version": __version__}],
+        "GeneratedBy": generated_by(),
         "Sources": [one["File"] for key in ("Masks", "Texts", "Tasks") for one in told[key]],
         "Columns": _columns(str(column) for one in tables.values() for column in one.columns),
-        "Llm2bids": {**told, "Versions": _versions()},
+        "Llm2bids": {**told, "Versions": versions(*_LIBRARIES)},
     }
     return [*files, write_json(out_dir / SIDECAR, sidecar), out_dir / RUNS]
 
@@ -181,9 +181,3 @@ def _columns(used: Iterable[str]) -> dict[str, str]:
         elif score in SHOWN:
             found[name] = f"{score} on {text}."
     return found
-
-
-def _versions() -> dict[str, str]:
-    """Versions of what computes."""
-    libraries = ("torch", "transformers", "tokenizers", "numpy", "scipy")
-    return {"llm2bids": __version__} | {name: version(name) for name in libraries}

@@ -110,7 +110,7 @@ def plan_lesions(
     Raises
     ------
     LesionError
-        If a union is asked for that cannot be, or unions together with ``keep``.
+        If there is no mask, a union is asked for that cannot be, or unions together with ``keep``.
     MaskError
         If what is to be lesioned holds no unit.
     SpaceError
@@ -124,6 +124,8 @@ def plan_lesions(
     >>> [(one.name, one.mask.n_selected) for one in plan_lesions(masks, Surgery(), [2], [1, 3])]
     [('mask 2', 3), ('keep 1', 2), ('keep 3', 4)]
     """
+    if not masks:
+        raise LesionError("no mask found; give one or more with --mask")
     if not unions and not kept_unions:
         lesions = [Lesion(name, mask, surgery, (name,)) for name, mask in masks.items()]
     else:

@@ -106,9 +106,9 @@ class Results:
         units; n/a where controls are not matched in it), ``runs`` (random masks averaged), and
         of every text its ``<name>.perplexity``, of every task ``<name>.accuracy`` and ``<name>.parse_failures``.
         """
-        return pd.DataFrame(list(self._summarized()))
+        return pd.DataFrame(list(self._summarised()))
 
-    def _summarized(self) -> Iterator[dict[str, Any]]:
+    def _summarised(self) -> Iterator[dict[str, Any]]:
         """Rows of the summary."""
         intact = {"condition": "intact", "networks": 0, "units": 0, "share": 0.0, "activation": None, "runs": 1}
         yield intact | _shown((one, one.before) for one in self.scores if one.mask == self.lesions[0].name)

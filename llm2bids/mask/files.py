@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm2bids import __version__
 from llm2bids.bids.names import sidecar_of
 from llm2bids.bids.nifti import write_image
+from llm2bids.bids.provenance import generated_by
 from llm2bids.bids.tables import read_json, read_tsv, write_bytes, write_json, write_tsv
 from llm2bids.bids.templates import template_json
 from llm2bids.errors import DatasetError, MaskError, SpaceError
@@ -24,22 +24,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-
-__all__ = [
-    "Origin",
-    "check_same_model",
-    "check_same_space",
-    "check_target",
-    "choice_text",
-    "choose_units",
-    "existing",
-    "file_sha256",
-    "load_mask",
-    "model_text",
-    "place",
-    "read_origin",
-    "save_mask",
-]
 
 _TARGETS = (".nii.gz", ".tsv", ".json", ".safetensors")
 
@@ -417,7 +401,7 @@ def _write(mask: UnitMask, path: Path) -> None:
     shared = {
         "Description": f"Units of {model_text(mask.provenance)}: {choice_text(mask.provenance)}.",
         "Sources": [of["File"] for of in mask.provenance.get("Of", []) if "File" in of] or [source] * bool(source),
-        "GeneratedBy": [{"Name": "llm2bids", "Version": __version__}],
+        "GeneratedBy": generated_by(),
     }
     if path.name.endswith(".nii.gz"):
         write_image(path, mask.to_image())

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llm2bids.mask.files import choice_text, model_text
+from llm2bids.mask.files import choice_text
+from llm2bids.space.identity import model_text
 
 if TYPE_CHECKING:
     import pandas as pd

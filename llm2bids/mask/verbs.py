@@ -13,7 +13,6 @@ from llm2bids.bids.names import parse_name
 from llm2bids.errors import MaskError
 from llm2bids.mask.files import (
     Origin,
-    check_same_model,
     check_same_space,
     check_target,
     choose_units,
@@ -28,6 +27,7 @@ from llm2bids.mask.maps import IMAGE_SUFFIXES, holds_p_values, is_binary, read_v
 from llm2bids.mask.profiles import profile, show_text
 from llm2bids.mask.rules import RULE_KEYS, Rule
 from llm2bids.space import UnitMask
+from llm2bids.space.identity import check_same_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

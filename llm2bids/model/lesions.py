@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llm2bids.errors import LesionError, MaskError, SiteError
+from llm2bids.errors import LesionError
 from llm2bids.model.loading import model_of_mask
 from llm2bids.model.recording import read
 from llm2bids.model.scoring import split_texts
-from llm2bids.model.sites import HookPoint, lock_of, measure_widths
+from llm2bids.model.sites import HookPoint, check_places, check_width, lock_of, measure_widths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -127,8 +127,8 @@ class Method:
         ----------
         values : Tensor, shape (..., n_channels)
             What the units do.
-        chosen : Tensor of bool
-            Where to do it; any shape that broadcasts to that of `values`.
+        chosen : Tensor of bool, shape (..., n_channels) or one that broadcasts to it
+            Where to do it.
         means : Tensor, shape (n_channels,)
             Their mean activation, in the type of `values`; only looked at where the method needs it.
 
@@ -205,7 +205,7 @@ def lesion(
     model = model_of_mask(model, mask)
     bench = _bench_of(model)
     with lock_of(model):
-        bench.check_places(model, mask.space)
+        bench.check_space(model, mask.space)
         passes = _Passes(positions, n_prompt, bench)
         with ExitStack() as stack:
             if positions != "all":
@@ -310,7 +310,7 @@ def mean_activations(
     """
     bench = _bench_of(subject.model)
     with lock_of(subject.model):
-        bench.check_places(subject.model, space)
+        bench.check_space(subject.model, space)
     pieces = [list(piece.tokens) for piece in split_texts(subject, texts)]
     total, n_tokens = np.zeros(space.n_units), 0
     for scans in read(subject, [HookPoint.parse(name) for name in space.hookpoints], pieces, batch_size):
@@ -328,14 +328,9 @@ class _Bench:
     widths: dict[str, int] = field(default_factory=dict)
     measuring: bool = False
 
-    def check_places(self, model: PreTrainedModel, space: UnitSpace) -> None:
+    def check_space(self, model: PreTrainedModel, space: UnitSpace) -> None:
         """Refuse a space that is not of this model; call with the lock held."""
-        modules = dict(model.named_modules())
-        for name in space.hookpoints:
-            if HookPoint.parse(name).path not in modules:
-                raise SiteError(
-                    f"the mask has units at {name}, {type(model).__name__} has no such place; use a mask of this model"
-                )
+        check_places(model, [HookPoint.parse(name) for name in space.hookpoints])
         if missing := [name for name in space.hookpoints if name not in self.widths]:
             self.measuring = True
             try:
@@ -344,11 +339,7 @@ class _Bench:
                 self.measuring = False
             self.widths.update(zip(missing, found, strict=True))
         for name, width in zip(space.hookpoints, space.n_channels, strict=True):
-            if self.widths[name] != width:
-                raise MaskError(
-                    f"the mask has {width} channels at {name}, {type(model).__name__} has {self.widths[name]} there; "
-                    "use a mask of this model"
-                )
+            check_width(model, name, width, self.widths[name])
 
     def unless_measuring(self, edit: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """The edit, which leaves alone the passes that only measure."""

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -28,11 +28,13 @@ from llm2bids.model.memory import enough_memory
 from llm2bids.space.identity import check_same_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from llm2bids.space import UnitMask
+
+Result = TypeVar("Result")
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -121,6 +123,11 @@ class Subject:
         return weight.device
 
     @property
+    def dtype(self) -> str:
+        """Precision of the weights as it is typed, e.g. ``"float32"``."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
     def context(self) -> int | None:
         """Longest sequence in tokens, or None where there is no limit.
 
@@ -167,7 +174,7 @@ class Subject:
             "ModelType": config.model_type,
             "NumberOfBlocks": config.num_hidden_layers,
             "NumberOfParameters": self.model.num_parameters(),
-            "Dtype": str(self.model.dtype).removeprefix("torch."),
+            "Dtype": self.dtype,
             "Tokenizer": type(self.tokenizer).__name__,
         }
 
@@ -395,20 +402,15 @@ def _auto_class(config: PretrainedConfig, *, causal: bool) -> Any:
 
 def _load_model(auto: Any, name: str, dtype: torch.dtype | str, options: dict[str, Any]) -> PreTrainedModel:
     """Load weights, from safetensors only."""
-    shown = is_progress_bar_enabled()
-    disable_progress_bar()
     wanted = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True} | options
     try:
         with enough_memory():
-            model, told = auto.from_pretrained(name, dtype=dtype, **wanted)
+            model, told = quietly(lambda: auto.from_pretrained(name, dtype=dtype, **wanted))
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"the weights of {name!r} could not be loaded ({_first_line(error)}); make sure that they are whole and "
             "fit config.json"
         ) from error
-    finally:
-        if shown:
-            enable_progress_bar()
     _check_complete(model, told, name)
     loaded: PreTrainedModel = model
     return loaded
@@ -426,6 +428,28 @@ def _check_complete(model: PreTrainedModel, told: dict[str, Any], name: str) -> 
             f"{name} lacks {len(missing)} of the weights its config.json asks for, e.g. {min(missing)}; "
             "make sure that its files are whole and belong together"
         )
+
+
+def quietly(work: Callable[[], Result]) -> Result:
+    """Read or write files without the progress bars of transformers.
+
+    Parameters
+    ----------
+    work : callable
+        What to do.
+
+    Returns
+    -------
+    object
+        What it returns. Also after an exception bars are shown as before.
+    """
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        return work()
+    finally:
+        if shown:
+            enable_progress_bar()
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -104,12 +104,12 @@ class Intact:
         ----------
         batch : int
             Number of the batch.
-        predictions : Tensor
+        predictions : Tensor, shape (n_scored, n_vocabulary)
             Log probabilities.
 
         Returns
         -------
-        Tensor
+        Tensor, shape (n_scored, n_vocabulary)
             The same.
         """
         size = predictions.numel() * predictions.element_size()

@@ -19,16 +19,15 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from llm2bids.errors import ModelError, SiteError, did_you_mean
+from llm2bids.errors import MaskError, ModelError, SiteError, did_you_mean
 from llm2bids.model.memory import enough_memory
+from llm2bids.sites import check_site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from transformers import PreTrainedModel
 
-SITES: Final = ("block", "attn", "mlp", "neuron", "head")
-"""Sites every run can record: the stream after each block, what attention and MLP add, neurons, heads."""
 _ATTENTION: Final = ("attn", "attention")
 _NO_ATTENTION: Final = ("norm", "cross", "encoder_attn", "rotary", "dropout")
 _MLP: Final = ("mlp", "ffn", "feed_forward", "feedforward", "moe")
@@ -140,11 +139,7 @@ def find_site(model: PreTrainedModel, site: str) -> tuple[HookPoint, ...]:
     SiteError
         If the site is unknown, or a block has no such part.
     """
-    if site not in SITES:
-        near = did_you_mean(site, SITES)
-        raise SiteError(
-            f"site {site!r} not found; {near}there are {', '.join(SITES)}, or name places with --hookpoints"
-        )
+    check_site(site)
     blocks = find_blocks(model)
     if site == "block":
         return tuple(HookPoint(path) for path in blocks)
@@ -287,6 +282,53 @@ def measure_widths(model: PreTrainedModel, hookpoints: Sequence[HookPoint]) -> t
                 f"a forward pass of {type(model).__name__} does not reach {point}; choose another hookpoint"
             )
     return tuple(width for width in found if width is not None)
+
+
+def check_places(model: PreTrainedModel, hookpoints: Sequence[HookPoint]) -> None:
+    """Refuse hookpoints of a mask that a model does not have.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The model.
+    hookpoints : sequence of HookPoint
+        Where the mask has units.
+
+    Raises
+    ------
+    SiteError
+        If one of them is no module of the model.
+    """
+    modules = {name for name, _ in model.named_modules()}
+    for point in hookpoints:
+        if point.path not in modules:
+            raise SiteError(
+                f"the mask has units at {point}, {type(model).__name__} has no such place; use a mask of this model"
+            )
+
+
+def check_width(model: nn.Module, point: HookPoint | str, n_mask: int, n_model: int) -> None:
+    """Refuse a mask of another width.
+
+    Parameters
+    ----------
+    model : Module
+        The model.
+    point : HookPoint or str
+        A hookpoint that both have.
+    n_mask, n_model : int
+        Channels that the mask has there, and the model.
+
+    Raises
+    ------
+    MaskError
+        If they differ.
+    """
+    if n_mask != n_model:
+        raise MaskError(
+            f"the mask has {n_mask} channels at {point}, {type(model).__name__} has {n_model} there; "
+            "use a mask of this model"
+        )
 
 
 def _part(model: nn.Module, block: str, site: str, called: Sequence[str]) -> HookPoint | None:

@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from llm2bids.errors import MaskError, SiteError
 from llm2bids.model.loading import model_of_mask
-from llm2bids.model.sites import HookPoint, find_blocks, find_site, lock_of
+from llm2bids.model.sites import HookPoint, check_places, check_width, find_blocks, find_site, lock_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -296,17 +296,12 @@ def lora_targets(model: PreTrainedModel | Subject, mask: UnitMask, *, shared: bo
 
 def _inputs(model: PreTrainedModel, space: UnitSpace) -> list[str]:
     """Paths of the linear maps whose inputs are units; refuses a space that the model does not have."""
-    modules = dict(model.named_modules())
     points = [HookPoint.parse(name) for name in space.hookpoints]
-    for point in points:
-        if point.path not in modules:
-            raise SiteError(
-                f"the mask has units at {point}, {type(model).__name__} has no such place; use a mask of this model"
-            )
+    check_places(model, points)
     for point, n_channels in zip(points, space.n_channels, strict=True):
         if point.side == "in":
             weight, axis = _weight(model, point.path)
-            _check_width(model, point, n_channels, weight.shape[1 - axis])
+            check_width(model, point, n_channels, weight.shape[1 - axis])
     return [point.path for point in points if point.side == "in"]
 
 
@@ -332,7 +327,7 @@ def _written(model: PreTrainedModel, chosen: Mapping[str, Tensor]) -> dict[str, 
     for path, units in chosen.items():
         for writer in writers.get(path, [path]):
             weight, axis = _weight(model, writer)
-            _check_width(model, HookPoint(path), len(units), weight.shape[axis])
+            check_width(model, HookPoint(path), len(units), weight.shape[axis])
             rows[writer] = units
     return rows
 
@@ -398,15 +393,6 @@ def _rows(model: PreTrainedModel, path: str, rows: Tensor) -> dict[str, Tensor]:
     rows = rows.to(weight.device)
     found = {f"{path}.weight": rows.unsqueeze(1 - axis)}
     return found if model.get_submodule(path).bias is None else found | {f"{path}.bias": rows}
-
-
-def _check_width(model: PreTrainedModel, point: HookPoint, n_mask: int, n_model: int) -> None:
-    """Refuse a mask of another width."""
-    if n_mask != n_model:
-        raise MaskError(
-            f"the mask has {n_mask} channels at {point}, {type(model).__name__} has {n_model} there; "
-            "use a mask of this model"
-        )
 
 
 def _only(weights: Tensor) -> Callable[[Tensor], Tensor]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.history import noted
@@ -21,6 +20,7 @@ from llm2bids.networks.output import Answer, files_of, refuse_existing, write_an
 from llm2bids.networks.results import NetworkSet, find_networks, with_tasks
 from llm2bids.networks.scans import Cleaning, find_scans
 from llm2bids.plots.connectivity import draw_connectivity
+from llm2bids.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -134,9 +134,8 @@ def connectivity(  # noqa: PLR0913 - the arguments of the command
     ]
     for run in (run for runs in found for run in runs):
         cleaning.regressors(run)  # refuses a confound that is not there before any volume is read or answer written
-    hide = None if progress is None else not progress
     answers = []
-    with tqdm(total=sum(map(len, found)), unit=" runs", disable=hide, dynamic_ncols=True, desc="connectivity") as bar:
+    with progress_bar("runs", sum(map(len, found)), "connectivity", shown=progress) as bar:
         for study in studies:
             answer = study.answer(question, lambda: bar.update(1), shared=shared)
             answers.append(write_answer(out, study.networks, answer))

@@ -142,14 +142,14 @@ def p_two_sided(observed: ArrayLike, drawn: NDArray[Any]) -> NDArray[np.float64]
 
     Parameters
     ----------
-    observed : array_like
+    observed : array_like, shape (...)
         What was found.
     drawn : ndarray, shape (n_draws, ...)
         What chance gave.
 
     Returns
     -------
-    ndarray
+    ndarray, shape (...)
         Twice the smaller of the two p-values of `p_at_least`, at most 1; NaN where nothing was observed.
     """
     values = np.asarray(observed, float)

@@ -142,8 +142,9 @@ def items_of(runs: Sequence[RunContrast], sums: RunSums, conditions: Mapping[str
         active = run.effects[weights > 0] - base
         prompts.append(active)
         of_prompt += [(number, f"prompt-{place + 1}") for place in np.flatnonzero(weights > 0)]
+        of = shown["block"].to_numpy()
         for block in shown["block"].drop_duplicates():
-            blocks.append(active[(shown["block"] == block).to_numpy()].mean(0)[None])
+            blocks.append(active[of == block].mean(0)[None])
             of_block.append((number, f"block-{block}"))
     own = sums.pooled(np.eye(len(runs)))
     return {
@@ -352,10 +353,12 @@ class Experiment:
         Nothing of the runs that the caller holds out is looked at. Empty where there is nothing to choose by: one
         rule, or not enough runs that each task has training runs left.
         """
+        if len(self.rules) == 1:
+            return {}
         choosing = [name for name in self.scores if name != "correlation"]
         n_tasks = int(labels.max()) + 1
         folds = [fold for fold in self._inner.get(group, []) if _choices(labels, fold[0], n_tasks).any(1).all()]
-        if len(self.rules) == 1 or not folds:
+        if not folds:
             return {}
         hits, n_items = np.zeros((len(choosing), len(self.rules))), 0
         for training, items in folds:

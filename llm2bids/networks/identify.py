@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.history import noted
@@ -30,6 +29,7 @@ from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.similarity import p_at_least
 from llm2bids.networks.sums import RunSums
 from llm2bids.plots.identification import draw_identification
+from llm2bids.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -140,10 +140,8 @@ def identify(  # noqa: PLR0913 - the arguments of the command
         study = _Study(networks, tuple(networks.runs()), own, tuple(scores), across, seed)
         study.check(allow_overlap=allow_overlap)
         studies.append(study)
-    hide = None if progress is None else not progress
     answers = []
-    total = len(studies) * n_permutations
-    with tqdm(total=total, unit=" draws", disable=hide, dynamic_ncols=True, desc="identify") as bar:
+    with progress_bar("draws", len(studies) * n_permutations, "identify", shown=progress) as bar:
         for study in studies:
             answer = study.answer(n_permutations, lambda: bar.update(1), decoder=decoder)
             answers.append(write_answer(out, study.networks, answer))

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.history import noted
 from llm2bids.errors import DatasetError, InferenceError
 from llm2bids.ica.components import assign, correlate
-from llm2bids.mask.files import check_same_model, check_same_space
+from llm2bids.mask.files import check_same_space
 from llm2bids.networks.output import Answer, files_of, publish_answer, refuse_answer
 from llm2bids.networks.overlap import holm
-from llm2bids.networks.similarity import index_of, p_at_least, units_per_layer
+from llm2bids.networks.similarity import check_draws, index_of, p_at_least, units_per_layer
 from llm2bids.networks.templates import TemplateSet, read_set
 from llm2bids.plots.match import draw_match
+from llm2bids.progress import progress_bar
+from llm2bids.space.identity import check_same_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -110,8 +111,7 @@ def match(  # noqa: PLR0913 - the arguments of the command
     LLM2BIDSError
         If a file is missing or no network, or the two are not of one model and space.
     """
-    if n_draws < 1:
-        raise InferenceError(f"{n_draws} draws asked for; 1000 or more needed for a p-value of .001")
+    check_draws(n_draws)
     if not 0 <= bound < 1:
         raise InferenceError(f"bound {bound:g} found; an IoU from 0 to below 1 needed, e.g. 0.2")
     one, other = _read_both(a, b)
@@ -126,8 +126,7 @@ def match(  # noqa: PLR0913 - the arguments of the command
     target = _target(b, out)
     entities = {"space": one.space.label, "desc": "match"}
     refuse_answer(target, entities, overwrite=overwrite, instead=", or write elsewhere with --out")
-    hide = None if progress is None else not progress
-    with tqdm(total=len(one.items) * n_draws, unit=" draws", disable=hide, dynamic_ncols=True, desc="match") as bar:
+    with progress_bar("draws", len(one.items) * n_draws, "match", shown=progress) as bar:
         answer = compare(one, other, bound, n_draws, np.random.default_rng(seed), bar.update)
     sources = {
         name: sorted({item.file.name for item in part.items}) for name, part in zip("AB", (one, other), strict=True)
@@ -171,41 +170,23 @@ def compare(
     of = np.array([groups.index(item.of) for item in other.items])
     layers = one.space.locate(np.arange(one.space.n_units))[0]
     assigned = assign(iou + _CORRELATION_SAYS * np.abs(correlation))
-    by_group = np.stack([iou[:, of == number].max(1) for number in range(len(groups))], axis=1)
     names_a, names_b = one.names, other.names
     rows = []
     for number, name in enumerate(names_a):
         drawn = permuted_iou(mine[number], theirs, layers, n_draws, rng, tick)
-        found_by_chance = np.stack([drawn[:, of == group].max(1) > bound for group in range(len(groups))], axis=1).sum(
-            1
-        )
-        best, column = int(iou[number].argmax()), int(assigned[number])
-        recurrence = int((by_group[number] > bound).sum())
-        there = column >= 0
-        rows.append(
-            {
-                "template": name,
-                "match": names_b[column] if there else "n/a",
-                "iou": iou[number, column] if there else np.nan,
-                "correlation": correlation[number, column] if there else np.nan,
-                "units_a": int(mine[number].sum()),
-                "units_b": int(theirs[column].sum()) if there else 0,
-                "shared": int((mine[number] & theirs[column]).sum()) if there else 0,
-                "best": names_b[best],
-                "best_iou": iou[number, best],
-                "best_chance": float(drawn.max(1).mean()),
-                "best_p": float(p_at_least(iou[number, best], drawn.max(1))),
-                "groups": len(groups),
-                "recurrence": recurrence,
-                "recurrence_chance": float(found_by_chance.mean()),
-                "recurrence_p": float(p_at_least(recurrence, found_by_chance)),
-            }
-        )
+        row = {"template": name, "match": "n/a", "iou": np.nan, "correlation": np.nan}
+        row |= {"units_a": int(mine[number].sum()), "units_b": 0, "shared": 0}
+        if (column := int(assigned[number])) >= 0:
+            row |= {"match": names_b[column], "iou": iou[number, column], "correlation": correlation[number, column]}
+            row |= {"units_b": int(theirs[column].sum()), "shared": int((mine[number] & theirs[column]).sum())}
+        row["best"] = names_b[int(iou[number].argmax())]
+        rows.append(row | _against_chance(iou[number], drawn, of, bound))
     pairs = pd.DataFrame(rows)
     pairs["recurrence_p_holm"] = holm(pairs["recurrence_p"].to_numpy())
+    recurrence = pd.DataFrame(_best_of_groups(iou, of).T, columns=names_a).assign(group=groups)
     tables = {
         "pairs": pairs,
-        "recurrence": pd.DataFrame(by_group.T, columns=names_a).assign(group=groups)[["group", *names_a]],
+        "recurrence": recurrence[["group", *names_a]],
         "iou": _matrix(iou, names_a, names_b),
         "correlation": _matrix(correlation, names_a, names_b),
     }
@@ -214,6 +195,27 @@ def compare(
     return Answer(
         "match", str(one.fields.get("Model") or ""), one.space.site, tables, {"figure": figure}, settings, _COLUMNS
     )
+
+
+def _against_chance(
+    iou: NDArray[np.float64], drawn: NDArray[np.float64], of: NDArray[np.int64], bound: float
+) -> dict[str, float]:
+    """The best network for a template, and in how many groups it is found again, against its permutations."""
+    found, by_chance = ((_best_of_groups(values, of) > bound).sum(-1) for values in (iou, drawn))
+    return {
+        "best_iou": iou.max(),
+        "best_chance": float(drawn.max(1).mean()),
+        "best_p": float(p_at_least(iou.max(), drawn.max(1))),
+        "groups": int(of.max()) + 1,
+        "recurrence": int(found),
+        "recurrence_chance": float(by_chance.mean()),
+        "recurrence_p": float(p_at_least(int(found), by_chance)),
+    }
+
+
+def _best_of_groups(values: NDArray[np.float64], of: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The largest in each run, subject or file, shape (..., n_groups), of values of shape (..., n_networks)."""
+    return np.stack([values[..., of == group].max(-1) for group in range(int(of.max()) + 1)], axis=-1)
 
 
 def iou_matrix(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llm2bids import __version__
 from llm2bids.bids.names import format_name, parse_name
+from llm2bids.bids.provenance import generated_by, versions
 from llm2bids.bids.tables import write_bytes, write_json, write_tsv
 from llm2bids.bids.templates import template_json
 from llm2bids.errors import DatasetError
-from llm2bids.glm.output import versions
+from llm2bids.glm.output import LIBRARIES
 from llm2bids.pictures import as_png
 
 if TYPE_CHECKING:
@@ -242,10 +243,10 @@ def _sidecar(answer: Answer, sources: Mapping[str, Any], own: Mapping[str, Any])
     used = {column for table in tables for column in map(str, table.columns)}
     return {
         "Description": f"llm2bids {_VERBS.get(answer.question, f'networks {answer.question}')}",
-        "GeneratedBy": [{"Name": "llm2bids", "Version": __version__}],
+        "GeneratedBy": generated_by(),
         **sources,
         "Columns": {name: text for name, text in answer.columns.items() if name in used},
-        "Llm2bids": {**own, "Settings": dict(answer.settings), "Versions": versions()},
+        "Llm2bids": {**own, "Settings": dict(answer.settings), "Versions": versions(*LIBRARIES)},
     }
 
 

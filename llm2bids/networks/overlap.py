@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.history import noted
@@ -18,6 +17,7 @@ from llm2bids.networks.output import Answer, files_of, refuse_existing, write_an
 from llm2bids.networks.results import find_networks, with_tasks
 from llm2bids.networks.similarity import (
     INDICES,
+    check_draws,
     combinations_of,
     index_matrix,
     index_of,
@@ -31,6 +31,7 @@ from llm2bids.networks.similarity import (
 )
 from llm2bids.networks.sums import RunSums, SharedTexts, relabelled
 from llm2bids.plots.overlap import draw_overlap
+from llm2bids.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -114,15 +115,13 @@ def overlap(  # noqa: PLR0913 - the arguments of the command
     LLM2BIDSError
         If there are fewer than two tasks, or a file is missing.
     """
-    if n_draws < 1:
-        raise InferenceError(f"{n_draws} draws asked for; 1000 or more needed for a p-value of .001")
+    check_draws(n_draws)
     out = Dataset(Path(out_dir), "derivative")
     labels: dict[str, Any] = {"subjects": participant_label, "tasks": task_label, "sites": sites}
     asked = with_tasks(find_networks(out.root, **labels, contrasts=contrasts), 2, "overlap")
     refuse_existing(out, asked, "overlap", overwrite=overwrite)
-    hide = None if progress is None else not progress
     answers = []
-    with tqdm(total=len(asked) * n_draws, unit=" draws", disable=hide, dynamic_ncols=True, desc="overlap") as bar:
+    with progress_bar("draws", len(asked) * n_draws, "overlap", shown=progress) as bar:
         for networks in asked:
             answer = _answer(networks, n_draws, np.random.default_rng(seed), bar.update)
             answers.append(write_answer(out, networks, answer))
@@ -132,12 +131,40 @@ def overlap(  # noqa: PLR0913 - the arguments of the command
 def _answer(networks: NetworkSet, n_draws: int, rng: np.random.Generator, tick: Callable[[int], object]) -> Answer:
     """Compare the networks of one subject and site."""
     runs, why_not = _runs(networks)
-    tail = networks.networks[0].tail
-    signs = np.stack([np.sign(one.map("effect")[networks.tested]) for one in networks.networks])
-    shared = shared_units(networks.selected)
     by_units = shared_by_chance(networks.selected, networks.layers, n_draws, rng)
     relabelled_shared, relabelled_of_k = _without_effect(networks, runs, n_draws, rng, tick)
-    widths = _widths(networks, runs)
+    pairs = _pairs(networks, _widths(networks, runs), by_units, relabelled_shared)
+    matrices = {name: index_matrix(name, networks.selected) for name in INDICES}
+    combined = combinations_of(networks.selected, networks.tasks)
+    tasks = networks.tasks
+    tables = {
+        "pairs": pairs[[name for name in _COLUMNS if name in pairs]],
+        **{
+            name.replace("_", ""): pd.DataFrame(matrix, columns=tasks).assign(task=tasks)[["task", *tasks]]
+            for name, matrix in matrices.items()
+        },
+        "combinations": pd.DataFrame({"tasks": ["+".join(names) for names in combined], "units": combined.values()}),
+        "shared": _of_k(networks, relabelled_of_k),
+    }
+    settings = {
+        "Draws": n_draws,
+        "Rule": networks.networks[0].rule.label,
+        "Tail": networks.networks[0].tail,
+        **({"NoExchangeOfConditions": why_not} if why_not else {}),
+    }
+    figures = {"figure": draw_overlap(tasks, matrices["dice"], pairs, combined, networks.space.label)}
+    return Answer("overlap", ", ".join(networks.subjects), networks.site, tables, figures, settings, _COLUMNS)
+
+
+def _pairs(
+    networks: NetworkSet,
+    widths: dict[tuple[int, int], float],
+    by_units: NDArray[np.int64],
+    by_labels: NDArray[np.int64] | None,
+) -> pd.DataFrame:
+    """Every two networks: what they share, its interval, and what chance gives, by units and by labels exchanged."""
+    signs = np.stack([np.sign(one.map("effect")[networks.tested]) for one in networks.networks])
+    shared = shared_units(networks.selected)
     rows = []
     for one, other in combinations(range(len(networks.networks)), 2):
         both = networks.selected[one] & networks.selected[other]
@@ -145,46 +172,14 @@ def _answer(networks: NetworkSet, n_draws: int, rng: np.random.Generator, tick: 
         row["same_sign"] = int((both & (signs[one] == signs[other])).sum())
         half = widths.get((one, other), np.nan)
         row["dice_low"], row["dice_high"] = np.clip([row["dice"] - half, row["dice"] + half], 0, 1).tolist()
-        empty = not row["units_a"] or not row["units_b"]
-        row["p"] = (
-            np.nan
-            if empty or relabelled_shared is None
-            else float(p_at_least(shared[one, other], relabelled_shared[:, one, other]))
-        )
+        row["p"] = np.nan
+        if by_labels is not None and row["units_a"] and row["units_b"]:
+            row["p"] = float(p_at_least(shared[one, other], by_labels[:, one, other]))
         rows.append(row)
     pairs = pd.DataFrame(rows)
     pairs["dice_above_chance"] = pairs["dice"] - pairs["dice_chance"]
     pairs["p_holm"] = holm(pairs["p"].to_numpy())
-    matrices = {name: index_matrix(name, networks.selected) for name in INDICES}
-    combined = combinations_of(networks.selected, networks.tasks)
-    of_k = _of_k(networks, relabelled_of_k)
-    tables = {
-        "pairs": pairs[[name for name in _COLUMNS if name in pairs]],
-        **{
-            name.replace("_", ""): pd.DataFrame(matrix, columns=networks.tasks).assign(task=networks.tasks)[
-                ["task", *networks.tasks]
-            ]
-            for name, matrix in matrices.items()
-        },
-        "combinations": pd.DataFrame({"tasks": ["+".join(names) for names in combined], "units": combined.values()}),
-        "shared": of_k,
-    }
-    settings = {
-        "Draws": n_draws,
-        "Rule": networks.networks[0].rule.label,
-        "Tail": tail,
-        **({"NoExchangeOfConditions": why_not} if why_not else {}),
-    }
-    figure = draw_overlap(networks.tasks, matrices["dice"], pairs, combined, networks.space.label)
-    return Answer(
-        "overlap",
-        ", ".join(networks.subjects),
-        networks.site,
-        tables,
-        {"figure": figure},
-        settings,
-        _COLUMNS,
-    )
+    return pairs
 
 
 def _runs(networks: NetworkSet) -> tuple[list[list[RunContrast]], str]:

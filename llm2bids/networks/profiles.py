@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.history import noted
@@ -31,9 +30,10 @@ from llm2bids.networks.depth import (
 )
 from llm2bids.networks.output import Answer, files_of, refuse_existing, write_answer
 from llm2bids.networks.results import NetworkSet, find_networks
-from llm2bids.networks.similarity import units_per_layer
+from llm2bids.networks.similarity import check_draws, units_per_layer
 from llm2bids.networks.sums import Maps, RunSums, relabelled
 from llm2bids.plots.profiles import draw_effects, draw_profiles, draw_sites
+from llm2bids.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -141,18 +141,16 @@ def profile(  # noqa: PLR0913 - the arguments of the command
     LLM2BIDSError
         If no network holds a unit, or a file is missing.
     """
-    if n_draws < 1:
-        raise InferenceError(f"{n_draws} draws asked for; 1000 or more needed for a p-value of .001")
+    check_draws(n_draws)
     out = Dataset(Path(out_dir), "derivative")
     labels: dict[str, Any] = {"subjects": participant_label, "tasks": task_label, "sites": sites}
     asked = _with_units(find_networks(out.root, **labels, contrasts=contrasts))
     joined = _of_several_sites(asked)
     refuse_existing(out, asked, "profile", overwrite=overwrite)
     refuse_existing(out, joined, "profilesites", overwrite=overwrite)
-    hide = None if progress is None else not progress
     total = n_draws * sum(len(networks.networks) for networks in asked)
     answers = []
-    with tqdm(total=total, unit=" draws", disable=hide, dynamic_ncols=True, desc="profile") as bar:
+    with progress_bar("draws", total, "profile", shown=progress) as bar:
         for networks in asked:
             answer = _answer(networks, n_draws, np.random.default_rng(seed), bar.update)
             answers.append(write_answer(out, networks, answer))

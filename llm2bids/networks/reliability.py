@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.history import noted
@@ -31,6 +30,7 @@ from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.similarity import index_matrix, p_at_least
 from llm2bids.networks.sums import Maps, RunSums
 from llm2bids.plots.reliability import draw_reliability
+from llm2bids.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -141,11 +141,8 @@ def reliability(  # noqa: PLR0913 - the arguments of the command
     asked = find_networks(out.root, **labels, contrasts=contrasts)
     chosen = None if rule is None else NetworkRule.from_text(rule)  # refuses before anything is read
     refuse_existing(out, asked, "reliability", overwrite=overwrite)
-    hide = None if progress is None else not progress
     answers = []
-    with tqdm(
-        total=len(asked) * n_permutations, unit=" draws", disable=hide, dynamic_ncols=True, desc="reliability"
-    ) as bar:
+    with progress_bar("draws", len(asked) * n_permutations, "reliability", shown=progress) as bar:
         for networks in asked:
             own = networks.networks[0].rule
             used = own if chosen is None else NetworkRule(chosen.name, chosen.level, own.tail)

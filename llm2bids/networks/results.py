@@ -16,10 +16,12 @@ from llm2bids.design import check_estimable
 from llm2bids.errors import DatasetError, DesignError, InferenceError, did_you_mean
 from llm2bids.glm.members import read_map
 from llm2bids.glm.output import SUMMARY
+from llm2bids.glm.samples import averaging
 from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.sums import RunContrast
+from llm2bids.regressors import FACTOR
 from llm2bids.space import UnitSpace
-from llm2bids.statsmodel import FACTOR, Contrast
+from llm2bids.statsmodel import Contrast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -265,13 +267,11 @@ def _averaged(
     prompts: pd.DataFrame, effects: NDArray[np.float32], design: pd.DataFrame
 ) -> tuple[pd.DataFrame, NDArray[np.float32], pd.DataFrame]:
     """One row per text and condition: a text that was shown again is no new sample."""
-    groups = prompts.groupby(["stimulus", "trial_type"], sort=False).ngroup().to_numpy()
-    if groups.max() + 1 == len(groups):
+    weights = averaging(prompts, np.float32)
+    if weights is None:
         return prompts, effects, design
-    weights = np.equal.outer(np.arange(groups.max() + 1), groups).astype(np.float32)
-    weights /= weights.sum(1, keepdims=True)
     rows = pd.DataFrame(weights @ design.to_numpy(), columns=design.columns)
-    return prompts.groupby(groups).first(), weights @ effects, rows
+    return prompts.iloc[weights.argmax(1)].reset_index(drop=True), weights @ effects, rows
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from llm2bids.bids.dataset import linked
 from llm2bids.bids.runs import PREPROC, find_runs
-from llm2bids.design import SPIKE
+from llm2bids.design import CONSTANT, SPIKE
 from llm2bids.errors import DatasetError, DesignError, did_you_mean
 from llm2bids.glm.prepared import PreparedRun
 from llm2bids.networks.courses import evoked
@@ -108,5 +108,5 @@ class Cleaning:
                 near = did_you_mean(pattern, there)
                 raise DesignError(f"{run.volumes.name} has no confound {pattern}; {near}there are {', '.join(there)}")
             names += [name for name in matching if name not in names]
-        constant = pd.DataFrame({"constant": np.ones(run.volumes.n_scans)})
+        constant = pd.DataFrame({CONSTANT: np.ones(run.volumes.n_scans)})
         return pd.concat([*parts, run.confounds[names].reset_index(drop=True), constant], axis=1)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from llm2bids.errors import InferenceError
 from llm2bids.networks.rules import strongest
 from llm2bids.networks.sums import strength
 
@@ -52,12 +53,12 @@ def index_of(name: str, shared: ArrayLike, size: ArrayLike, other: ArrayLike) ->
     ----------
     name : {"dice", "jaccard", "overlap_coefficient"}
         The measure.
-    shared, size, other : array_like of int
+    shared, size, other : array_like of int, shapes (...) that broadcast
         Units shared, of the one and of the other.
 
     Returns
     -------
-    ndarray
+    ndarray, shape (...)
         Between 0 and 1; NaN where both networks (for the overlap coefficient: one) are empty.
 
     Examples
@@ -261,6 +262,23 @@ def matched_networks(
         yield chosen
 
 
+def check_draws(n_draws: int) -> None:
+    """Refuse a number of draws by which no p-value can be told.
+
+    Parameters
+    ----------
+    n_draws : int
+        What chance is drawn how often.
+
+    Raises
+    ------
+    InferenceError
+        If there is none.
+    """
+    if n_draws < 1:
+        raise InferenceError(f"{n_draws} draws asked for; 1000 or more needed for a p-value of .001")
+
+
 def p_at_least(
     observed: ArrayLike, drawn: NDArray[np.floating] | NDArray[np.int64], rng: np.random.Generator | None = None
 ) -> NDArray[np.float64]:
@@ -268,7 +286,7 @@ def p_at_least(
 
     Parameters
     ----------
-    observed : array_like
+    observed : array_like, shape (...)
         What was found.
     drawn : ndarray, shape (n_draws, ...)
         What chance gave.
@@ -278,7 +296,7 @@ def p_at_least(
 
     Returns
     -------
-    ndarray
+    ndarray, shape (...)
         p-values: one plus the number of draws that are as large, over one plus the number of draws. NaN where nothing
         was observed; a draw that is NaN counts as more. Numbers that differ by rounding alone are equal.
 

@@ -386,14 +386,14 @@ def strength(statistic: NDArray[np.float64], tail: Tail) -> NDArray[np.float64]:
 
     Parameters
     ----------
-    statistic : ndarray
+    statistic : ndarray, shape (...)
         Of any kind: t, z or effects.
     tail : {"two", "positive", "negative"}
         Which effects count.
 
     Returns
     -------
-    ndarray
+    ndarray, shape (...)
         Same shape.
     """
     return np.abs(statistic) if tail == "two" else (statistic if tail == "positive" else -statistic)

@@ -16,9 +16,10 @@ from llm2bids.glm.output import SUMMARY as GLM
 from llm2bids.ica.components import over_units
 from llm2bids.ica.job import SUMMARY as ICA
 from llm2bids.ica.settings import ROBUST_Z
-from llm2bids.mask.files import check_same_model, check_same_space, load_mask, read_origin
+from llm2bids.mask.files import check_same_space, load_mask, read_origin
 from llm2bids.mask.maps import open_image
 from llm2bids.space import UnitSpace
+from llm2bids.space.identity import check_same_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,22 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from llm2bids import __version__
 from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.history import noted
 from llm2bids.bids.names import parse_name, sidecar_of
 from llm2bids.bids.nifti import write_image
-from llm2bids.bids.runs import IDENTITY, PREPARED, PREPROC, BoldRun, find_runs, read_events
+from llm2bids.bids.runs import PREPARED, PREPROC, REPEATED, BoldRun, find_runs, read_events
 from llm2bids.bids.tables import read_json, write_json, write_tsv
 from llm2bids.bids.templates import template_json
 from llm2bids.design import SLICE_TIME_REF, high_pass
 from llm2bids.errors import DatasetError
+from llm2bids.jobs import Work
 from llm2bids.prep.atlas import add_atlas
 from llm2bids.prep.confounds import confounds, describe, log_frequencies
 from llm2bids.prep.export import export_fsl, feat_run, fsl_folder, read_stats_model
 from llm2bids.prep.scale import BASELINE, CLIP, ONE_SD, measure, rescale
+from llm2bids.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -158,10 +159,7 @@ def prep(  # noqa: PLR0913 - the arguments of the command
     LLM2BIDSError
         If anything the user can mend is wrong; runs that were complete stay.
     """
-    if resume and overwrite:
-        raise DatasetError("both --resume and --overwrite asked for; choose one")
-    if n_jobs == 0:
-        raise DatasetError("0 processes asked for; use 1 or more, or -1 for as many as there are processors")
+    work = Work(n_jobs, resume, overwrite, progress)
     root = Path(bids_dir)
     if not (root / "dataset_description.json").is_file():
         raise DatasetError(f"{root} has no dataset_description.json, so it is no BIDS dataset; give the folder of one")
@@ -170,14 +168,13 @@ def prep(  # noqa: PLR0913 - the arguments of the command
     runs = find_runs(root, participant_label, task_label, sites)
     out = Dataset(root / PREPARED, "derivative")
     jobs = _plan(runs, out, fsl=fsl)
-    todo = [job for job in jobs if not _is_done(job, resume=resume, overwrite=overwrite)]
+    todo = [job for job in jobs if not _is_done(job, work)]
     done = {job.run: _existing(job) for job in jobs if job not in todo}
-    hide = None if progress is None else not progress
-    finished = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_prepare)(job) for job in todo)
+    finished = Parallel(n_jobs=work.n_jobs, return_as="generator")(delayed(_prepare)(job) for job in todo)
     with (
         out.tidied(job.run.name for job in todo),
         closing(finished),
-        tqdm(finished, total=len(todo), unit=" runs", disable=hide, dynamic_ncols=True, desc="prep") as bar,
+        progress_bar("runs", len(todo), "prep", finished, shown=work.progress) as bar,
     ):
         done |= {job.run: prepared for job, prepared in zip(todo, bar, strict=True)}
     return [done[job.run] for job in jobs]
@@ -209,13 +206,13 @@ def _design(run: BoldRun) -> tuple[str, ...]:
     return tuple(run.entities.get(key, "") for key in ("sub", "task", "acq"))
 
 
-def _is_done(job: _Job, *, resume: bool, overwrite: bool) -> bool:
+def _is_done(job: _Job, work: Work) -> bool:
     """Whether a run can stay; refuses to replace it unasked."""
     job.out.recover(job.run.name)
     outdated = job.outdated
-    if overwrite or not any(path.exists() for path in (*job.outputs, *outdated)):
+    if work.overwrite or not any(path.exists() for path in (*job.outputs, *outdated)):
         return False
-    if not resume:
+    if not work.resume:
         raise DatasetError(f"{job.bold} exists already; go on with --resume, or replace it with --overwrite")
     if not outdated and not all(path.exists() for path in job.outputs):
         return False
@@ -288,7 +285,7 @@ def _publish(job: _Job) -> Prepared:
 def _own(job: _Job, prepared: Prepared) -> dict[str, Any]:
     """Our own part of the sidecars of a run."""
     before = job.run.own
-    kept = {key: before[key] for key in (*IDENTITY, "Settings", "Stimuli", "UnitSpace") if key in before}
+    kept = {key: before[key] for key in (*REPEATED, "Settings", "Stimuli", "UnitSpace") if key in before}
     return kept | {
         "Version": __version__,
         "SourceSHA256": job.run.fingerprint,

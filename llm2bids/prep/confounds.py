@@ -131,7 +131,7 @@ def describe(table: pd.DataFrame, cutoff: float | None) -> dict[str, Any]:
 
     Parameters
     ----------
-    table : DataFrame
+    table : DataFrame, shape (n_scans, n_confounds)
         What `confounds` made.
     cutoff : float or None
         Of the drift, in Hz.

@@ -11,7 +11,8 @@ from llm2bids.bids.tables import write_bytes
 from llm2bids.design import CONSTANT, frame_times, token_design
 from llm2bids.errors import DesignError, StatsModelError
 from llm2bids.fsl import FeatRun, design_con, design_mat, ev_text, feat_fsf, reference_of
-from llm2bids.statsmodel import FACTOR, WILDCARDS, Node, StatsModel
+from llm2bids.regressors import FACTOR, WILDCARDS
+from llm2bids.statsmodel import Node, StatsModel
 
 if TYPE_CHECKING:
     from pathlib import Path

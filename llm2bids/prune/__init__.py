@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
-from llm2bids import __version__
 from llm2bids.bids.history import noted
+from llm2bids.bids.provenance import generated_by
 from llm2bids.errors import PruneError
 from llm2bids.lesion.materials import read_text
-from llm2bids.mask import check_same_model, load_mask
+from llm2bids.mask import load_mask
 from llm2bids.mask.files import file_sha256
 from llm2bids.model.lesions import lesion, mean_activations
 from llm2bids.model.loading import load_subject
@@ -23,6 +23,7 @@ from llm2bids.model.scoring import split_texts, surprise
 from llm2bids.prune.output import REPORT, check_folder, describe_model, published, write_model
 from llm2bids.prune.surgery import count_zeroed, cut_model, plan_cut
 from llm2bids.space import UnitMask
+from llm2bids.space.identity import check_same_model
 from llm2bids.subject import subject_of
 
 if TYPE_CHECKING:
@@ -133,20 +134,13 @@ def prune(  # noqa: PLR0913 - the arguments of the command
     """
     out = Path(out)
     check_folder(out, overwrite=overwrite)
-    if compensate_bias and text is None:
-        raise PruneError("--compensate-bias without texts found; give the file to average over with --text")
-    material = None if text is None else read_text(Path(text))
+    material = _material(text, needed=compensate_bias)
     network = mask if isinstance(mask, UnitMask) else load_mask(mask, like)
     subject = subject_of(model, revision=revision, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     check_same_model(network.provenance, {**subject.describe(), "Site": network.space.site})
     _check_can_read(subject, material)
     going = _going(network, keep=keep, first=protect_first, last=protect_last)
-    with enough_memory():
-        cut = plan_cut(subject.model, going, biased=compensate_bias)
-    if cut.obstacle and not pad:
-        raise PruneError(
-            f"nothing can be removed, only set to 0: {cut.obstacle}; write it at full size with --pad, or use lesion"
-        )
+    cut = _plan(subject, going, biased=compensate_bias, pad=pad)
     means = None
     if compensate_bias and material is not None:
         means = mean_activations(subject, material.documents, going.space, batch_size=batch_size)
@@ -156,7 +150,7 @@ def prune(  # noqa: PLR0913 - the arguments of the command
             shrunk = shrunk.to(_stored_dtype(model, subject, revision, trust_remote_code=trust_remote_code))
         write_model(subject, shrunk, stage)
         smaller = load_subject(
-            str(stage), device=str(subject.device), dtype=_dtype(subject), trust_remote_code=trust_remote_code
+            str(stage), device=str(subject.device), dtype=subject.dtype, trust_remote_code=trust_remote_code
         )
         _check_equal(subject, smaller, cut, means)
         report = _report(subject, smaller, cut, means) | {
@@ -165,11 +159,16 @@ def prune(  # noqa: PLR0913 - the arguments of the command
             "Protected": {"First": protect_first, "Last": protect_last},
         }
         if material is not None:
-            report["Perplexity"] = {"Text": material.name, "TextSHA256": material.sha256} | {
-                when: _perplexity(one, material, batch_size) for when, one in (("Before", subject), ("After", smaller))
-            }
+            report["Perplexity"] = _perplexities(subject, smaller, material, batch_size)
         describe_model(stage, out.name, report)
     return Pruned(out, report)
+
+
+def _material(text: str | Path | None, *, needed: bool) -> Text | None:
+    """The text to score and to average over, if there is one."""
+    if needed and text is None:
+        raise PruneError("--compensate-bias without texts found; give the file to average over with --text")
+    return None if text is None else read_text(Path(text))
 
 
 def _check_can_read(subject: Subject, material: Text | None) -> None:
@@ -187,6 +186,17 @@ def _going(network: UnitMask, *, keep: bool, first: int, last: int) -> UnitMask:
     open_blocks[first : n_blocks - last] = True
     wanted = ~network.selected if keep else network.selected
     return UnitMask(network.space, wanted & open_blocks.repeat(network.space.n_channels), network.provenance)
+
+
+def _plan(subject: Subject, going: UnitMask, *, biased: bool, pad: bool) -> Cut:
+    """What becomes of the units; refused where nothing gets smaller, unless that is wanted."""
+    with enough_memory():
+        cut = plan_cut(subject.model, going, biased=biased)
+    if cut.obstacle and not pad:
+        raise PruneError(
+            f"nothing can be removed, only set to 0: {cut.obstacle}; write it at full size with --pad, or use lesion"
+        )
+    return cut
 
 
 def _check_equal(subject: Subject, smaller: Subject, cut: Cut, means: NDArray[np.float64] | None) -> None:
@@ -210,7 +220,7 @@ def _check_equal(subject: Subject, smaller: Subject, cut: Cut, means: NDArray[np
 def _report(subject: Subject, smaller: Subject, cut: Cut, means: NDArray[np.float64] | None) -> dict[str, Any]:
     """What was done, for the file beside the model."""
     return {
-        "GeneratedBy": [{"Name": "llm2bids", "Version": __version__}],
+        "GeneratedBy": generated_by(),
         "Source": subject.describe(),
         "WeightsSHA256": smaller.identity.weights_sha256,
         "Site": cut.silenced.space.site,
@@ -242,6 +252,12 @@ def _mask_fields(mask: str | Path | UnitMask, network: UnitMask) -> dict[str, An
     }
 
 
+def _perplexities(subject: Subject, smaller: Subject, material: Text, batch_size: int) -> dict[str, Any]:
+    """Perplexity on a text before and after, for the report."""
+    before, after = (_perplexity(one, material, batch_size) for one in (subject, smaller))
+    return {"Text": material.name, "TextSHA256": material.sha256, "Before": before, "After": after}
+
+
 def _perplexity(subject: Subject, material: Text, batch_size: int) -> float:
     """Two to the mean surprisal, in bits, of the tokens of a text."""
     found = surprise(subject, split_texts(subject, material.documents), batch_size=batch_size)
@@ -253,8 +269,3 @@ def _stored_dtype(name: str, subject: Subject, revision: str | None, *, trust_re
     config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=trust_remote_code)
     found = config.get_text_config().dtype
     return found if isinstance(found, torch.dtype) else subject.model.dtype
-
-
-def _dtype(subject: Subject) -> str:
-    """Precision of a model as it is typed."""
-    return str(subject.model.dtype).removeprefix("torch.")

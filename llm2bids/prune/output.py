@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from safetensors import SafetensorError
 from transformers import GenerationConfig
-from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from llm2bids.bids.tables import write_bytes, write_json
 from llm2bids.errors import PruneError
+from llm2bids.model.loading import quietly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -115,13 +115,7 @@ def write_model(subject: Subject, smaller: PreTrainedModel, folder: Path) -> Non
     """
     if smaller.can_generate():
         smaller.generation_config = _generation(subject)
-    shown = is_progress_bar_enabled()
-    disable_progress_bar()
-    try:
-        smaller.save_pretrained(folder)
-    finally:
-        if shown:
-            enable_progress_bar()
+    quietly(lambda: smaller.save_pretrained(folder))
     subject.tokenizer.save_pretrained(folder)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
 
-SITES: Final = ("neuron", "head")
+PRUNABLE: Final = ("neuron", "head")
 """Sites whose units can be taken out."""
 _WIDTHS: Final = ("intermediate_size", "ffn_dim", "n_inner")
 """Names that configurations have for the number of neurons."""
@@ -198,9 +198,10 @@ def count_zeroed(model: PreTrainedModel, cut: Cut) -> int:
 def _check_mask(model: PreTrainedModel, mask: UnitMask) -> None:
     """Refuse a mask whose units cannot be taken out of this model."""
     site, space = mask.space.site, mask.space
-    if site not in SITES:
+    if site not in PRUNABLE:
         raise PruneError(
-            f"a mask of site {site!r} found; only neurons and heads can be taken out: use one of {' or '.join(SITES)}"
+            f"a mask of site {site!r} found; only neurons and heads can be taken out: use one of "
+            f"{' or '.join(PRUNABLE)}"
         )
     if not mask.n_selected:
         raise PruneError("no unit to take out found; give a mask with units outside the protected blocks")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.history import noted
@@ -21,6 +20,7 @@ from llm2bids.bids.tables import read_json, read_stim
 from llm2bids.errors import DatasetError, NonFiniteError, RecordError
 from llm2bids.model.recording import check_causal, generate, padding_is_harmless, read, tokenize
 from llm2bids.model.sites import find_site, match_hookpoints, measure_widths
+from llm2bids.progress import progress_bar
 from llm2bids.record.plan import (
     Protocol,
     Run,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from tqdm import tqdm
 
     from llm2bids.model.loading import Subject
     from llm2bids.model.recording import Scans
@@ -200,36 +201,52 @@ def record(  # noqa: PLR0913 - the arguments of the command
     protocol = Protocol(mode, tokens, temperature, top_p, top_k, seed, batch_size, nonfinite, compress)
     design = Design(runs, 1 if sessions is None else sessions, blocks, prompts_per_block, seed, reuse_prompts)
     label = subject_label(subject, model)
-    names = expand_tasks([str(task)] if isinstance(task, str | Path) else [str(name) for name in task])
-    laid_out = [one for name in names for one in lay_out(name, design)]
-    planned = [Run(label, one, f"{one.session:02d}" if sessions else None) for one in laid_out]
+    planned = _planned(label, task, design, in_sessions=sessions is not None)
     wanted = wanted_places(sites, hookpoints)
     dataset = Dataset(Path(bids_dir))
     todo = still_to_do(dataset, planned, list(wanted), protocol, resume=resume, overwrite=overwrite)
     model = subject_of(
-        model,
-        revision=revision,
-        device=device,
-        dtype=dtype,
-        device_map=device_map,
-        trust_remote_code=trust_remote_code,
+        model, revision=revision, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code
     )
-    left = unplanned_volumes(dataset, planned, list(wanted))
+    places = _find_places(model, wanted)
+    session = Session(dataset, label, model, places, protocol, _signed(authors), may_replace=overwrite)
+    session = _replacing(session, planned)
+    _check_session(session, planned)
+    return _record_missing(session, planned, todo, progress=progress)
+
+
+def _planned(label: str, task: str | Path | Sequence[str | Path], design: Design, *, in_sessions: bool) -> list[Run]:
+    """Every run of every task, in the order of recording."""
+    names = expand_tasks([str(task)] if isinstance(task, str | Path) else [str(name) for name in task])
+    laid_out = [one for name in names for one in lay_out(name, design)]
+    return [Run(label, one, f"{one.session:02d}" if in_sessions else None) for one in laid_out]
+
+
+def _replacing(session: Session, planned: Sequence[Run]) -> Session:
+    """The session, which knows what nothing older will stay of."""
+    if not session.may_replace:
+        return session
+    left = unplanned_volumes(session.dataset, planned, [space.site for space in session.spaces])
     kept = {volume.get("task") for volume in left}
-    session = Session(
-        dataset=dataset,
-        subject=model,
-        sites=_find_places(model, wanted),
-        protocol=protocol,
-        authors=_signed(authors),
-        replaced=frozenset(run.task.name for run in planned if overwrite and run.task.name not in kept),
-        may_replace=overwrite,
-        may_be_another=overwrite and label not in {volume["sub"] for volume in left},
+    return replace(
+        session,
+        replaced=frozenset(run.task.name for run in planned if run.task.name not in kept),
+        may_be_another=session.label not in {volume["sub"] for volume in left},
     )
-    if any(protocol.mode_of(run.task) == "generate" for run in planned):
-        check_causal(model)
-    _check_same_model(session, label)
-    _check_same_places(session, label, planned)
+
+
+def _check_session(session: Session, planned: Sequence[Run]) -> None:
+    """Refuse a model that cannot do the tasks, or is not the one recorded before."""
+    if any(session.protocol.mode_of(run.task) == "generate" for run in planned):
+        check_causal(session.subject)
+    _check_label(session)
+    _check_same_places(session, planned)
+
+
+def _record_missing(
+    session: Session, planned: Sequence[Run], todo: dict[Run, tuple[str, ...]], *, progress: bool | None
+) -> list[Recording]:
+    """What is there already, then what had to be recorded."""
     there = [(run, space) for run in planned for space in session.spaces if space.site not in todo.get(run, ())]
     done = [_existing(session, run, space) for run, space in there]
     shown = {run: _tokens(session, run) for run in todo}
@@ -237,7 +254,7 @@ def record(  # noqa: PLR0913 - the arguments of the command
     try:
         return done + list(_record_all(session, todo, shown, progress=progress))
     finally:
-        dataset.forget_if_empty()
+        session.dataset.forget_if_empty()
 
 
 def _record_all(
@@ -245,8 +262,7 @@ def _record_all(
 ) -> Iterator[Recording]:
     """Record run after run, what is missing of each, under one progress bar."""
     expected = {run: _expected_scans(session, run, tokens) for run, tokens in shown.items()}
-    hide = None if progress is None else not progress
-    with tqdm(total=sum(expected.values()), unit=" tokens", disable=hide, dynamic_ncols=True) as bar:
+    with progress_bar("tokens", sum(expected.values()), shown=progress) as bar:
         for run, tokens in shown.items():
             bar.set_description(run.name)
             missing = tuple(place for place in session.sites if place[0].site in todo[run])
@@ -268,7 +284,7 @@ def _record_run(session: Session, run: Run, tokens: list[list[int]], bar: tqdm[A
             write_run(session, run, told, stage)
             _check_same_answers(session, run, told)
             with session.dataset.lock():
-                _check_same_model(session, run.label)
+                _check_label(session)
                 merge_shared(session, run)
                 session.dataset.publish(stage)
     except OSError as error:
@@ -375,12 +391,12 @@ def _check_same_answers(session: Session, run: Run, told: Told) -> None:
             )
 
 
-def _check_same_places(session: Session, label: str, planned: Sequence[Run]) -> None:
+def _check_same_places(session: Session, planned: Sequence[Run]) -> None:
     """Refuse runs of one site that were recorded at other hookpoints, or of another model or precision."""
     now = session.subject.describe()
     planned_sidecars = {session.dataset.root / run.path(s.site, "bold.json") for run in planned for s in session.spaces}
     for space in session.spaces:
-        for sidecar in session.dataset.root.glob(f"sub-{label}/**/func/*_acq-{space.site}_*bold.json"):
+        for sidecar in session.dataset.root.glob(f"sub-{session.label}/**/func/*_acq-{space.site}_*bold.json"):
             if session.may_replace and sidecar in planned_sidecars:
                 continue
             if read_json(sidecar)["Llm2bids"]["UnitSpace"] != space.to_json():
@@ -410,14 +426,14 @@ def _existing(session: Session, run: Run, space: UnitSpace) -> Recording:
     return Recording(bold, space, own["NumberOfScans"], skipped=True)
 
 
-def _check_same_model(session: Session, label: str) -> None:
+def _check_label(session: Session) -> None:
     """Refuse two models under one label."""
     if session.may_be_another:
         return
-    before = session.dataset.participant(label).get("weights_sha256")
+    before = session.dataset.participant(session.label).get("weights_sha256")
     if before not in {None, "n/a", session.subject.identity.weights_sha256}:
         raise RecordError(
-            f"sub-{label} is another model already (weights {before[:12]}…, not "
+            f"sub-{session.label} is another model already (weights {before[:12]}…, not "
             f"{session.subject.identity.weights_sha256[:12]}…); name another --subject"
         )
 

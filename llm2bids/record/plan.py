@@ -13,9 +13,9 @@ import numpy as np
 from llm2bids.bids.names import check_label, format_name, parse_name, to_label
 from llm2bids.bids.tables import read_json
 from llm2bids.bids.templates import template_json
-from llm2bids.errors import DatasetError, LabelError, RecordError, SiteError, did_you_mean
+from llm2bids.errors import DatasetError, LabelError, RecordError, SiteError
 from llm2bids.model.loading import Sampling
-from llm2bids.model.sites import SITES
+from llm2bids.sites import SITES, check_site
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -255,6 +255,8 @@ class Session:
     ----------
     dataset : Dataset
         Where it goes.
+    label : str
+        What the subject is called, without ``sub-``.
     subject : Subject
         The model.
     sites : tuple of (UnitSpace, tuple of HookPoint)
@@ -263,21 +265,22 @@ class Session:
         How it is shown.
     authors : tuple of str
         Authors of a new dataset.
-    replaced : frozenset of str
-        Tasks of which every recording is replaced, so that what it shared is written anew.
     may_replace : bool
         Whether runs that are there may be replaced.
+    replaced : frozenset of str
+        Tasks of which every recording is replaced, so that what it shared is written anew.
     may_be_another : bool
         Whether the subject may have been another model before, since nothing of it stays.
     """
 
     dataset: Dataset
+    label: str
     subject: Subject
     sites: tuple[tuple[UnitSpace, tuple[HookPoint, ...]], ...]
     protocol: Protocol
     authors: tuple[str, ...]
-    replaced: frozenset[str] = frozenset()
     may_replace: bool = False
+    replaced: frozenset[str] = frozenset()
     may_be_another: bool = False
 
     @property
@@ -344,11 +347,7 @@ def wanted_places(sites: Sequence[str], patterns: Sequence[str]) -> dict[str, st
     """
     wanted: dict[str, str | None] = {}
     for site in sites:
-        if site not in SITES:
-            near = did_you_mean(site, SITES)
-            raise SiteError(
-                f"site {site!r} not found; {near}there are {', '.join(SITES)}, or name places with --hookpoints"
-            )
+        check_site(site)
         wanted[site] = None
     for pattern in patterns:
         label, equals, glob = pattern.rpartition("=")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -12,11 +11,12 @@ import pandas as pd
 from llm2bids import __version__
 from llm2bids.bids.names import format_name
 from llm2bids.bids.nifti import write_image
+from llm2bids.bids.provenance import versions
 from llm2bids.bids.tables import write_json, write_stim, write_tsv
 from llm2bids.bids.templates import template_json
-from llm2bids.model.sites import SITES
 from llm2bids.phantom import phantom_truth
 from llm2bids.record.plan import condition_levels, run_settings, shared_sidecars
+from llm2bids.sites import SITES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,12 +114,12 @@ def _bold_sidecar(session: Session, run: Run, space: UnitSpace, told: Told) -> d
     """What a bold.json says."""
     subject, protocol = session.subject, session.protocol
     mode = protocol.mode_of(run.task)
-    versions = {name: version(name) for name in ("torch", "transformers", "tokenizers")} | {"llm2bids": __version__}
+    ours, *others = versions("torch", "transformers", "tokenizers").items()
     fields = template_json(
         "bold.json",
         model=subject.identity.name,
         weights=subject.identity.weights_sha256,
-        versions="; ".join(f"{name} {number}" for name, number in versions.items()),
+        versions="; ".join(f"{name} {number}" for name, number in (*others, ours)),
     )
     own = subject.describe() | {
         "Site": space.site,

@@ -79,7 +79,7 @@ class UnitMask:
         ----------
         space : UnitSpace
             Where the units live.
-        units : array_like of int
+        units : array_like of int, shape (n,)
             Unit numbers; repeats are harmless.
         provenance : mapping, optional
             Where the choice comes from.

@@ -507,15 +507,15 @@ def whole_numbers(values: ArrayLike, what: str) -> NDArray[np.int64]:
 
     Parameters
     ----------
-    values : array_like
+    values : array_like, shape (...)
         Whole numbers, also as floats or text.
     what : str
         What they are, for the message.
 
     Returns
     -------
-    ndarray of int
-        The numbers, same shape.
+    ndarray of int, shape (...)
+        The numbers.
 
     Raises
     ------
