@@ -34,7 +34,9 @@ TASKS = "nencka2023"
 
 def find_networks(folder: Path, model: str, args: argparse.Namespace) -> Path:
     """Record a model, prepare and analyse; what is there already stays."""
-    record(folder, model, TASKS, subject="model", runs=args.runs, seed=args.seed, resume=True)
+    record(
+        folder, model, TASKS, subject="model", runs=args.runs, seed=args.seed, batch_size=args.batch_size, resume=True
+    )
     prep(folder, resume=True)
     glm(folder, folder / "derivatives" / "glm", resume=True)
     return folder / "derivatives" / "glm"
@@ -247,6 +249,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1000, help="for chance levels and p-values (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-control", dest="control", action="store_false", help="leave the random weights out")
+    parser.add_argument("--batch-size", type=int, default=8, help="texts recorded at once (%(default)s)")
     args = parser.parse_args()
     folder = Path(args.folder)
     folder.mkdir(parents=True, exist_ok=True)

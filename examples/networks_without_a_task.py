@@ -46,7 +46,17 @@ OTHERS = {"again": "itself, from another start", "untrained": "random weights", 
 
 def decompose(folder: Path, model: object, args: argparse.Namespace) -> Decomposition:
     """Record a model, prepare, and find components of all runs together; what is there already stays."""
-    record(folder, model, TASKS, subject=folder.name, sites=[args.site], runs=args.runs, seed=args.seed, resume=True)
+    record(
+        folder,
+        model,
+        TASKS,
+        subject=folder.name,
+        sites=[args.site],
+        runs=args.runs,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        resume=True,
+    )
     prep(folder, resume=True)
     how = {"z": args.z, "seed": args.seed, "resamples": args.resamples, "resume": True}
     return ica(folder, folder / "derivatives" / "ica", **how)[0]
@@ -302,6 +312,7 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=10, help="refits for the stability (%(default)s)")
     parser.add_argument("--draws", type=int, default=5000, help="for chance levels and p-values (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=8, help="texts recorded at once (%(default)s)")
     args = parser.parse_args()
     folder, pictures = Path(args.folder), Path(args.folder, "networks_without_a_task")
     pictures.mkdir(parents=True, exist_ok=True)

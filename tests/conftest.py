@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from matplotlib.figure import Figure
+from PIL import Image
 
 from llm2bids.cli import main
 from llm2bids.glm import glm
@@ -19,9 +23,10 @@ from llm2bids.record import record
 
 from .browser import browsers, visit  # noqa: F401 - fixtures of all tests
 from .maps import IDENTITY, SPACE, VALUES, write_map
+from .warm import warm_commands
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from llm2bids.record import Recording
 
@@ -30,13 +35,54 @@ if TYPE_CHECKING:
 SHARED_MODEL = Path(__file__).parents[2] / "shared" / "models" / "minilm-causal"
 
 
-LONG = ("test_readme", "test_docs", "test_examples", "test_example_lesion", "test_undone", "test_demo")
-"""Modules of minutes, begun first: at the end a process with one of them would keep the others waiting."""
+LONG = (
+    "test_examples",
+    "test_demo",
+    "test_docs",
+    "test_readme",
+    "test_report",
+    "test_example_lesion",
+    "test_networks_phantom",
+    "test_record",
+    "test_lesion_verb",
+    "test_undone",
+    "test_report_pages",
+    "test_viewer",
+)
+"""Modules of half a minute and more, begun first: at the end a process with one of them would keep the others waiting.
+
+The two first begin together: one is longest, the other makes the demo that others look at.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with long modules; the others stay in order."""
-    items.sort(key=lambda item: item.path.stem not in LONG)
+    """Begin with long modules, in their order; the others stay in theirs."""
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
+
+
+@contextmanager
+def figures_left_blank() -> Iterator[None]:
+    """Figures are composed but not rendered, a third of the time of an answer; for what looks at no picture."""
+    blank = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(blank, "png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda _figure, file, **_: file.write(blank.getvalue()))
+        yield
+
+
+@pytest.fixture
+def blank_figures() -> Iterator[None]:
+    """The same for a test."""
+    with figures_left_blank():
+        yield
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Path]:
+    """A folder with `llm2bids` and `python` whose libraries are loaded already; for tests of what commands do."""
+    with warm_commands() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -63,10 +109,10 @@ def planted(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """
     base = tmp_path_factory.getbasetemp()
     home = (base if worker_id == "master" else base.parent) / "planted"
-    with FileLock(f"{home}.lock"):
+    with FileLock(f"{home}.lock"), figures_left_blank():
         if not home.exists():
             root = base / "planted-unfinished" / "ds"
-            record(root, progress=False)
+            record(root, batch_size=33, progress=False)
             prep(root, progress=False)
             glm(root, root / "derivatives" / "glm", progress=False)
             root.parent.rename(home)
@@ -92,10 +138,10 @@ def zstat(tmp_path: Path) -> Path:
 
 
 def made_once(factory: pytest.TempPathFactory, worker_id: str, name: str, make: Callable[[Path], object]) -> Path:
-    """A dataset for the processes of one test session: the first makes it, the others wait."""
+    """A dataset for the processes of one test session: the first makes it, the others wait. Its figures are blank."""
     base = factory.getbasetemp()
     home = (base if worker_id == "master" else base.parent) / name
-    with FileLock(f"{home}.lock"):
+    with FileLock(f"{home}.lock"), figures_left_blank():
         if not home.exists():
             root = base / f"{name}-unfinished" / "ds"
             make(root)

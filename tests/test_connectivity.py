@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from llm2bids.networks.output import Answer
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+"""Only that of the answer that all look at is drawn, before any test."""
+
 PAIR = ("medicalimaging", "pathology")
 """Tasks with planted shared units."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,10 @@ from .test_examples import EXAMPLES
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def home(warm: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Where it ran, and what it printed."""
     folder = tmp_path_factory.mktemp("lesion")
-    call = [sys.executable, EXAMPLES / "lesion.py", folder, "--runs", "2", "--prompts", "3", "--controls", "5"]
+    call = [warm / "python", EXAMPLES / "lesion.py", folder, "--runs", "2", "--prompts", "3", "--controls", "5"]
     done = subprocess.run(list(map(str, call)), cwd=folder, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+"""No test here looks at a picture."""
+
 
 @pytest.fixture(scope="module")
 def prepared(two_sites: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+"""Only those of the decomposition that most look at are drawn, before any test."""
+
 N_SOURCES, N_UNITS = 4, 260
 
 

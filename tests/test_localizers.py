@@ -35,6 +35,9 @@ from .families import tiny_subject
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+"""No test here looks at a picture."""
+
 CONDITIONS = {
     "language": ("sentences", "nonwords"),
     "theoryofmind": ("belief", "photo"),

@@ -21,6 +21,8 @@ from llm2bids.phantom import phantom_truth
 from llm2bids.space import UnitMask, UnitSpace
 from llm2bids.validate import validate
 
+from .conftest import figures_left_blank
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -141,7 +143,8 @@ def test_chance_is_uniform_where_there_is_nothing() -> None:
 def by_run(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each run by itself."""
     out = tmp_path_factory.mktemp("runs") / "ica"
-    ica(planted, out, by="run", progress=False)
+    with figures_left_blank():
+        ica(planted, out, by="run", progress=False)
     return out
 
 

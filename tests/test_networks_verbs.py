@@ -21,6 +21,8 @@ from llm2bids.prep import prep
 from llm2bids.record import record
 from llm2bids.validate import validate
 
+from .conftest import figures_left_blank
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -53,6 +55,7 @@ def test_an_answer_is_told_written_and_valid(
 
 
 @pytest.mark.parametrize("question", QUICK)
+@pytest.mark.usefixtures("blank_figures")
 def test_the_same_seed_gives_the_same_answer(question: str, planted_results: Path) -> None:
     ask: dict[str, Callable[..., Any]] = {
         "overlap": overlap,
@@ -66,6 +69,7 @@ def test_the_same_seed_gives_the_same_answer(question: str, planted_results: Pat
         assert table.equals(found[1].tables[name])
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_an_answer_is_not_replaced_unasked(planted_results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = ["networks", "overlap", str(planted_results), *QUICK["overlap"]]
     assert main(call) == 0
@@ -140,6 +144,7 @@ def test_other_weights_are_refused(planted_results: Path) -> None:
         overlap(planted_results, n_draws=1, progress=False)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_an_empty_network_shares_nothing(planted_results: Path) -> None:
     path = next(planted_results.glob("sub-*/func/*task-pathology*desc-fdr05_mask.nii.gz"))
     image = nib.load(path)
@@ -152,6 +157,7 @@ def test_an_empty_network_shares_nothing(planted_results: Path) -> None:
     assert pairs.loc[~own, "p"].notna().all()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_tokens_as_samples_leave_p_out(planted: Path, tmp_path: Path) -> None:
     glm(planted, tmp_path / "token", inference="token", task_label=["pathology", "medicalimaging"], progress=False)
     (answer,) = overlap(tmp_path / "token", n_draws=20, progress=False)
@@ -168,12 +174,24 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("several")
     for subject in ("base", "tuned"):
         tasks = ["pathology", "politicalscience"]
-        record(root / "ds", task=tasks, subject=subject, sessions=2, runs=2, blocks=2, tokens=6, progress=False)
+        record(
+            root / "ds",
+            task=tasks,
+            subject=subject,
+            sessions=2,
+            runs=2,
+            blocks=2,
+            tokens=6,
+            batch_size=20,
+            progress=False,
+        )
     prep(root / "ds", progress=False)
-    glm(root / "ds", root / "glm", progress=False)
+    with figures_left_blank():
+        glm(root / "ds", root / "glm", progress=False)
     return root / "glm"
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_tasks_are_told_across_subjects(several: Path, tmp_path: Path) -> None:
     results = shutil.copytree(several, tmp_path / "glm")
     with pytest.raises(Exception, match="--allow-overlap"):
@@ -186,6 +204,7 @@ def test_tasks_are_told_across_subjects(several: Path, tmp_path: Path) -> None:
     assert answer.settings["TextsSeen"] > 0
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_tasks_are_told_across_sessions(several: Path, tmp_path: Path) -> None:
     results = shutil.copytree(several, tmp_path / "glm")
     answers = identify(results, across="session", allow_overlap=True, n_permutations=20, progress=False)

@@ -204,6 +204,7 @@ def test_what_is_written_says_what_it_is(answer: Answer) -> None:
     assert told["Llm2bids"]["Settings"]["Draws"] == 200
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_contrast_without_sign_has_none(planted_results: Path, caplog: pytest.LogCaptureFixture) -> None:
     for path in planted_results.glob("sub-*/func/*task-pathology*stat-z_statmap.json"):
         fields = read_json(path)
@@ -278,6 +279,7 @@ def test_sites_are_compared(sites: Path, tmp_path: Path, caplog: pytest.LogCaptu
     assert all(path.exists() for path in others)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_tokens_say_where_but_not_how_sure(sites: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = tmp_path / "glm"
     glm(sites, out, task_label=["pathology"], sites=["mlp"], correction="none", inference="token", progress=False)
@@ -289,6 +291,7 @@ def test_tokens_say_where_but_not_how_sure(sites: Path, tmp_path: Path, caplog: 
     assert "NotHeldOut" in found.settings
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_empty_networks_are_refused(sites: Path, tmp_path: Path) -> None:
     out = tmp_path / "glm"
     glm(sites, out, sites=["mlp"], correction="bonferroni", alpha=1e-300, drift="none", progress=False)

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,10 +14,6 @@ from llm2bids.validate import validate
 
 from .families import tiny_subject
 from .typed import blocks_of
-from .warm import warm_command
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
 GUIDES = ("record", "analyse", "questions", "lesions")
@@ -51,27 +46,21 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check_what_changed(home: Path, seen: dict[Path, int]) -> dict[Path, int]:
     """Validate each dataset and derivative that has other files than before."""
     now = {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
-    for description in home.rglob("dataset_description.json"):
+    told: dict[Path, str] = {}
+    for description in sorted(home.rglob("dataset_description.json"), key=lambda path: len(path.parts)):
         root = description.parent
         own = [path for path in now if path.is_relative_to(root) and "derivatives" not in path.relative_to(root).parts]
-        if any(seen.get(path) != now[path] for path in own):
-            first = validate(root)[0]
-            assert first.summary() == f"{root}: 0 errors, 0 warnings"
+        if any(seen.get(path) != now[path] for path in own) and root not in told:
+            told |= {one.root: one.summary() for one in validate(root)}  # its derivatives too
+    assert told == {root: f"{root}: 0 errors, 0 warnings" for root in told}
     return now
 
 
-@pytest.fixture(scope="module")
-def command() -> Iterator[Path]:
-    """A folder with the command."""
-    with warm_command() as folder:
-        yield folder
-
-
-def test_the_commands_of_the_guides_run_in_order(home: Path, command: Path) -> None:
-    path = os.pathsep.join([str(command), str(Path(sys.executable).parent), os.environ["PATH"]])
+def test_the_commands_of_the_guides_run_in_order(home: Path, warm: Path) -> None:
+    path = os.pathsep.join([str(warm), str(Path(sys.executable).parent), os.environ["PATH"]])
     said, seen = "", {}
     for kind, text, _ in (block for name in GUIDES for block in blocks_of(ROOT / "docs" / f"{name}.md")):
-        call = ["bash", "-euo", "pipefail", "-c", text] if kind == "bash" else [sys.executable, "-c", text]
+        call = ["bash", "-euo", "pipefail", "-c", text] if kind == "bash" else ["python", "-c", text]
         done = subprocess.run(
             call, cwd=home, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False, timeout=300
         )

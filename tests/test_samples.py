@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from llm2bids.glm import Finding
     from llm2bids.record import Recording
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+"""No test here looks at a picture."""
+
 
 def repeated(folder: Path, runs: int) -> Path:
     """The same 24 sentences, with conditions that mean nothing, read in every run."""
@@ -65,7 +68,7 @@ def test_fixed_effects_over_runs_of_the_same_texts_are_refused(tmp_path: Path) -
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One task of the phantom, two runs, prepared."""
     root = tmp_path_factory.mktemp("samples") / "ds"
-    record(root, task="pathology", runs=2, tokens=12, progress=False)
+    record(root, task="pathology", runs=2, tokens=12, batch_size=33, progress=False)
     prep(root, progress=False)
     return root
 

@@ -122,6 +122,7 @@ def test_masks_of_top_shares_lie_beside_the_network(prepared: Path, tmp_path: Pa
     assert [one.summary() for one in validate(tmp_path / "glm") if one.issues] == []
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_other_shares_are_another_analysis_and_none_are_as_before(prepared: Path, tmp_path: Path) -> None:
     (plain,) = glm(prepared, tmp_path / "glm", progress=False)
     (with_top,) = glm(prepared, tmp_path / "top", top=[0.02], progress=False)
@@ -133,6 +134,7 @@ def test_other_shares_are_another_analysis_and_none_are_as_before(prepared: Path
     assert (again.skipped, again.top) == (True, with_top.top)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_summaries_without_top_are_read(prepared: Path, tmp_path: Path) -> None:
     glm(prepared, tmp_path / "glm", progress=False)
     path = next((tmp_path / "glm").rglob("*_glm.json"))
@@ -145,6 +147,7 @@ def test_summaries_without_top_are_read(prepared: Path, tmp_path: Path) -> None:
     assert (found.skipped, found.top) == (True, ())
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_groups_have_top_shares_too(tmp_path: Path) -> None:
     root = tmp_path / "ds"
     for subject in "ab":

@@ -1,6 +1,6 @@
-"""``llm2bids`` as a command that has its libraries loaded already: what it does is the same, in a second less each time.
+"""``llm2bids`` and ``python`` with all libraries loaded: what they do is the same, in seconds less each time.
 
-A process imports everything once and waits at a socket. The command sends its words, folder, environment and streams
+A process imports everything once and waits at a socket. A command sends its words, folder, environment and streams
 there, a fork of that process runs them as a process of its own would, and the command ends with its exit code.
 """
 
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 CLIENT = """\
 #!{python} -IS
 import json, os, socket, sys
+words = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
 with socket.socket(socket.AF_UNIX) as sent:
     sent.connect({address!r})
-    asked = json.dumps({{"words": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}}).encode()
+    asked = json.dumps({{"words": words, "folder": os.getcwd(), "environment": dict(os.environ)}}).encode()
     socket.send_fds(sent, [len(asked).to_bytes(8, "big")], [0, 1, 2])
     sent.sendall(asked)
     code = sent.recv(1)
@@ -35,18 +37,20 @@ sys.exit(code[0] if code else 70)
 
 
 @contextmanager
-def warm_command() -> Iterator[Path]:
-    """A folder with the command, to be put first into PATH."""
+def warm_commands() -> Iterator[Path]:
+    """A folder with both commands, to be put first into PATH."""
     with tempfile.TemporaryDirectory(prefix="warm") as folder:
-        address, command = f"{folder}/socket", Path(folder, "bin", "llm2bids")
-        command.parent.mkdir()
-        command.write_text(CLIENT.format(python=sys.executable, address=address))
-        command.chmod(0o755)
-        server = subprocess.Popen([sys.executable, "-P", __file__, address], stdout=subprocess.PIPE)
+        address, commands = f"{folder}/socket", Path(folder, "bin")
+        commands.mkdir()
+        for name in ("llm2bids", "python"):
+            (commands / name).write_text(CLIENT.format(python=sys.executable, address=address))
+            (commands / name).chmod(0o755)
+        call = [sys.executable, "-P", __file__, address, str(commands / "python")]
+        server = subprocess.Popen(call, stdout=subprocess.PIPE)
         try:
             assert server.stdout is not None
             assert server.stdout.read(1) == b"!"
-            yield command.parent
+            yield commands
         finally:
             server.terminate()
             server.wait()
@@ -54,29 +58,42 @@ def warm_command() -> Iterator[Path]:
             server.stdout.close()
 
 
-def serve(address: str) -> None:
-    """Wait for commands, one process each."""
+def serve(address: str, python: str) -> None:
+    """Wait for commands, one process each; those that they start themselves with their interpreter come here too."""
+    import matplotlib.pyplot as plt
+    import nilearn.glm.second_level
+
     import llm2bids.demo
     import llm2bids.fingerprint
-    import llm2bids.prune  # noqa: F401 - what verbs load
-    from llm2bids.cli import main
+    import llm2bids.prune
 
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    del nilearn, plt, llm2bids  # loaded is all they need to be
+    sys.executable = python
     with socket.socket(socket.AF_UNIX) as here:
         here.bind(address)
         here.listen()
         os.write(1, b"!")
-        while True:
-            there, _ = here.accept()
-            if os.fork() == 0:
-                if os.fork() == 0:  # a grandchild has nobody who must wait for it
-                    os._exit(answer(there, main))
-                os._exit(0)
-            there.close()
-            os.wait()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        try:
+            while True:
+                there, _ = here.accept()
+                reap()
+                if os.fork() == 0:
+                    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                    os._exit(answer(there))
+                there.close()
+        finally:
+            reap()
 
 
-def answer(there: socket.socket, main: Any) -> int:
+def reap() -> None:
+    """Let processes go that have ended, and count their time as ours."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def answer(there: socket.socket) -> int:
     """Run one command as a process of its own would."""
     size, streams, *_ = socket.recv_fds(there, 8, 3)
     asked = json.loads(there.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL))
@@ -85,11 +102,12 @@ def answer(there: socket.socket, main: Any) -> int:
     os.environ.clear()
     os.environ.update(asked["environment"])
     os.chdir(asked["folder"])
-    sys.argv = ["llm2bids", *asked["words"]]
     try:
-        code = main(asked["words"])
+        code = run(*asked["words"])
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error.code, str):
+            sys.stderr.write(f"{error.code}\n")
     except BaseException:  # noqa: BLE001 - as the interpreter does
         traceback.print_exc()
         code = 1
@@ -99,5 +117,25 @@ def answer(there: socket.socket, main: Any) -> int:
     return code
 
 
+def run(name: str, *words: str) -> int:
+    """Do what was typed: a verb of ours, a module, a text of Python or a script."""
+    sys.argv = [name, *words]
+    if name == "llm2bids":
+        from llm2bids.cli import main
+
+        return main(words)
+    if words[0] == "-m":
+        sys.argv = [*words[1:]]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.argv = ["-c", *words[2:]]
+        exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102 - as the interpreter does
+    else:
+        sys.argv = [*words]
+        sys.path.insert(0, str(Path(words[0]).parent))
+        runpy.run_path(words[0], run_name="__main__")
+    return 0
+
+
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(*sys.argv[1:])
