@@ -45,6 +45,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/components.py --settings
 	$(BIN)/python benchmarks/lesions.py
+	$(BIN)/python benchmarks/report.py
 
 # Only to take another version of the viewer of our pages: what is in bids_templates/niivue is complete. Needs npm.
 vendor:

@@ -31,7 +31,7 @@
   async function readMap(one) {
     const values = new Float32Array(await unpacked(one.values));
     const network = new Uint8Array(await unpacked(one.network));
-    const largest = values.reduce((most, value) => (Math.abs(value) > most ? Math.abs(value) : most), 0);
+    const largest = values.reduce((most, value) => Math.max(most, sizeOf(one, value) || 0), 0);
     // A file holds single precision: the unit that is just in must not fall out by rounding.
     return { ...one, values, network, largest: largest || 1, threshold: Math.fround(one.threshold ?? 0) };
   }
@@ -87,10 +87,21 @@
   const clamp = (number, least, most) => Math.min(Math.max(number, least), most);
   const nUnits = () => maps[0].values.length;
   const current = () => maps[state.map];
-  const layerName = (layer) => (space.blocks[layer] < 0 ? "layer " + layer : "block " + space.blocks[layer]);
+
+  // As long as there is room: of a block its number, of other layers the number by which they are chosen.
+  function layerName(layer, width) {
+    const long = space.names[layer];
+    if (long.length * 7 <= width) return long;
+    return String(/^block \d+$/.test(long) ? space.blocks[layer] : layer);
+  }
+
+  // Of a test with one tail, values of the other are nothing: they are neither shown nor strong.
+  function sizeOf({ tail }, value) {
+    return tail ? tail * value : Math.abs(value);
+  }
 
   function isShown(map, unit) {
-    const value = Math.abs(map.values[unit]);
+    const value = sizeOf(map, map.values[unit]);
     return value > 0 && value >= state.threshold && (!parts.network.checked || map.network[unit] === 1);
   }
 
@@ -262,8 +273,7 @@
 
   function drawMarks() {
     const marks = tiles.flatMap(({ layer, x, y, width, height }) => {
-      const long = layerName(layer), name = long.length * 7 > width ? long.replace(/\D+/, "") : long;
-      return [drawn("text", { x, y: y - 5 }, name),
+      return [drawn("text", { x, y: y - 5 }, layerName(layer, width)),
         drawn("rect", { x, y, width, height, fill: "none", stroke: "#8c8c8c" })];
     });
     for (const unit of new Set([state.unit, state.pointed ?? state.unit])) marks.push(...frame(unit));
@@ -280,20 +290,21 @@
   }
 
   function drawScale() {
-    const { largest, label } = current(), share = clamp(state.threshold / largest, 0, 1) * 50;
+    const { largest, label, tail } = current(), share = clamp(state.threshold / largest, 0, 1) * 50;
     parts.colours.style.background =
       `linear-gradient(to right, ${[...NEGATIVE].reverse().join(",")} 50%, ${POSITIVE[0]} 50%, ${POSITIVE.slice(1).join(",")})`;
-    parts["hidden-range"].style.left = 50 - share + "%";
-    parts["hidden-range"].style.right = 50 - share + "%";
+    parts["hidden-range"].style.left = (tail > 0 ? 0 : 50 - share) + "%";
+    parts["hidden-range"].style.right = (tail < 0 ? 0 : 50 - share) + "%";
     parts.low.textContent = short(-largest);
-    parts.middle.textContent = `${label}, grey below threshold`;
+    parts.middle.textContent = `${label}, grey is hidden`;
     parts.high.textContent = short(largest);
   }
 
   function drawCount() {
-    const { label, network } = current(), n = nShown();
+    const { label, network, tail } = current(), n = nShown();
     const own = network.reduce((sum, one) => sum + one, 0);
-    parts.level.textContent = `|${label}| ≥ ${short(state.threshold)}`;
+    const from = short(state.threshold);
+    parts.level.textContent = { 1: `${label} ≥ ${from}`, [-1]: `${label} ≤ −${from}`, 0: `|${label}| ≥ ${from}` }[tail];
     parts.threshold.setAttribute("aria-valuetext", `${short(state.threshold)}, ${n} units shown`);
     parts.count.textContent = `${n} of ${nUnits()} units shown; ${own} in the network`;
   }
@@ -400,10 +411,13 @@
     const boxes = [];
     let offset = 0;
     for (const run of course.runs) {
-      for (const [start, length, kind] of run.prompts)
-        boxes.push(drawn("rect", {
+      for (const [start, length, kind] of run.prompts) {
+        const box = drawn("rect", {
           x: x(offset + start), y: y(top), width: x(length) - x(0), height: y(-top) - y(top), fill: colours.get(kind),
-        }));
+        });
+        box.append(drawn("title", {}, kind)); // shown where a pointer rests: of many conditions some share a colour
+        boxes.push(box);
+      }
       offset += run.scans;
     }
     return boxes;
@@ -478,6 +492,8 @@
       item.append(patch, kind);
       return item;
     }));
+    if (new Set(colours.values()).size < colours.size)
+      parts.legend.append("Some conditions share a colour: point at a prompt for its own.");
   }
 
   // ---- what a person does
@@ -571,8 +587,9 @@
     select(layer, channel);
   }
 
-  function strongest({ values }) {
-    return values.reduce((best, value, unit) => (Math.abs(value) > Math.abs(values[best]) || Number.isNaN(values[best]) ? unit : best), 0);
+  function strongest(map) {
+    const size = (unit) => sizeOf(map, map.values[unit]);
+    return map.values.reduce((best, _, unit) => (size(unit) > size(best) || Number.isNaN(size(best)) ? unit : best), 0);
   }
 
   function start() {
@@ -587,7 +604,7 @@
     return {
       start, nShown,
       select: (layer, channel) => select(layer, channel),
-      unit: () => ({ number: state.unit, ...place(state.unit), value: current().values[state.unit] }),
+      unit: () => starts && { number: state.unit, ...place(state.unit), value: current().values[state.unit] }, // once begun
       threshold: () => state.threshold,
       pixel: (layer, channel) => pixelOf(starts[layer] + channel),
     };

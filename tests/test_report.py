@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
-from typing import TYPE_CHECKING
+from html import unescape
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
@@ -18,10 +20,12 @@ from llm2bids.glm import glm
 from llm2bids.lesion.output import SIDECAR
 from llm2bids.prep import prep
 from llm2bids.report import report
-from llm2bids.report.commands import further_panel
+from llm2bids.report.commands import commands_panel, further_panel
 from llm2bids.report.methods import methods_panel, number
-from llm2bids.report.results import frame_html
-from llm2bids.report.sources import LESION, Sources
+from llm2bids.report.recordings import signal_panel
+from llm2bids.report.results import components_panel, frame_html, lesions_panel
+from llm2bids.report.sentences import on_analysis, on_answer, on_lesion
+from llm2bids.report.sources import LESION, Result, Sources
 
 from .html import Page, pictures_in
 
@@ -85,7 +89,7 @@ def test_answers_of_every_question_are_shown(ran: Ran) -> None:
     page = Page(ran.pages / "sub-phantom.html")
     below = re.findall(r'<h3 id="[^"]+">([^<]+)</h3>', page.source)
     for title in ("Overlap", "Reliability", "Identification", "Networks over depth", "Connectivity"):
-        assert title in below
+        assert f"{title}, site block" in below
     assert "Networks found again" in Page(ran.pages / "report.html").text
 
 
@@ -278,3 +282,137 @@ def test_tables_are_cut_and_say_so() -> None:
 
 def test_lesions_are_looked_for_under_their_name() -> None:
     assert LESION == SIDECAR
+
+
+def result(folder: Path, name: str, **fields: Any) -> Result:
+    """What a verb left on disk, with fields of our own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Result(write_json(folder / name, fields), folder)
+
+
+TESTED = {
+    "Inference": "prompt",
+    "InferenceDescription": "Prompts are the samples.",
+    "EffectOfPrompt": "prompt",
+    "Drift": "cosine",
+    "Correction": "fdr",
+    "CorrectionDescription": "false discovery rate",
+    "Alpha": 0.05,
+    "Tail": "two",
+}
+
+
+@pytest.mark.parametrize(
+    ("asked", "own", "said", "unsaid"),
+    [
+        (
+            {},
+            {"HighPassHz": 0.01},
+            ["of its tokens with first-order", "Drifts of less than 0.01 Hz", "@fdr"],
+            ["with a"],
+        ),
+        ({"EffectOfPrompt": "prompt-mean"}, {}, ["as their mean"], ["first-order", "Drift"]),
+        ({"Inference": "token", "Drift": "none"}, {"HighPassHz": None}, ["of all tokens"], ["per prompt", "Drift"]),
+        ({"Correction": "none", "Alpha": 0.3}, {}, ["p < 0.3, not corrected"], ["corrected over"]),
+        ({"Correction": "maxt", "Permutations": 99, "Seed": 4}, {}, ["99 permutations, seed 4", "@maxt"], ["@fdr"]),
+        ({"Top": [0.01]}, {"Confounds": ["a", "b"]}, ["the 1 % of units", "with a and b as confounds"], []),
+        (
+            {"Inference": "subject"},
+            {"EffectOfSubject": {**TESTED, "EffectOfPrompt": "prompt-mean"}, "Subjects": {"sub-a": {}, "sub-b": {}}},
+            ["as their mean", "over 2 subjects", "Drifts were modelled"],
+            ["first-order"],
+        ),
+    ],
+)
+def test_methods_of_tests_are_true_for_every_setting(
+    tmp_path: Path, asked: dict[str, Any], own: dict[str, Any], said: list[str], unsaid: list[str]
+) -> None:
+    text = on_analysis(result(tmp_path, "a_glm.json", Llm2bids={"Statistics": {**TESTED, **asked}, **own}))
+    assert [one for one in said if one not in text] == []
+    assert [one for one in unsaid if one in text] == []
+
+
+@pytest.mark.parametrize(
+    ("question", "settings", "said", "unsaid"),
+    [
+        ("networks overlap", {"Draws": 10}, "conditions exchanged among prompts (10 draws)", "nothing"),
+        ("networks overlap", {"Draws": 10, "NoExchangeOfConditions": "one run"}, "within layers (10 draws).", "Holm"),
+        ("networks reliability", {"Permutations": 9}, "within the task,", "exchanged"),
+        ("networks identifysession", {"Across": "session", "Permutations": 9}, "of the other sessions", "runs was"),
+        ("networks profile", {"Draws": 5, "NotHeldOut": "one run"}, "over depth were", "did not choose"),
+        ("networks connectivity", {"Course": "eigenvariate", "Background": True}, "first eigenvariates", "means"),
+        ("networks of tomorrow", {}, "", "a"),
+    ],
+)
+def test_methods_of_questions_are_true_for_every_setting(
+    tmp_path: Path, question: str, settings: dict[str, Any], said: str, unsaid: str
+) -> None:
+    own = {"Settings": settings, "Contrasts": {"task": "onVsOff"}}
+    text = on_answer(result(tmp_path, "a_networks.json", Description=f"llm2bids {question}", Llm2bids=own))
+    assert said in text
+    assert unsaid not in text
+
+
+def test_methods_of_lesions_say_what_was_kept_and_what_is_not_known(tmp_path: Path) -> None:
+    own = {"Model": "m", "Method": "zero", "Keep": False, "Controls": {"Kind": "layer", "Number": 0, "Seed": 0}}
+    kept = {"Lesions": [{"Method": "keep, others zero"}], "Masks": [{"StimuliKnown": True, "StimuliInScoredTexts": 0}]}
+    text = on_lesion(result(tmp_path, "lesion.json", Llm2bids=own | kept))
+    assert "with all units but those of masks lesioned (method zero), without random masks." in text
+    assert "that was scored had defined a mask" in text
+    assert "is not known of 1 of 1 masks" in on_lesion(
+        result(tmp_path / "b", "lesion.json", Llm2bids=own | kept | {"Masks": [{"StimuliKnown": False}]})
+    )
+
+
+def test_components_of_sessions_are_found_and_others_subjects_are_not_told(phantoms: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(phantoms, tmp_path / "ds")
+    result(root / "derivatives" / "ica" / "sub-p1" / "ses-01" / "func", "sub-p1_ses-01_task-x_run-01_ica.json")
+    assert [one.path.name for one in Sources.from_dataset(root).components] == ["sub-p1_ses-01_task-x_run-01_ica.json"]
+    only = Sources.from_dataset(root, [root / "derivatives" / ".." / "derivatives" / "glm"], ["p2"])
+    assert only.components == []
+    assert [one.subjects for one in only.analyses] == [["p2"]]
+
+
+def test_planted_networks_are_those_of_the_subject_and_folders_are_told_apart(phantoms: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(phantoms, tmp_path / "ds")
+    shutil.copytree(root / "derivatives" / "glm", root / "derivatives" / "again")
+    made = report(root, participant_label=["p1"], progress=False)
+    page = Page(made.subjects["p1"])
+    planted = page.source.partition('id="planted"')[2].partition("</section>")[0]
+    assert planted.count("<tr>") == 3  # a head, and each of the folders
+    assert page.source.count('">pathology (again), onVsOff</option>') == 1
+    assert len(anchors(page)) == sum("id" in attrs for _, attrs in page.tags)
+    links = {link for link in Page(made.page).values("a", "href") if link.endswith(".html")}
+    assert links == {"sub-p1.html"}
+
+
+def test_lesions_side_by_side_have_places_and_commands_of_their_own(own: Path, ran: Ran) -> None:
+    for name in ("first", "second"):
+        shutil.copytree(ran.results / "lesion", own / "derivatives" / "several" / name)
+    sources = Sources.from_dataset(own)
+    html = lesions_panel(sources.lesions).render()
+    assert len(set(re.findall(r'id="([^"]+)"', html))) == html.count(' id="') == 3
+    assert "Lesions: several/second" in html
+    told = commands_panel(sources).html
+    assert "Into derivatives/several/second" in told
+    assert "derivatives/several," not in told
+
+
+def test_many_decompositions_do_not_make_a_page_too_large(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Sources.from_dataset(ran.folder).components
+    monkeypatch.setattr("llm2bids.report.results.draw_layers", lambda *_: None)
+    monkeypatch.setattr("llm2bids.report.results.as_png", lambda _: b"")
+    html = components_panel(found * 30).render()
+    assert html.count("<figure>") == 24
+    assert len(set(re.findall(r'id="([^"]+)"', html))) == html.count(' id="') == 31
+    assert components_panel(found).render().count("<figure>") == 6
+
+
+def test_what_was_recorded_anew_is_not_shown_as_prepared(own: Path, tmp_path: Path) -> None:
+    root = own.rename(tmp_path / "it's")
+    for path in root.glob("sub-phantom/func/*_events.tsv"):
+        path.write_text(path.read_text() + "\n")
+    sources = Sources.from_dataset(root)
+    assert sources.prepared == {}
+    assert shlex.quote(str(root)) in unescape(signal_panel(sources.of("phantom"), "block").html)
+    assert "baseline" not in plain(methods_panel(sources, "phantom"))

@@ -297,3 +297,29 @@ def test_what_we_ship_of_niivue_is_what_was_recorded() -> None:
 def test_what_is_no_viewer_is_refused(maps: Any, anchor: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         viewer_html(SPACE, maps, {}, anchor)
+
+
+def test_one_tail_many_conditions_and_layers_of_one_block(visit: Callable[..., Visit], tmp_path: Path) -> None:
+    space = UnitSpace("odd", ("h.0.attn.c_proj:out", "h.0.mlp.c_fc:out"), (6, 6))
+    values = np.linspace(-4, 3, 12)
+    network = values >= 2
+    maps = [
+        ViewerMap("positive", "t", values, network, "z", float(values[network].min()), 1),
+        ViewerMap("negative", "t", values, values <= -2, "z", 2.0, -1),
+    ]
+    run = CourseRun("run-01", 8, tuple(Prompt(n, 1, f"kind{n}") for n in range(8)))
+    courses = {"t": Courses("t", (run,), 1, 1, np.arange(12), np.zeros((12, 8), np.int8))}
+    seen = begun(visit(write(tmp_path / "odd.html", viewer_html(space, maps, courses, "site0"))))
+    assert part(seen, "count").inner_text() == f"{network.sum()} of 12 units shown; {network.sum()} in the network"
+    assert words(seen)["unit"] == "11"  # the strongest that counts, not the largest
+    assert part(seen, "level").inner_text().startswith("z ≥ ")
+    assert part(seen, "marks").locator("text").all_text_contents() == ["attn.c_proj:out", "mlp.c_fc:out"]
+    assert "share a colour" in part(seen, "legend").inner_text()
+    assert part(seen, "course").locator("rect title").all_text_contents() == [f"kind{n}" for n in range(8)]
+    part(seen, "map").select_option("1")
+    seen.page.wait_for_function("document.querySelector('[data-part=level]').textContent.startsWith('z ≤ −2')")
+    assert (
+        part(seen, "count").inner_text()
+        == f"{(values <= -2).sum()} of 12 units shown; {(values <= -2).sum()} in the network"
+    )
+    assert seen.said == []

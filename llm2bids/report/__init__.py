@@ -132,7 +132,7 @@ def _dataset(sources: Sources) -> Iterator[str | Panel]:
     yield dataset_panel(sources)
     yield tasks_panel(sources)
     if sources.analyses:
-        yield Panel("found", "Networks found", found_html(sources.analyses, "sub-{}.html"))
+        yield Panel("found", "Networks found", found_html(sources.analyses, "sub-{}.html", sources.subjects))
     if sources.groups:
         groups = (analysis_panel(one.path, one.fields, f"group-{number}") for number, one in enumerate(sources.groups))
         yield Panel("groups", "Over subjects", "", tuple(groups))
@@ -162,8 +162,8 @@ def _subject(sources: Sources, label: str) -> Iterator[str | Panel]:
     for site in dict.fromkeys(one.site for one in analyses):
         yield maps_panel(own, site, [one for one in analyses if one.site == site])
     yield from _told((answers_panel, about(sources.answers, [label])), (components_panel, components))
-    if sources.truths and (analyses or components):
-        yield planted_panel(sources, analyses, components)
+    if own.truths and (analyses or components):
+        yield planted_panel(own, analyses, components)
     yield from _told((lesions_panel, lesions_of(sources, label)))
     yield methods_panel(sources, label)
 

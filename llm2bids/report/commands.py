@@ -41,9 +41,12 @@ def commands_panel(sources: Sources) -> Panel:
     Panel
         Commands by folder, each with its files.
     """
-    told = [(folder, read_history(folder)) for folder in (sources.raw, *sources.folders)]
+    inside = [one.path.parent for one in sources.lesions]  # each lesion keeps its own, also where folders hold several
+    told = [(folder, read_history(folder)) for folder in dict.fromkeys((sources.raw, *sources.folders, *inside))]
     parts = [_folder(folder, steps, sources.raw) for folder, steps in told if steps]
-    silent = [_named(folder, sources.raw) for folder, steps in told if not steps and folder.name != "report"]
+    known = {folder / name for folder, steps in told for step in steps for name in step.outputs}
+    within = {parent for path in known for parent in path.parents}
+    silent = [_named(folder, sources.raw) for folder, _ in told if folder not in within and folder.name != "report"]
     note = f'<p class="note">No history of commands in: {escape(", ".join(silent))}.</p>' if silent else ""
     return Panel("commands", "Commands", "".join(parts) + note)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from llm2bids.bids.names import sidecar_of
+from llm2bids.bids.tables import read_json
 from llm2bids.glm.page import analysis_panel
 from llm2bids.networks.templates import read_result
 from llm2bids.pages import Panel, figure_html, table_html
@@ -16,7 +18,7 @@ from llm2bids.report.courses import read_courses
 from llm2bids.report.viewer import ViewerMap, viewer_html
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from llm2bids.report.sources import Result, Sources
     from llm2bids.space import UnitSpace
 
+_SIGNS: Final[Mapping[str, Literal[0, 1, -1]]] = {"two": 0, "positive": 1, "negative": -1}
 _COURSES: Final = 6_000_000
 """Bytes of time courses on a page, which sites share."""
 
@@ -46,24 +49,38 @@ def maps_panel(sources: Sources, site: str, analyses: Sequence[Result]) -> Panel
         A viewer, sizes over depth, and a part per analysis.
     """
     found = [(one, read_result(one.path)) for one in analyses]
+    titles = _titles(analyses)
     space = found[0][1].space
-    told = [(one, read.items) for one, read in found if read.space == space]
-    maps = [_map(one, item, of) for one, items in told for item, of in zip(items, one.fields["Found"], strict=True)]
+    told = [(one, read.items, title) for (one, read), title in zip(found, titles, strict=True) if read.space == space]
+    maps = [
+        _map(one, item, of, title)
+        for one, items, title in told
+        for item, of in zip(items, one.fields["Found"], strict=True)
+    ]
     runs = [run for run in sources.prepared.values() if run.volumes.entities.get("acq", "") == site]
     anyone = np.logical_or.reduce([one.network for one in maps])
     budget = _COURSES // len(sources.sites)
     courses = read_courses([run for run in runs if run.volumes.space == space], space, anyone, budget)
     anchor = f"maps-{site}" if site else "maps"
     parts = [
-        replace(analysis_panel(one.path, one.fields, f"{anchor}-{number}"), title=f"Task {one.fields['Task']}")
-        for number, one in enumerate(analyses)
+        replace(analysis_panel(one.path, one.fields, f"{anchor}-{number}"), title=f"Task {title}")
+        for number, (one, title) in enumerate(zip(analyses, titles, strict=True))
     ]
     viewer = viewer_html(space, maps, courses, f"{anchor}-0")
     sizes = _sizes({one.name: one.network for one in maps}, found[0][1].space)
     return Panel(anchor, f"Networks, site {site or 'unnamed'}", f"{viewer}{sizes}", tuple(parts))
 
 
-def found_html(analyses: Sequence[Result], page: str = "") -> str:
+def _titles(analyses: Sequence[Result]) -> list[str]:
+    """Tasks, each with the folder of its results where another has results of the same task."""
+    tasks = [str(one.fields["Task"]) for one in analyses]
+    return [
+        f"{task} ({one.root.name})" if tasks.count(task) > 1 else task
+        for task, one in zip(tasks, analyses, strict=True)
+    ]
+
+
+def found_html(analyses: Sequence[Result], page: str = "", subjects: Collection[str] = ()) -> str:
     """List what was found.
 
     Parameters
@@ -72,6 +89,8 @@ def found_html(analyses: Sequence[Result], page: str = "") -> str:
         What ``glm`` found.
     page : str
         Name of the page of a subject with ``{}`` for its label, to which rows lead.
+    subjects : collection of str
+        Labels of those that have a page.
 
     Returns
     -------
@@ -79,6 +98,7 @@ def found_html(analyses: Sequence[Result], page: str = "") -> str:
         HTML: a row per subject, task, site and contrast.
     """
     columns = ["subject", "task", "site", "contrast", "units found", "units tested", "correction", "level"]
+    columns += ["results in"] if len({one.root for one in analyses}) > 1 else []
     rows = []
     for one in analyses:
         asked = one.own["Statistics"]
@@ -86,16 +106,24 @@ def found_html(analyses: Sequence[Result], page: str = "") -> str:
         for found in one.fields["Found"]:
             cells = [who, one.fields["Task"], one.site, found["contrast"], f"{found['n_selected']:,}"]
             cells += [f"{found['n_tested']:,}", asked["Correction"], f"{asked['Alpha']:g}"]
-            rows.append((cells, page.format(who) if page else None))
-    return table_html(columns, rows, {"subject", "task", "site", "contrast", "correction"})
+            cells += [one.root.name]
+            rows.append((cells[: len(columns)], page.format(who) if who in subjects else None))
+    return table_html(columns, rows, {"subject", "task", "site", "contrast", "correction", "results in"})
 
 
-def _map(result: Result, item: Template, found: Mapping[str, object]) -> ViewerMap:
+def _map(result: Result, item: Template, found: Mapping[str, object], title: str) -> ViewerMap:
     """A map for the viewer."""
     task = str(result.fields["Task"])
     threshold = found["threshold"]
     least = float(threshold) if isinstance(threshold, int | float) else None
-    return ViewerMap(f"{task}, {found['contrast']}", task, item.values, item.selected, "z", least)
+    sidecar = read_json(sidecar_of(result.path.with_name(str(found["z_map"]))))
+    tail = _SIGNS[result.own["Statistics"]["Tail"]] if _is_t(sidecar) else 1  # F is large or it is not
+    return ViewerMap(f"{title}, {found['contrast']}", task, item.values, item.selected, "z", least, tail)
+
+
+def _is_t(sidecar: Mapping[str, Any]) -> bool:
+    """Whether a map is of a test that knows signs."""
+    return bool(sidecar["Llm2bids"].get("Contrast", {}).get("Test", "t") == "t")
 
 
 def _sizes(networks: Mapping[str, NDArray[np.bool_]], space: UnitSpace) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from html import escape
 from typing import TYPE_CHECKING, Final
 
@@ -80,7 +81,8 @@ def signal_panel(sources: Sources, site: str) -> Panel:
     carpets = [_carpet(task, run) for task, run in list(prepared.items())[:n_carpets]]
     others = f"<details><summary>The first run of other tasks</summary>{''.join(carpets[1:])}</details>"
     shown = "".join(carpets[:1]) + (others if len(carpets) > 1 else "")
-    missing = f"<p>Not prepared yet: <code>llm2bids prep {escape(str(sources.raw))}</code> makes carpets possible.</p>"
+    command = escape(f"llm2bids prep {shlex.quote(str(sources.raw))}")
+    missing = f"<p>Not prepared, or recorded anew since: <code>{command}</code> makes carpets possible.</p>"
     return Panel(anchor, f"Signal, site {site or 'unnamed'}", _activity(activity) + (shown or missing))
 
 
@@ -100,25 +102,29 @@ def _activity(activity: Activity) -> str:
     figure = figure_html(
         as_png(draw_activity(activity.table, activity.massive)),
         f"Mean and variance of activations in {len(activity.table)} layers",
-        f"Mean and variance of the units of each layer, over {activity.n_scans:,} scans of {len(activity.runs)} runs.",
+        f"Mean and variance of the units of each layer, over {activity.n_scans:,} scans of "
+        f"{len(activity.runs)} run{'s' * (len(activity.runs) > 1)}.",
         wide=True,
     )
     if massive.empty:
-        return f"{figure}<p>No unit is massive: none is 100 times as active as the median of its layer.</p>"
+        none = "No unit is massive: none is 100 times as active as the median of its layer, and 10 at least."
+        return f"{figure}<p>{none}</p>"
     columns = ["unit", "hookpoint", "channel", "mean", "times the median"]
     rows = [
         ([str(one["unit"]), one["hookpoint"], str(one["channel"]), f"{one['mean']:.3g}", f"{one['ratio']:,.0f}"], None)
         for one in massive.to_dict("records")
     ]
     more = f", the {len(massive)} largest of them" if len(massive) < len(activity.massive) else ""
-    note = f"{len(activity.massive)} massive activations{more}: units that decide norms and distances alone."
+    number = len(activity.massive)
+    note = f"{number} massive unit{'s' * (number > 1)}{more}: such units decide norms and distances alone."
     return f"{figure}<p>{note}</p>{table_html(columns, rows, {'hookpoint'})}"
 
 
 def _carpet(task: str, run: PreparedRun) -> str:
     """One run on one sheet."""
     values, layers = read_carpet(run.volumes.bold, run.volumes.space, max_rows=_ROWS)
-    confounds = run.confounds[[name for name in _TRACES if name in run.confounds]]
+    told = run.confounds[[name for name in _TRACES if name in run.confounds]]
+    confounds = told.loc[:, told.max() > told.min()]  # of an encoder, surprisal and entropy are not there
     space = run.volumes.space
     names = label_layers(space.blocks, space.hookpoints)
     figure = draw_carpet(values, layers, names, confounds, run.events, run.volumes.t_r)

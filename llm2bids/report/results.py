@@ -19,6 +19,8 @@ from llm2bids.plots import draw_iou, draw_layers
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from llm2bids.report.sources import Result, Sources
 
 _TITLES: Final = {
@@ -34,7 +36,9 @@ _TITLES: Final = {
 _ROWS: Final = 40
 """Of a table that are shown."""
 _COMPONENTS: Final = 6
-"""Components whose maps are drawn."""
+"""Components whose maps are drawn, of each decomposition."""
+_MAPS: Final = 24
+"""Maps of components on a page: of many decompositions, such as one per run, each has fewer, the last none."""
 _DIGITS: Final = 3
 
 
@@ -88,7 +92,7 @@ def answers_panel(answers: Sequence[Result]) -> Panel:
     """
     order = list(_TITLES)
     ordered = sorted(answers, key=lambda one: order.index(known) if (known := _known(one)) else len(order))
-    return Panel("questions", "Questions about networks", "", tuple(map(_answer, ordered)))
+    return Panel("questions", "Questions about networks", "", tuple(_answer(one, n) for n, one in enumerate(ordered)))
 
 
 def _asked(answer: Result) -> str:
@@ -101,14 +105,14 @@ def _known(answer: Result) -> str | None:
     return next((name for name in _TITLES if _asked(answer).startswith(name)), None)
 
 
-def _answer(answer: Result) -> Panel:
+def _answer(answer: Result, number: int) -> Panel:
     """Figures, the table in short, and what its columns mean."""
     stem, asked, known = answer.path.name.removesuffix("_networks.json"), _asked(answer), _known(answer)
     files = sorted(path for path in answer.path.parent.glob(f"{stem}_*") if path.suffix in (".png", ".tsv"))
-    title = _TITLES[known] if known else asked
-    where = f", site {answer.site}" if answer.site else ""
+    site = parse_name(answer.path.name)[1].get("acq")
+    title = f"{_TITLES[known] if known else asked}{f', site {site}' if site else ''}"
     figures = [
-        figure_html(path.read_bytes(), f"{title}: {path.stem}", f"{title}{where}.", wide=True)
+        figure_html(path.read_bytes(), f"{title}: {path.stem}", f"{title}.", wide=True)
         for path in files
         if path.suffix == ".png"
     ]
@@ -116,7 +120,7 @@ def _answer(answer: Result) -> Panel:
     laid_out = [
         f"<details><summary>{escape(path.name)}</summary>{frame_html(read_tsv(path))}</details>" for path in tables
     ]
-    return Panel(_anchor(answer, asked), title, "".join([*figures, *laid_out, _meanings(answer)]))
+    return Panel(_anchor(answer, asked, number), title, "".join([*figures, *laid_out, _meanings(answer)]))
 
 
 def _meanings(answer: Result) -> str:
@@ -126,9 +130,9 @@ def _meanings(answer: Result) -> str:
     return f"<details><summary>What the columns mean</summary><ul>{lines}</ul></details>" if said else ""
 
 
-def _anchor(result: Result, name: str) -> str:
-    """A place of its own on the page."""
-    return f"{result.root.name}-{name}-{result.path.name.split('.')[0]}"
+def _anchor(result: Result, name: str, number: int) -> str:
+    """A place of its own on the page: folders of one name may hold files of one name."""
+    return f"{name}-{number + 1}-{result.path.name.split('.')[0]}"
 
 
 def components_panel(found: Sequence[Result]) -> Panel:
@@ -144,10 +148,20 @@ def components_panel(found: Sequence[Result]) -> Panel:
     Panel
         One part per decomposition: its table, and maps of the first components.
     """
-    return Panel("components", "Networks without a task", "", tuple(map(_components, found)))
+    return Panel(
+        "components",
+        "Networks without a task",
+        "",
+        tuple(_components(one, n, _n_maps(n, len(found))) for n, one in enumerate(found)),
+    )
 
 
-def _components(result: Result) -> Panel:
+def _n_maps(number: int, n_found: int) -> int:
+    """How many maps of a decomposition have room."""
+    return min(_COMPONENTS, max(1, _MAPS // n_found)) if number < _MAPS else 0
+
+
+def _components(result: Result, number: int, n_maps: int) -> Panel:
     """A table of all components, and maps of the first."""
     read = read_result(result.path)
     table = read_tsv(result.path.with_name(result.fields["Components"].replace(".nii.gz", ".tsv")))
@@ -155,7 +169,7 @@ def _components(result: Result) -> Panel:
     about = (
         f"<p>{result.fields['NumberComponents']} components of {result.fields['NumberSamples']:,} samples "
         f"({escape(asked['Method'])}, {escape(asked['Samples'])}s as samples, by {escape(asked['By'])}); a unit is "
-        f"in a network if its {escape(asked['Threshold'])}.</p>"
+        f"in a network if it has a {escape(asked['Threshold'])} ({escape(asked['Tail'])} tail).</p>"
     )
     figures = [
         figure_html(
@@ -164,12 +178,15 @@ def _components(result: Result) -> Panel:
             f"Component {one.name.removeprefix('ica')}: {int(one.selected.sum())} units in its network (dots).",
             wide=True,
         )
-        for one in read.items[:_COMPONENTS]
+        for one in read.items[:n_maps]
     ]
-    more = f"<details open><summary>Maps of the first {len(figures)} components</summary>{''.join(figures)}</details>"
+    more = (
+        f"<details open><summary>Maps of the first {len(figures)} components</summary>{''.join(figures)}</details>"
+        * bool(figures)
+    )
     listed = f"<details><summary>All {len(table)} components</summary>{frame_html(table)}</details>"
-    title = f"Components of {result.fields['Name'].replace('_', ', ')}"
-    return Panel(_anchor(result, "ica"), title, about + more + listed + _meanings(result))
+    title = f"Components of {result.fields['Name'].replace('_', ', ')} ({result.root.name})"
+    return Panel(_anchor(result, "components", number), title, about + more + listed + _meanings(result))
 
 
 def lesions_panel(found: Sequence[Result]) -> Panel:
@@ -185,7 +202,7 @@ def lesions_panel(found: Sequence[Result]) -> Panel:
     Panel
         One part per folder: pictures and the table in short.
     """
-    return Panel("lesions", "What networks do", "", tuple(map(_lesion, found)))
+    return Panel("lesions", "What networks do", "", tuple(_lesion(one, n) for n, one in enumerate(found)))
 
 
 _PICTURES: Final = {
@@ -194,23 +211,25 @@ _PICTURES: Final = {
 }
 
 
-def _lesion(result: Result) -> Panel:
+def _lesion(result: Result, number: int) -> Panel:
     """Pictures, and tables in short."""
     folder, own = result.path.parent, result.own
+    name = folder.relative_to(result.root.parent).as_posix()
     controls = own["Controls"]
     against = (
         f"{controls['Number']} random masks ({controls['Kind']}) each" if controls.get("Number") else "no random masks"
     )
-    about = f"<p>Model {escape(str(own.get('Model')))}, method {escape(str(own['Method']))}, {against}.</p>"
+    methods = dict.fromkeys(str(one["Method"]) for one in own.get("Lesions", []) or [own])
+    about = f"<p>Model {escape(str(own.get('Model')))}, method {escape('; '.join(methods))}, {against}.</p>"
     figures = [
-        figure_html((folder / name).read_bytes(), text, text, wide=True)
-        for name, text in _PICTURES.items()
-        if (folder / name).exists()
+        figure_html((folder / file).read_bytes(), text, text, wide=True)
+        for file, text in _PICTURES.items()
+        if (folder / file).exists()
     ]
-    names = [name for name in ("scores.tsv", "summary.tsv", "dissociation.tsv") if (folder / name).exists()]
-    tables = [f"<details><summary>{name}</summary>{frame_html(read_tsv(folder / name))}</details>" for name in names]
+    files = [file for file in ("scores.tsv", "summary.tsv", "dissociation.tsv") if (folder / file).exists()]
+    tables = [f"<details><summary>{file}</summary>{frame_html(read_tsv(folder / file))}</details>" for file in files]
     return Panel(
-        _anchor(result, "lesion"), f"Lesions: {folder.name}", "".join([about, *figures, *tables, _meanings(result)])
+        _anchor(result, "lesions", number), f"Lesions: {name}", "".join([about, *figures, *tables, _meanings(result)])
     )
 
 
@@ -231,27 +250,31 @@ def planted_panel(sources: Sources, analyses: Sequence[Result], components: Sequ
     Panel
         A table, one row per planted network, and a picture of what components share with them.
     """
-    rows, columns = [], {}
-    found = {(one.fields["Task"], one.site): one for one in analyses}
-    for path in sources.truths:
-        named = parse_name(path.name)[1]
+    rows, several = [], len({one.root for one in analyses}) > 1
+    truths = [(parse_name(path.name)[1], load_mask(path)) for path in sources.truths]
+    for named, truth in truths:
         task, site = named["task"], named.get("acq", "")
-        truth = load_mask(path).selected
-        own = found.get((task, site))
-        rows.append({"task": task, "site": site, "planted": int(truth.sum()), **_against(truth, own)})
-        for one in components:
-            if one.site == site:
-                columns[task] = _shares(truth, one)
-    figure = _best(pd.DataFrame(columns)) if columns else ""
+        alike = [one for one in analyses if (one.fields["Task"], one.site, one.space()) == (task, site, truth.space)]
+        own: list[Result | None] = [*alike] or [None]
+        for one in own:
+            where = {"results in": one.root.name if one else "n/a"} if several else {}
+            planted = {"task": task, "site": site, **where, "planted": truth.n_selected}
+            rows.append({**planted, **_against(truth.selected, one)})
+    figures = []
+    for one in components:
+        # what was found in a single run or layer is told elsewhere: here it would only be many pictures
+        planted_there = {named["task"]: mask.selected for named, mask in truths if mask.space == one.space()}
+        if planted_there and one.own["Decomposition"]["By"] == "subject":
+            figures.append(_best(pd.DataFrame({task: _shares(mask, one) for task, mask in planted_there.items()}), one))
     note = (
         '<p class="note"><strong>planted</strong>: units of the network, known by construction; <strong>found</strong> '
-        "by <code>glm</code>; <strong>false</strong>: found and not planted; <strong>Dice</strong>: 1 where found and "
-        "planted are the same.</p>"
+        "by <code>glm</code>, in any contrast; <strong>false</strong>: found and not planted; <strong>Dice</strong>: 1 "
+        "where found and planted are the same.</p>"
     )
-    return Panel("planted", "Planted against found", frame_html(pd.DataFrame(rows)) + note + figure)
+    return Panel("planted", "Planted against found", frame_html(pd.DataFrame(rows)) + note + "".join(figures))
 
 
-def _against(truth: np.ndarray, result: Result | None) -> dict[str, object]:
+def _against(truth: NDArray[np.bool_], result: Result | None) -> dict[str, object]:
     """What was found of a planted network, over all contrasts of its task."""
     if result is None:
         return {"found": "n/a", "false": "n/a", "Dice": "n/a"}
@@ -261,17 +284,18 @@ def _against(truth: np.ndarray, result: Result | None) -> dict[str, object]:
     return {"found": size, "false": size - hits, "Dice": 2 * hits / max(size + int(truth.sum()), 1)}
 
 
-def _shares(truth: np.ndarray, result: Result) -> pd.Series[float]:
+def _shares(truth: NDArray[np.bool_], result: Result) -> pd.Series[float]:
     """Intersection over union of a planted network with every component."""
     read = read_result(result.path)
     shared, either = (read.selected & truth).sum(1), (read.selected | truth).sum(1)
     return pd.Series(shared / np.maximum(either, 1), index=[one.name for one in read.items])
 
 
-def _best(shares: pd.DataFrame) -> str:
+def _best(shares: pd.DataFrame, result: Result) -> str:
     """What components share with planted networks."""
     return figure_html(
         as_png(draw_iou(shares.rename_axis("network").reset_index())),
         "Intersection over union of planted networks and the components most like them",
-        "Planted networks against networks found without a task: units in both over units in either.",
+        f"Planted networks against networks found without a task ({result.root.name}, "
+        f"site {result.site or 'unnamed'}): units in both over units in either.",
     )

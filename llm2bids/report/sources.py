@@ -93,13 +93,16 @@ class Sources:
     runs : tuple of BoldRun
         Its recordings.
     prepared : dict of PreparedRun
-        By name; empty where they were not prepared.
+        By name; without those that were not prepared, or recorded anew since.
+    wanted : tuple of str
+        Subjects whose results are told; all without.
     """
 
     raw: Path
     folders: tuple[Path, ...]
     runs: tuple[BoldRun, ...]
     prepared: dict[str, PreparedRun]
+    wanted: tuple[str, ...] = ()
 
     @classmethod
     def from_dataset(cls, raw: Path, results: Sequence[Path] = (), subjects: Sequence[str] = ()) -> Sources:
@@ -129,8 +132,9 @@ class Sources:
             raise DatasetError(f"{absent[0]} is no folder; give folders that glm, ica or lesion made")
         home = raw / DERIVATIVES
         inside = sorted(path for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
-        prepared = find_prepared(raw) if any((raw / PREPARED).glob("sub-*")) else {}  # a recording is worth a page too
-        return cls(raw, tuple(dict.fromkeys([*inside, *results])), tuple(runs), prepared)
+        folders = {path.resolve(): path for path in reversed([*inside, *results])}  # each once, however it is written
+        wanted = tuple(dict.fromkeys(run.entities["sub"] for run in runs)) if subjects else ()
+        return cls(raw, tuple(reversed(folders.values())), tuple(runs), _prepared(raw, runs), wanted)
 
     @property
     def subjects(self) -> list[str]:
@@ -160,7 +164,8 @@ class Sources:
     @cached_property
     def components(self) -> list[Result]:
         """What ``ica`` did."""
-        return [*self._find(f"sub-*/func/*_{ICA}"), *self._find(f"group/**/*_{ICA}")]
+        own = (f"sub-*/func/*_{ICA}", f"sub-*/ses-*/func/*_{ICA}")  # --by run writes beside each run
+        return [one for pattern in (*own, f"group/**/*_{ICA}") for one in self._find(pattern)]
 
     @cached_property
     def answers(self) -> list[Result]:
@@ -174,8 +179,13 @@ class Sources:
 
     @cached_property
     def truths(self) -> list[Path]:
-        """Masks of networks that are known by construction."""
-        return [path for folder in self.folders for path in sorted(folder.glob("sub-*/func/*_desc-truth_mask.nii.gz"))]
+        """Masks of networks that are known by construction, of the subjects whose recordings these are."""
+        return [
+            path
+            for folder in self.folders
+            for label in self.subjects
+            for path in sorted(folder.glob(f"sub-{label}/func/*_desc-truth_mask.nii.gz"))
+        ]
 
     def of(self, subject: str) -> Sources:
         """Keep what is about one subject.
@@ -196,7 +206,20 @@ class Sources:
 
     def _find(self, pattern: str) -> list[Result]:
         """Results in all folders, in order of name."""
-        return [Result(path, folder) for folder in self.folders for path in sorted(folder.glob(pattern))]
+        found = [Result(path, folder) for folder in self.folders for path in sorted(folder.glob(pattern))]
+        return [one for one in found if not self.wanted or set(one.subjects) <= set(self.wanted)]
+
+
+def _prepared(raw: Path, runs: Sequence[BoldRun]) -> dict[str, PreparedRun]:
+    """Runs that were prepared from the very recordings that are told; a recording is worth a page without it too."""
+    if not any((raw / PREPARED).glob("sub-*")):
+        return {}
+    told, found = {run.name: run for run in runs}, find_prepared(raw)
+    return {
+        name: one
+        for name, one in found.items()
+        if name in told and one.volumes.own.get("SourceSHA256") == told[name].fingerprint
+    }
 
 
 def about(found: Iterable[Result], subjects: Sequence[str]) -> list[Result]:

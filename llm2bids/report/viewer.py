@@ -8,12 +8,13 @@ import json
 import re
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from llm2bids.bids.templates import raw_text, template_text
 from llm2bids.errors import DatasetError, SpaceError
+from llm2bids.plots.layers import label_layers
 from llm2bids.report.courses import STEPS
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class ViewerMap:
         What the values are, e.g. ``z``.
     threshold : float or None
         Size from which units are in the network; without one everything is shown at first.
+    tail : {0, 1, -1}
+        Sign that a value must have to count, as of a one-tailed or an F test; 0 for any.
     """
 
     name: str
@@ -51,6 +54,7 @@ class ViewerMap:
     network: NDArray[np.bool_]
     label: str = "z"
     threshold: float | None = None
+    tail: Literal[0, 1, -1] = 0
 
 
 def niivue_html() -> str:
@@ -136,6 +140,7 @@ def _space_fields(space: UnitSpace) -> dict[str, Any]:
         "site": space.site,
         "hookpoints": space.hookpoints,
         "blocks": space.blocks,
+        "names": label_layers(space.blocks, space.hookpoints),
         "channels": space.n_channels,
         "shape": space.shape,
         "empty": space.n_empty,
@@ -155,6 +160,7 @@ def _map_fields(one: ViewerMap, space: UnitSpace) -> dict[str, Any]:
         "task": one.task,
         "label": one.label,
         "threshold": one.threshold,
+        "tail": one.tail,
         "values": _packed(one.values.astype(np.float32)),
         "network": _packed(one.network.astype(np.uint8)),
     }
