@@ -32,7 +32,7 @@ LABELS = st.text(string.ascii_letters + string.digits, min_size=1, max_size=9)
 TEMPLATES = {
     file.name: file.read_text(encoding="utf-8")
     for file in importlib.resources.files("bids_templates").iterdir()
-    if file.is_file()
+    if file.is_file() and not file.name.endswith((".js", ".css"))  # code has placeholders of its own, none of ours
 }
 JSON_TEMPLATES = sorted(name for name in TEMPLATES if name.endswith(".json"))
 

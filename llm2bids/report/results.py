@@ -57,7 +57,7 @@ def frame_html(table: pd.DataFrame) -> str:
 
     Examples
     --------
-    >>> frame_html(pd.DataFrame({"task": ["a"], "dice": ["0.123456"]})).partition("<tbody>")[2][:55]
+    >>> frame_html(pd.DataFrame({"task": ["a"], "dice": ["0.123456"]})).partition("<tbody>")[2][:54]
     '<tr><td class="text">a</td><td>0.123</td></tr></tbody>'
     """
     numbers = {name: pd.to_numeric(table[name].replace("n/a", np.nan), errors="coerce") for name in table}
