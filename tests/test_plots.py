@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from llm2bids import plots
-from llm2bids.plots import draw_activity, draw_carpet, draw_design, draw_sizes
+from llm2bids.plots import draw_activity, draw_carpet, draw_connectivity, draw_design, draw_overlap, draw_sizes
 from llm2bids.plots.design import OTHERS, shorten, style_conditions
 from llm2bids.plots.layers import label_layers
 from llm2bids.space import UnitSpace
@@ -281,3 +281,26 @@ def test_pictures_do_not_depend_on_the_state_of_pyplot(name: str) -> None:
 
     assert isinstance(CASES[name](), Figure)
     assert plt.get_fignums() == []
+
+
+def test_pictures_of_networks_keep_their_words_apart_and_inside() -> None:
+    rng = np.random.default_rng(3)
+    tasks = ["archeology", "medicalimaging", "paleontology", "pathology", "politicalscience", "randomstrings"]
+    mean = np.corrcoef(rng.normal(size=(6, 30)))
+    pairs = pd.DataFrame([(a, b) for n, a in enumerate(tasks) for b in tasks[:n]], columns=["task_a", "task_b"])
+    pairs = pairs.assign(dice=0.1, dice_chance=0.1, p_holm=0.01, units_a=30, units_b=40)
+    networks = pd.DataFrame({"task": tasks, "units": 60, "used": 40})
+    example = ("run-01", rng.normal(size=(90, 6)), events_of(9, ["on", "off"], 10.0), 1.0)
+    told = "24 run(s); signed mean of units, without shared units; task left in"
+    for figure in (
+        draw_overlap(tasks, np.full((6, 6), 0.1), pairs, {(task,): 30 for task in tasks}, "L6C128block"),
+        draw_connectivity(networks, dict.fromkeys(("correlation", "partial"), (mean, mean, mean)), example, told),
+    ):
+        figure.draw_without_rendering()
+        titles = [axes.title.get_window_extent().y1 for axes in figure.axes if axes.get_title()]
+        above = [part._suptitle for part in (figure, *figure.subfigs) if part._suptitle]  # noqa: SLF001 - no other way
+        assert min(title.get_window_extent().y0 for title in above) > max(titles) + 3
+        straight = [text for text in figure.findobj(Text) if text.get_text().strip() and text.get_rotation() % 90 == 0]
+        boxes = [text.get_window_extent() for text in straight if text.get_visible()]
+        assert min(box.x0 for box in boxes) > -1
+        assert max(box.x1 for box in boxes) < figure.bbox.width + 1

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
 from llm2bids.pictures import COLOURS, GREY, decimal, draw_matrix
@@ -63,7 +64,7 @@ def draw_connectivity(
     side = max(3.0, (0.78 if n_tasks <= _CROWDED else 0.5) * n_tasks)
     width = max(2 * (side + 2.6), 11.0)
     heights = [side + 1.9, 0.5 * n_tasks + 1.4]
-    figure = Figure(figsize=(width, sum(heights) + 0.5), layout="constrained")
+    figure = Figure(figsize=(width, sum(heights) + 0.7), layout=ConstrainedLayoutEngine(h_pad=0.1))
     grid = figure.add_gridspec(2, 1, height_ratios=heights)
     above, below = (figure.add_subfigure(grid[number]) for number in (0, 1))
     panels = above.subplots(1, 2)
@@ -78,7 +79,7 @@ def draw_connectivity(
         f"{task} ({used:,} of {units:,} units)" for task, used, units in networks[["task", "used", "units"]].to_numpy()
     ]
     _draw_courses(below.subplots(), labels, *example)
-    figure.suptitle(f"How the networks of {n_tasks} tasks go together over time\n{told}", fontsize=12)
+    above.suptitle(f"How the networks of {n_tasks} tasks go together over time\n{told}", fontsize=12)  # makes room
     return figure
 
 

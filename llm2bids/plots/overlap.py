@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from llm2bids.pictures import COLOURS, CROWDED, decimal, draw_matrix
 
@@ -48,7 +49,9 @@ def draw_overlap(
     """
     n_tasks, n_bars = len(tasks), min(len(combined), _SHOWN)
     side = max(3.4, 0.62 * n_tasks)
-    figure = Figure(figsize=(side + 3.2 + max(3.0, 0.34 * n_bars + 2.4), side + 2.6), layout="constrained")
+    figure = Figure(
+        figsize=(side + 3.2 + max(3.0, 0.34 * n_bars + 2.4), side + 2.6), layout=ConstrainedLayoutEngine(h_pad=0.1)
+    )
     grid = figure.add_gridspec(1, 2, width_ratios=[side + 3.2, max(3.0, 0.34 * n_bars + 2.4)])
     left, right = (figure.add_subfigure(grid[number]) for number in (0, 1))
     _draw_dice(left, tasks, dice, pairs)
@@ -105,7 +108,7 @@ def _draw_combinations(figure: Any, tasks: Sequence[str], combined: Mapping[tupl
     dots.set_ylim(len(tasks) - 0.5, -0.5)
     dots.set_xlim(-0.6, max(len(shown), 1) - 0.4)
     dots.set_xticks([])
-    dots.set_xlabel("combinations of tasks (black dots), the most frequent first")
+    dots.set_xlabel("combinations of tasks (black dots),\nthe most frequent first")
     dots.tick_params(axis="y", length=0)
     for side in dots.spines.values():
         side.set_visible(False)
