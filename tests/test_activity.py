@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from llm2bids.bids.nifti import Grid, NiftiWriter
+from llm2bids.bids.nifti import Grid, NiftiWriter, read_scans
 from llm2bids.bids.runs import find_runs
 from llm2bids.errors import DatasetError
 from llm2bids.phantom import build_phantom
-from llm2bids.report import activity
 from llm2bids.report.activity import measure_activity, read_carpet, spread_evenly
 from llm2bids.space import UnitSpace
 
@@ -37,7 +36,8 @@ def some_signals(n_scans: int, seed: int) -> NDArray[np.float32]:
 
 @pytest.fixture
 def few_scans_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activity, "_BYTES_AT_A_TIME", 7 * 4 * int(np.prod(SPACE.shape)))
+    part = 7 * 4 * int(np.prod(SPACE.shape))
+    monkeypatch.setattr("llm2bids.bids.nifti.read_scans", lambda path, *_: read_scans(path, part))
 
 
 @pytest.mark.usefixtures("few_scans_at_a_time")

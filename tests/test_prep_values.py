@@ -49,7 +49,7 @@ def rescaled(run: BoldRun) -> tuple[Array, Array, int]:
 @pytest.fixture
 def in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few scans at a time, as of a large model."""
-    monkeypatch.setattr("llm2bids.prep.scale.read_scans", lambda path, *_: read_scans(path, SMALL_PARTS))
+    monkeypatch.setattr("llm2bids.bids.nifti.read_scans", lambda path, *_: read_scans(path, SMALL_PARTS))
 
 
 # ---- the scale
@@ -164,7 +164,7 @@ def test_a_run_without_scans_is_refused(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm2bids.prep.scale.read_scans", lambda path, *_: read_scans(path, 1 << 20))
+    monkeypatch.setattr("llm2bids.bids.nifti.read_scans", lambda path, *_: read_scans(path, 1 << 20))
     space = UnitSpace.uniform("block", [f"h.{n}:out" for n in range(16)], 1024)
     peaks = []
     for n_scans in (100, 400):

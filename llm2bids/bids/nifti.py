@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from llm2bids.space import UnitSpace
+
 HEADER_SIZE: Final = 352
 """Bytes of a NIfTI-1 header with its (absent) extension flag; where the scans begin."""
 MAX_SCANS: Final = 32767
@@ -174,6 +176,38 @@ def read_scans(path: Path, max_bytes: int = 1 << 26) -> Iterator[NDArray[np.floa
         raise DatasetError(
             f"{path} cannot be read to its end ({error}): truncated or corrupted; record or prepare it again"
         ) from error
+
+
+def read_signals(path: Path, space: UnitSpace, advice: str, max_bytes: int = 1 << 23) -> Iterator[NDArray[np.float32]]:
+    """Read the units of a 4-D file, scan after scan.
+
+    Parameters
+    ----------
+    path : Path
+        A ``.nii`` or ``.nii.gz``.
+    space : UnitSpace
+        Which voxel is which unit.
+    advice : str
+        What to do where the file lies on another grid, for the message.
+    max_bytes : int
+        About how much of the volumes to hold at a time.
+
+    Yields
+    ------
+    ndarray of float32, shape (n_scans, n_units)
+        As many scans as fit, at least one.
+
+    Raises
+    ------
+    DatasetError
+        If the file lies on another grid, or as `read_scans`.
+    """
+    for volumes in read_scans(path, max_bytes):
+        if volumes.shape[1:] != space.shape[::-1]:
+            raise DatasetError(
+                f"{path.name} has {volumes.shape[:0:-1]} voxels, {space.shape} needed for {space.label}; {advice}"
+            )
+        yield space.from_volumes(volumes)
 
 
 def n_scans_of(path: Path) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from llm2bids.bids.nifti import Grid, NiftiWriter, read_scans
+from llm2bids.bids.nifti import Grid, NiftiWriter, read_signals
 from llm2bids.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -139,13 +139,7 @@ def _signals(run: BoldRun) -> Iterator[NDArray[np.float32]]:
     """The scans of a run, some at a time, shape (n, n_units)."""
     if run.n_scans < 1:
         raise DatasetError(f"{run.bold} holds no scan; record it again")
-    for volumes in read_scans(run.bold, _BYTES_AT_A_TIME):
-        if volumes.shape[1:] != run.space.shape[::-1]:
-            raise DatasetError(
-                f"{run.bold.name} has {volumes.shape[:0:-1]} voxels, {run.space.shape} needed for {run.space.label}; "
-                "record it again"
-            )
-        yield run.space.from_volumes(volumes)
+    yield from read_signals(run.bold, run.space, "record it again", _BYTES_AT_A_TIME)
 
 
 def _check_finite(run: BoldRun, signals: NDArray[np.float64], n_before: int) -> None:

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tqdm import tqdm
-
 from llm2bids.bids.history import noted
 from llm2bids.bids.tables import read_json
 from llm2bids.errors import DatasetError
 from llm2bids.glm.page import analysis_panel
 from llm2bids.jobs import check_place
 from llm2bids.pages import Panel, save_page
+from llm2bids.progress import progress_bar
 from llm2bids.report.cards import dataset_panel, model_panel, tasks_panel
 from llm2bids.report.commands import commands_panel, further_panel
 from llm2bids.report.maps import found_html, maps_panel
@@ -100,11 +99,12 @@ def report(
     steps = [*((label, path) for label, path in pages.items()), ("", out / PAGE)]
     panels: dict[str, list[str]] = {}
     written: list[tuple[Path, str, list[str | Panel]]] = []
-    for label, path in tqdm(steps, "report", unit="page", disable=None if progress is None else not progress):
-        title = f"sub-{label}: a language model in the scanner" if label else _title(raw)
-        parts = list(_subject(sources, label) if label else _dataset(sources))
-        panels[path.name] = [one.title for one in parts if isinstance(one, Panel)]
-        written.append((path, title, parts))
+    with progress_bar("pages", len(steps), "report", steps, shown=progress) as bar:
+        for label, path in bar:
+            title = f"sub-{label}: a language model in the scanner" if label else _title(raw)
+            parts = list(_subject(sources, label) if label else _dataset(sources))
+            panels[path.name] = [one.title for one in parts if isinstance(one, Panel)]
+            written.append((path, title, parts))
     for path, title, parts in written:
         save_page(path, title, parts)
     return Report(out / PAGE, pages, panels)

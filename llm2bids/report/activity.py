@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from llm2bids.bids.nifti import n_scans_of, read_scans
+from llm2bids.bids.nifti import n_scans_of, read_signals
 from llm2bids.errors import DatasetError
 from llm2bids.prep.scale import BASELINE, ONE_SD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 MAX_RUNS: Final = 6
 """Runs that are measured: more of them hardly change means, and each has to be decompressed."""
-_BYTES_AT_A_TIME: Final = 1 << 23
+_OTHER_GRID: Final = "give runs of one site and geometry"
+"""What to do about a run on another grid."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +102,7 @@ def measure_activity(
     chosen = spread_evenly(runs, max_runs)
     sums = _Sums(space.n_units)
     for run in chosen:
-        for signals in _signals(run, space):
+        for signals in read_signals(run, space, _OTHER_GRID):
             sums.add(signals)
     mean, magnitude, variance = sums.moments()
     table = _tabulate(space, sums, mean, magnitude, variance)
@@ -143,7 +144,7 @@ def read_carpet(
     per_column = -(-n_scans // max_columns)
     sums = np.zeros((-(-n_scans // per_column), len(starts)))
     used, done = np.zeros(len(starts)), 0
-    for signals in _signals(run, space):
+    for signals in read_signals(run, space, _OTHER_GRID):
         varies = signals[0] != 0  # constant units are background, in all scans
         scores = np.where(varies, (signals - BASELINE) / ONE_SD, 0)
         columns = np.arange(done, done + len(signals)) // per_column
@@ -217,17 +218,6 @@ class _Sums:
         count = np.where(self.count > 0, self.count, np.nan)
         variance = np.where(self.constant, 0.0, self.squares / count)
         return np.where(self.count > 0, self.mean, np.nan), self.absolute / count, variance
-
-
-def _signals(run: Path, space: UnitSpace) -> Iterator[NDArray[np.float32]]:
-    """The scans of a run, some at a time, shape (n, n_units)."""
-    for volumes in read_scans(run, _BYTES_AT_A_TIME):
-        if volumes.shape[1:] != space.shape[::-1]:
-            raise DatasetError(
-                f"{run.name} has {volumes.shape[:0:-1]} voxels, {space.shape} needed for {space.label}; give runs of "
-                "one site and geometry"
-            )
-        yield space.from_volumes(volumes)
 
 
 def _tabulate(

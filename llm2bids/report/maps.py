@@ -67,7 +67,7 @@ def maps_panel(sources: Sources, site: str, analyses: Sequence[Result]) -> Panel
         for number, (one, title) in enumerate(zip(analyses, titles, strict=True))
     ]
     viewer = viewer_html(space, maps, courses, f"{anchor}-0")
-    sizes = _sizes({one.name: one.network for one in maps}, found[0][1].space)
+    sizes = _sizes({one.name: one.network for one in maps}, space)
     return Panel(anchor, f"Networks, site {site or 'unnamed'}", f"{viewer}{sizes}", tuple(parts))
 
 

@@ -11,13 +11,15 @@ import pandas as pd
 from llm2bids.bids.names import parse_name
 from llm2bids.bids.tables import read_tsv
 from llm2bids.mask import load_mask
+from llm2bids.networks.match import iou_matrix
+from llm2bids.networks.similarity import index_of
 from llm2bids.networks.templates import read_result
 from llm2bids.pages import Panel, figure_html, table_html
 from llm2bids.pictures import as_png
 from llm2bids.plots import draw_iou, draw_layers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -263,9 +265,9 @@ def planted_panel(sources: Sources, analyses: Sequence[Result], components: Sequ
     figures = []
     for one in components:
         # what was found in a single run or layer is told elsewhere: here it would only be many pictures
-        planted_there = {named["task"]: mask.selected for named, mask in truths if mask.space == one.space()}
-        if planted_there and one.own["Decomposition"]["By"] == "subject":
-            figures.append(_best(pd.DataFrame({task: _shares(mask, one) for task, mask in planted_there.items()}), one))
+        there = {named["task"]: mask.selected for named, mask in truths if mask.space == one.space()}
+        if there and one.own["Decomposition"]["By"] == "subject":
+            figures.append(_best(_shares(there, one), one))
     note = (
         '<p class="note"><strong>planted</strong>: units of the network, known by construction; <strong>found</strong> '
         "by <code>glm</code>, in any contrast; <strong>false</strong>: found and not planted; <strong>Dice</strong>: 1 "
@@ -281,14 +283,14 @@ def _against(truth: NDArray[np.bool_], result: Result | None) -> dict[str, objec
     network = read_result(result.path).selected.any(0)
     hits = int((network & truth).sum())
     size = int(network.sum())
-    return {"found": size, "false": size - hits, "Dice": 2 * hits / max(size + int(truth.sum()), 1)}
+    return {"found": size, "false": size - hits, "Dice": float(index_of("dice", hits, size, truth.sum()))}
 
 
-def _shares(truth: NDArray[np.bool_], result: Result) -> pd.Series[float]:
-    """Intersection over union of a planted network with every component."""
+def _shares(planted: Mapping[str, NDArray[np.bool_]], result: Result) -> pd.DataFrame:
+    """Intersection over union of every component (rows) with planted networks (columns)."""
     read = read_result(result.path)
-    shared, either = (read.selected & truth).sum(1), (read.selected | truth).sum(1)
-    return pd.Series(shared / np.maximum(either, 1), index=[one.name for one in read.items])
+    iou = iou_matrix(read.selected, np.stack(list(planted.values())))
+    return pd.DataFrame(iou, [one.name for one in read.items], list(planted))
 
 
 def _best(shares: pd.DataFrame, result: Result) -> str:
