@@ -502,6 +502,7 @@
     state.map = number;
     const { task, largest, threshold } = current();
     if (!courses.has(task)) courses.set(task, await readCourses(task));
+    if (state.map !== number) return; // another was chosen meanwhile
     parts.threshold.max = largest;
     parts.threshold.value = state.threshold = threshold;
     drawAll();
@@ -585,7 +586,10 @@
     listen();
     const { layer, channel } = place(state.unit);
     select(layer, channel);
+    root.setAttribute("aria-busy", "false");
   }
+
+  const hasBegun = () => root.getAttribute("aria-busy") === "false";
 
   function strongest(map) {
     const size = (unit) => sizeOf(map, map.values[unit]);
@@ -604,7 +608,7 @@
     return {
       start, nShown,
       select: (layer, channel) => select(layer, channel),
-      unit: () => starts && { number: state.unit, ...place(state.unit), value: current().values[state.unit] }, // once begun
+      unit: () => (hasBegun() ? { number: state.unit, ...place(state.unit), value: current().values[state.unit] } : undefined),
       threshold: () => state.threshold,
       pixel: (layer, channel) => pixelOf(starts[layer] + channel),
     };

@@ -43,16 +43,15 @@ def test_a_page_is_silent_offline_whole_and_for_everybody(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate(OVERLAPS) == []
     assert page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth > 250)")
-    wrong = [(one["id"], [node["html"][:100] for node in one["nodes"][:3]]) for one in violations(seen)]
-    assert wrong == []
+    assert violations(seen) == []
     assert seen.said == []
     assert seen.outside == []
 
 
-def violations(seen: Visit) -> list[dict[str, Any]]:
-    """What axe-core finds against WCAG 2.2 A and AA and its best practices."""
+def violations(seen: Visit) -> list[tuple[str, list[str]]]:
+    """What axe-core finds against WCAG 2.2 A and AA and its best practices: rules, and where they are broken."""
     found: list[dict[str, Any]] = Axe().run(seen.page).response["violations"]
-    return found
+    return [(one["id"], [node["html"][:100] for node in one["nodes"][:3]]) for one in found]
 
 
 def test_the_contents_lead_everywhere_by_keyboard(ran: Ran, visit: Callable[..., Visit]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -267,11 +268,30 @@ def test_a_second_viewer_begins_when_it_is_looked_at(visit: Callable[..., Visit]
     shown = begun(visit(write(tmp_path / "two.html", viewer_html(SPACE, MAPS, {}, "site0"), second)))
     spoken = shown.page.locator("#site1-viewer [data-part=spoken]")
     assert spoken.inner_text() == ""
+    assert shown.page.locator("#site1-viewer").get_attribute("aria-busy") == "true"
+    assert shown.page.evaluate("llm2bids.site1.unit()") is None
+    early = Axe().run(shown.page)
+    assert early.violations_count == 0, early.generate_report()
     shown.page.locator("#site1-viewer").scroll_into_view_if_needed()
     shown.page.evaluate("llm2bids.site1.start()")
     assert shown.page.evaluate("llm2bids.site1.nShown()") == (np.abs(values) >= 3).sum()
     assert "site attn" in spoken.inner_text()
     assert (shown.said, shown.outside) == ([], [])
+
+
+def test_of_two_maps_chosen_quickly_the_last_is_shown(visit: Callable[..., Visit], tmp_path: Path) -> None:
+    other = ViewerMap("second", "other", VALUES, NETWORK, "z", 5.0)
+    courses = {"pathology": COURSES, "other": replace(COURSES, task="other")}
+    shown = begun(visit(write(tmp_path / "page.html", viewer_html(SPACE, [MAPS[0], other], courses, "site0"))))
+    shown.page.evaluate("""() => {
+        const spoken = document.querySelector("[data-part=spoken]"), map = document.querySelector("[data-part=map]");
+        window.times = 0;
+        new MutationObserver(seen => { window.times += seen.length; }).observe(spoken, { childList: true });
+        for (const value of ["1", "0"]) { map.value = value; map.dispatchEvent(new Event("change")); }
+    }""")
+    shown.page.wait_for_function("window.times === 2")
+    assert call(shown, "threshold()") == THRESHOLD
+    assert call(shown, "nShown()") == 3
 
 
 def test_what_we_ship_of_niivue_is_what_was_recorded() -> None:
