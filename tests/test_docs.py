@@ -11,15 +11,20 @@ import subprocess
 import sys
 from html import unescape
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
 import llm2bids
 from llm2bids.cli import build_parser, main
+from llm2bids.task import on_topics
 
 from .test_readme import GUIDES
 from .typed import BLOCK, blocks_of, same, type_in
+
+if TYPE_CHECKING:
+    from .conftest import Ran
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -28,7 +33,7 @@ MARKDOWN = [*WRITTEN, *sorted((ROOT / "examples").glob("*.md")), ROOT / "README.
 README = "../README"
 FIRST = (README, "quickstart", "own-task", "own-model", "statistics", "nilearn", "plots", "you-know-transformers")
 """Pages whose commands run, in this order and in one folder; ``sh`` marks commands that need more than we have."""
-TASKS = ("medicalimaging", "pathology")
+TASK = re.compile("|".join(on_topics()))
 FENCE = re.compile(r"^(`{3,}|:{3,}).*?^\1", re.DOTALL | re.MULTILINE)
 
 
@@ -158,13 +163,22 @@ def asked(home: Path) -> Path:
 
 @pytest.mark.filterwarnings("default")
 def test_every_file_and_column_is_explained(asked: Path) -> None:
+    explain_all(asked)
+
+
+def test_every_file_and_column_of_the_demo_is_explained(ran: Ran) -> None:
+    explain_all(ran.folder)
+
+
+def explain_all(root: Path) -> None:
+    """Hold the pages about files and columns against what was written."""
     files, columns = (" ".join((DOCS / name).read_text().split()) for name in ("files.md", "columns.md"))
-    written = [path for path in asked.rglob("*") if path.is_file() and ".llm2bids" not in path.parts]
+    written = [path for path in root.rglob("*") if path.is_file() and ".llm2bids" not in path.parts]
     assert len(written) > 100
     for path in written:
         tail = re.sub(r"^((sub|ses|task|acq|run|space|contrast|tpl|model)-[A-Za-z0-9]+_?)+", "", path.name)
         stem = re.sub(r"desc-ica\d\d", "desc-ica01", tail.split(".")[0].lstrip("_"))
-        assert "networks" in path.parts or stem in files, path
+        assert "networks" in path.parts or TASK.sub("<task>", stem) in files, path
         for name, text in explained(path).items():
             told = text.replace("|", "\\|")
             assert f"| `{name}` | {told}" in columns, (path, name)
@@ -182,8 +196,9 @@ def explained(path: Path) -> dict[str, str]:
         name: text
         for name, text in texts.items()
         if isinstance(text, str)
-        and name.islower()
-        and not (name + text).startswith(("cosine", *(f"{task}Of the" for task in TASKS)))
+        and re.fullmatch(r"[a-z][a-z0-9_]*", name)
+        and not name.startswith("cosine")
+        and not text.startswith("Of the network of task")
     }
 
 

@@ -322,6 +322,8 @@ def test_a_model_of_ones_own_with_f_confounds_and_wildcards(prepared: Path, tmp_
     np.testing.assert_allclose(values(beside(f, "F")), values(beside(t, "t")) ** 2, rtol=1e-4)
     own = read_json(f.z_map.with_name(f.z_map.name.replace(".nii.gz", ".json")))["Llm2bids"]
     assert (own["HighPassHz"], own["Contrast"]["Weights"]) == (CUTOFF, [[1.0, -1.0]])
+    (page,) = (tmp_path / "out").glob("*.html")
+    assert "level 0.05, two-tailed, F tests one-tailed." in page.read_text()
     (one,) = glm(prepared, tmp_path / "half", sites=["mlp"], contrasts=["half=0.5*on - 0.5*off"],
                  confounds=["tok_*"], high_pass=CUTOFF, progress=False)  # fmt: skip
     np.testing.assert_array_equal(values(one.z_map), values(t.z_map))

@@ -322,14 +322,24 @@ TESTED = {
             ["as their mean", "over 2 subjects", "Drifts were modelled"],
             ["first-order"],
         ),
+        ({"Tail": "negative"}, {}, ["Tests were one-tailed (negative), corrected"], ["F test"]),
     ],
 )
 def test_methods_of_tests_are_true_for_every_setting(
     tmp_path: Path, asked: dict[str, Any], own: dict[str, Any], said: list[str], unsaid: list[str]
 ) -> None:
-    text = on_analysis(result(tmp_path, "a_glm.json", Llm2bids={"Statistics": {**TESTED, **asked}, **own}))
+    fields = {"Llm2bids": {"Statistics": {**TESTED, **asked}, **own}, "Found": [{"test": "t"}]}
+    text = on_analysis(result(tmp_path, "a_glm.json", **fields))
     assert [one for one in said if one not in text] == []
     assert [one for one in unsaid if one in text] == []
+
+
+def test_methods_tell_f_tests_from_t_tests(tmp_path: Path) -> None:
+    asked = {"Llm2bids": {"Statistics": TESTED}}
+    both = on_analysis(result(tmp_path, "a_glm.json", **asked, Found=[{"test": "t"}, {"test": "F"}]))
+    assert "Tests were two-tailed, F tests one-tailed, corrected over units" in both
+    only = on_analysis(result(tmp_path, "b_glm.json", **asked, Found=[{"test": "F"}]))
+    assert "Tests were one-tailed, as F tests are, corrected over units" in only
 
 
 @pytest.mark.parametrize(

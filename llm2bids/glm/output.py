@@ -33,6 +33,7 @@ SUMMARY: Final = "glm.json"
 """Suffix of the file that says what an analysis did and found."""
 LIBRARIES: Final = ("nilearn", "numpy", "scipy")
 """Packages that compute, whose versions sidecars tell."""
+_TAILS: Final = {"two": "two-tailed", "positive": "one-tailed (positive)", "negative": "one-tailed (negative)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +182,8 @@ def write_contrast(
     Returns
     -------
     dict
-        ``contrast``, ``n_tested``, ``n_selected``, ``threshold``, file names ``mask``, ``z_map``, ``units``, and
-        ``top``: what `write_top` gives for each share of the settings.
+        ``contrast``, ``test``, ``n_tested``, ``n_selected``, ``threshold``, file names ``mask``, ``z_map``, ``units``,
+        and ``top``: what `write_top` gives for each share of the settings.
     """
     found = adjusted <= settings.alpha
     threshold = float(np.abs(maps.z[found]).min()) if found.any() else None
@@ -201,7 +202,7 @@ def write_contrast(
     write_image(mask, target.space.to_image(selected))
     about = (
         f"Units found by contrast {contrast.name}: {settings.correction} at {settings.alpha:g}"
-        f"{'' if contrast.test == 'F' else f', {settings.tail}-tailed'}."
+        f"{'' if contrast.test == 'F' else f', {_TAILS[settings.tail]}'}."
     )
     write_json(sidecar_of(mask), target.sidecar(about, own, Type="ROI"))
     units = target.path("units.tsv", contrast=contrast.label, desc=settings.label)
@@ -209,7 +210,37 @@ def write_contrast(
     write_json(units.with_suffix(".json"), template_json("units.json") | target.sidecar(about, own))
     files = {"mask": mask.name, "z_map": z_map.name, "units": units.name}
     counts = {"n_tested": len(found), "n_selected": int(found.sum()), "threshold": threshold}
-    return {"contrast": contrast.name, **counts, **files, "top": top}
+    return {"contrast": contrast.name, "test": contrast.test, **counts, **files, "top": top}
+
+
+def tails_of(summary: Mapping[str, Any]) -> str:
+    """Name the tails of the tests of an analysis.
+
+    Parameters
+    ----------
+    summary : mapping
+        What ``glm.json`` says. An F test has one tail, whatever was asked of the t tests beside it.
+
+    Returns
+    -------
+    str
+        To follow "tests were", for instance ``"two-tailed"``.
+
+    Examples
+    --------
+    >>> asked = {"Llm2bids": {"Statistics": {"Tail": "two"}}}
+    >>> tails_of(asked | {"Found": [{"test": "t"}]})
+    'two-tailed'
+    >>> tails_of(asked | {"Found": [{"test": "t"}, {"test": "F"}]})
+    'two-tailed, F tests one-tailed'
+    >>> tails_of(asked | {"Found": [{"test": "F"}]})
+    'one-tailed, as F tests are'
+    """
+    asked = _TAILS[summary["Llm2bids"]["Statistics"]["Tail"]]
+    tests = {found.get("test", "t") for found in summary["Found"]}
+    if "F" not in tests:
+        return asked
+    return f"{asked}, F tests one-tailed" if "t" in tests else "one-tailed, as F tests are"
 
 
 def write_maps(
@@ -237,7 +268,7 @@ def write_maps(
     Path
         The z map.
     """
-    tails = "one-tailed by nature" if maps.test == "F" else f"{tail}-tailed"
+    tails = "one-tailed by nature" if maps.test == "F" else _TAILS[tail]
     about = "".join(f": {own[key]}" for key in ("EffectOf",) if key in own)
     per = "".join(f" per unit of {kind}" for kind in own.get("Kinds", {}) if is_slope(kind))
     effect = f"Effect{about}, in standard deviations of the unit over the run{per}."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from llm2bids.bids.names import parse_name
 from llm2bids.bids.tables import read_json, read_tsv
 from llm2bids.glm.members import read_map
-from llm2bids.glm.output import SUMMARY
+from llm2bids.glm.output import SUMMARY, tails_of
 from llm2bids.pages import Panel, figure_html, save_page, table_html
 from llm2bids.pictures import as_png
 from llm2bids.plots.layers import draw_layers, draw_profile
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from llm2bids.bids.dataset import Dataset
 
 _UNITS_SHOWN: Final = 15
-_TAILS: Final = {"two": "two-tailed", "positive": "positive effects only", "negative": "negative effects only"}
 _TEXT: Final = frozenset({"hookpoint", "task", "site", "contrast"})
 _NUMBERS: Final = {"effect": "#.3g", "z": ".2f", "p_corrected": "#.2g"}
 
@@ -97,7 +96,7 @@ def analysis_panel(path: Path, summary: dict[str, Any], anchor: str) -> Panel:
 def _about(summary: dict[str, Any]) -> str:
     """How it was analysed, and what must not be claimed."""
     statistics = summary["Llm2bids"]["Statistics"]
-    tested = f"{statistics['CorrectionDescription']}, level {statistics['Alpha']:g}, {_TAILS[statistics['Tail']]}"
+    tested = f"{statistics['CorrectionDescription']}, level {statistics['Alpha']:g}, {tails_of(summary)}"
     made = _made(summary["Llm2bids"].get("Transformations", []))
     about = f"{_samples(summary)}. {statistics['InferenceDescription']}{made} Correction: {tested}."
     if statistics["Inference"] != "token":

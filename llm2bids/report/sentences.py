@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from llm2bids.glm.output import tails_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llm2bids.report.sources import Result
 
-_TAILS: Final = {"two": "two-tailed", "positive": "one-tailed (positive)", "negative": "one-tailed (negative)"}
 _CORRECTIONS: Final = {"fdr": " [@fdr]", "maxt": " [@maxt]"}
 _DECOMPOSITIONS: Final = {
     "fastica": "independent component analysis (FastICA [@fastica], scikit-learn)",
@@ -75,7 +76,8 @@ def on_analysis(result: Result) -> str:
     beside = f", with {listed(confounds)} as confounds" if confounds else ""
     return (
         f"{estimated}, without a haemodynamic response{beside}.{_drift(own)}{over} {asked['InferenceDescription']} "
-        f"{_tested(asked)} The units that passed are called the network of the task.{_top(asked)}"
+        f"{_tested(asked, tails_of(result.fields))} The units that passed are called the network of the task."
+        f"{_top(asked)}"
     )
 
 
@@ -106,9 +108,9 @@ def _drift(own: dict[str, Any]) -> str:
     return f" Drifts{cutoff} were modelled by cosines, in runs long enough to have any."
 
 
-def _tested(asked: dict[str, Any]) -> str:
+def _tested(asked: dict[str, Any], tails: str) -> str:
     """Tails, correction and level."""
-    tests = f"Tests were {_TAILS[asked['Tail']]}"
+    tests = f"Tests were {tails}"
     if asked["Correction"] == "none":
         return f"{tests}, at p < {asked['Alpha']:g}, not corrected for the number of units."
     drawn = f", {asked['Permutations']:,} permutations, seed {asked.get('Seed')}" if asked.get("Permutations") else ""
