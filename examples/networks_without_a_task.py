@@ -239,8 +239,9 @@ $planted
 $fingerprint
 
 Spearman correlation of the courses of two sets of components over the texts that both models were shown, assigned one
-to one. By chance and p: texts permuted between the models. The first row is the most that can be expected. Ranks weigh
-all texts alike: networks that answer to few of them correlate little, however alike they are.
+to one. By chance and p: texts permuted between the models. The first row is the most that can be expected, random
+weights are the least: both models read the same words, which makes courses alike beyond chance before any training.
+Ranks weigh all texts alike: networks that answer to few of them correlate little, however alike they are.
 
 ![The model against the same with random weights](networks_without_a_task/fingerprint.png)
 
