@@ -486,6 +486,22 @@ def test_every_method_runs(
     assert read_json(tmp_path / "out" / "lesion.json")["Llm2bids"]["ActivationOver"] == "medicalimaging"
 
 
+def test_printed_tables_name_masks_by_what_differs(
+    networks: dict[str, UnitMask], files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"sub-x_task-{task}_desc-fdr05_mask" for task in ("pathology", "politicalscience")]
+    masks = [save_mask(networks[name.split("_")[1][5:]], tmp_path / f"{name}.safetensors")[0] for name in names]
+    options = ["--text", str(files["pathology"]), "--lines", "--controls", "1", "--new-tokens", "2"]
+    assert main(["lesion", str(tmp_path / "out"), "--mask", *map(str, masks), "--device", "cpu", *options]) == 0
+    first, second, _ = capsys.readouterr().out.split("\n\n")
+    rows = [line.split("  ")[0] for line in first.splitlines()]
+    lesions = [text for task in ("pathology", "politicalscience") for text in (task, f"random for {task}")]
+    assert rows == ["condition", "intact", *lesions]
+    assert first.splitlines()[1].split()[1:5] == ["0", "0", "0.000", "n/a"]
+    assert {line.split()[0] for line in second.splitlines()[1:]} == {"pathology", "politicalscience"}
+    assert set(read_tsv(tmp_path / "out" / "scores.tsv")["mask"]) == set(names)
+
+
 def test_the_command_line(
     networks: dict[str, UnitMask], files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from math import isnan
 from typing import TYPE_CHECKING
 
+from llm2bids.bids.names import short_names
 from llm2bids.cli.model import add_model_options
 from llm2bids.cli.terminal import format_table, options, tell
 
@@ -132,28 +134,36 @@ def _run(args: argparse.Namespace) -> int:
         summary = json.loads(found.summary.to_json(orient="records"))
         tell(json.dumps({"summary": summary, "scores": rows, "files": [str(path) for path in found.files]}, indent=2))
         return 0
+    names = _short_names(list(dict.fromkeys(one.mask for one in found.scores)))
+    conditions = names | {f"random for {name}": f"random for {short}" for name, short in names.items()}
     summary = [
-        {name: _plain(value) for name, value in row.items() if name != "runs"}
+        {name: conditions.get(value, _plain(value)) for name, value in row.items() if name != "runs"}
         for row in found.summary.to_dict("records")
     ]
     apart = {"bits_per_token", "accuracy_parsed", "parse_failures"}  # in the files; the last in the summary too
-    against = [_against(one) for one in found.scores if one.score not in apart]
+    against = [_against(one, names[one.mask]) for one in found.scores if one.score not in apart]
     tell(format_table(summary), "", format_table(against), "", *(str(path) for path in found.files))
     return 0
 
 
+def _short_names(masks: list[str]) -> dict[str, str]:
+    """What tells each mask from the others, so that tables are no wider than a window; files have the full names."""
+    short = short_names(masks)
+    return dict(zip(masks, short if len(set(short)) == len(masks) else masks, strict=True))
+
+
 def _plain(value: str | float | None) -> str:
     """A value as it is printed: shares and scores with three digits."""
-    if value is None:
+    if value is None or (isinstance(value, float) and isnan(value)):  # a column of numbers holds NaN for None
         return "n/a"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _against(score: LesionScore) -> dict[str, object]:
+def _against(score: LesionScore, mask: str) -> dict[str, object]:
     """A row of the second table: a lesion against its controls."""
     low, high = score.interval
     return {
-        "mask": score.mask,
+        "mask": mask,
         "text": score.material,
         "score": score.score,
         "intact": _plain(score.before),
