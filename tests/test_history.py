@@ -183,6 +183,24 @@ def test_the_same_command_is_one_step_with_all_its_files(
     assert steps_of(next(Path("ds/sub-b/func").glob("*run-01_bold.nii.gz"))) == [second]
 
 
+@pytest.mark.parametrize(
+    ("home", "verb"),
+    [("", "record"), ("derivatives/llm2bids", "prep"), ("derivatives/glm", "glm"), ("derivatives/ica", "ica")],
+)
+def test_what_was_broken_off_is_noted_by_the_command_that_goes_on(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str, verb: str
+) -> None:
+    from llm2bids.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(chain / "ds", "ds")
+    root = Path("ds", home)
+    step = next(step for step in read_history(root) if step.command.split()[1] == verb)
+    next(root.rglob(HISTORY)).unlink()  # all was written, nothing noted
+    assert main([*shlex.split(step.command)[1:], "--resume"]) == 0
+    assert read_history(root) == [step]
+
+
 def test_who_wrote_a_file_last_is_last(tmp_path: Path) -> None:
     for command in ("a", "b", "a"):
         note(tmp_path, command, [tmp_path / "x" / "file"])

@@ -152,6 +152,30 @@ def note(root: Path, command: str, files: Iterable[Path]) -> None:
         ) from error
 
 
+def unclaimed(root: Path, files: Iterable[Path]) -> set[Path]:
+    """Choose files that no command claims, as those that a call wrote before it was broken off.
+
+    Parameters
+    ----------
+    root : Path
+        The folder that keeps the history.
+    files : iterable of Path
+        Files in that folder.
+
+    Returns
+    -------
+    set of Path
+        Those that no step of the history names.
+
+    Raises
+    ------
+    DatasetError
+        If the history cannot be read.
+    """
+    told = {root / name for step in read_history(root) for name in step.outputs}
+    return {path for path in files if path not in told}
+
+
 def noted(
     verb: str, wrote: Callable[[Found, Mapping[str, Any]], tuple[Path, Iterable[Path]]]
 ) -> Callable[[Callable[Asked, Found]], Callable[Asked, Found]]:
@@ -163,7 +187,7 @@ def noted(
         What is typed after ``llm2bids``.
     wrote : callable
         Makes of what the function returns, and of its arguments, the folder that keeps the history and the files that
-        this call wrote there.
+        this call wrote there, or one before it that was broken off and is completed now.
 
     Returns
     -------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llm2bids.bids.history import noted
+from llm2bids.bids.history import noted, unclaimed
 from llm2bids.ica.job import SUMMARY, Decomposition, Job
 from llm2bids.ica.settings import Settings
 from llm2bids.ica.sources import find_sources
@@ -20,7 +20,8 @@ __all__ = ["Decomposition", "ica"]
 def _wrote(found: Sequence[Decomposition], asked: Mapping[str, Any]) -> tuple[Path, list[Path]]:
     """The files of new decompositions."""
     out = Path(asked["out_dir"])
-    return out, written(out, SUMMARY, {one.components for one in found if not one.skipped})
+    unnoted = unclaimed(out, (one.components for one in found))
+    return out, written(out, SUMMARY, {one.components for one in found if not one.skipped} | unnoted)
 
 
 @noted("ica", _wrote)
