@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import importlib.resources
 import json
@@ -199,6 +200,14 @@ def test_what_is_no_sidecar_is_refused_by_name(tmp_path: Path, content: bytes | 
         (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(DatasetError, match=rf"a\.json.*{telling}"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_field_that_a_file_lacks_is_named_with_the_file(tmp_path: Path) -> None:
+    fields = read_json(write_json(tmp_path / "a.json", {"Llm2bids": {"Site": "mlp"}, "Found": [{"contrast": "c"}]}))
+    assert fields.get("Task") is None
+    for ask in (lambda one: one["Task"], lambda one: one["Llm2bids"]["Task"], lambda one: one["Found"][0]["Task"]):
+        with pytest.raises(DatasetError, match=r"a\.json lacks the field 'Task'"):
+            ask(copy.deepcopy(fields))  # as for another process
 
 
 # ---- templates

@@ -212,6 +212,10 @@ def test_a_broken_result_leaves_old_pages_alone(own: Path) -> None:
     mask.write_bytes(mask.read_bytes()[:100])
     with pytest.raises(DatasetError, match=mask.name):
         report(own, overwrite=True)
+    result = max((own / "derivatives" / "glm").rglob("*_glm.json"))
+    write_json(result, {key: value for key, value in read_json(result).items() if key != "Found"})
+    with pytest.raises(DatasetError, match=f"{result.name} lacks the field 'Found'"):
+        report(own, overwrite=True)
     assert {path: path.read_bytes() for path in made.page.parent.glob("*.html")} == before
 
 

@@ -67,6 +67,17 @@ def write_json(path: Path, fields: Mapping[str, Any]) -> Path:
     return write_bytes(path, (json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
+class _Fields(dict[str, Any]):
+    """What a file says, at any depth; to ask for what it does not say is an error that names the file."""
+
+    path: Path
+
+    def __missing__(self, key: str) -> Any:
+        raise DatasetError(
+            f"{self.path} lacks the field {key!r}; restore it, or make it again with this version of llm2bids"
+        )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a sidecar.
 
@@ -78,15 +89,21 @@ def read_json(path: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        Its fields.
+        Its fields. To ask it, or an object in it, for a field that is not there raises `DatasetError` too.
 
     Raises
     ------
     DatasetError
         If it is not there or holds no JSON object.
     """
+
+    def told(fields: dict[str, Any]) -> _Fields:
+        made = _Fields(fields)
+        made.path = path
+        return made
+
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8"), object_hook=told)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DatasetError(f"{path} cannot be read ({error}); restore it or record again") from error
     if not isinstance(fields, dict):

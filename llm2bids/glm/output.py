@@ -237,7 +237,7 @@ def tails_of(summary: Mapping[str, Any]) -> str:
     'one-tailed, as F tests are'
     """
     asked = _TAILS[summary["Llm2bids"]["Statistics"]["Tail"]]
-    tests = {found.get("test", "t") for found in summary["Found"]}
+    tests = {found["test"] for found in summary["Found"]}
     if "F" not in tests:
         return asked
     return f"{asked}, F tests one-tailed" if "t" in tests else "one-tailed, as F tests are"

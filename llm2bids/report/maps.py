@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from llm2bids.bids.names import sidecar_of
-from llm2bids.bids.tables import read_json
 from llm2bids.glm.page import analysis_panel
 from llm2bids.networks.templates import read_result
 from llm2bids.pages import Panel, figure_html, table_html
@@ -116,14 +114,8 @@ def _map(result: Result, item: Template, found: Mapping[str, object], title: str
     task = str(result.fields["Task"])
     threshold = found["threshold"]
     least = float(threshold) if isinstance(threshold, int | float) else None
-    sidecar = read_json(sidecar_of(result.path.with_name(str(found["z_map"]))))
-    tail = _SIGNS[result.own["Statistics"]["Tail"]] if _is_t(sidecar) else 1  # F is large or it is not
+    tail = 1 if found["test"] == "F" else _SIGNS[result.own["Statistics"]["Tail"]]  # F is large or it is not
     return ViewerMap(f"{title}, {found['contrast']}", task, item.values, item.selected, "z", least, tail)
-
-
-def _is_t(sidecar: Mapping[str, Any]) -> bool:
-    """Whether a map is of a test that knows signs."""
-    return bool(sidecar["Llm2bids"].get("Contrast", {}).get("Test", "t") == "t")
 
 
 def _sizes(networks: Mapping[str, NDArray[np.bool_]], space: UnitSpace) -> str:
