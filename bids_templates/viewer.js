@@ -345,6 +345,7 @@
 
   function drawAll() {
     arrange();
+    view?.resizeListener(); // at once: until NiiVue notices by itself, the map would lie beside its frames
     drawMap();
     drawScale();
     drawCount();

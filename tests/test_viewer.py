@@ -133,6 +133,17 @@ def test_every_voxel_is_drawn_where_its_unit_is(shown: Visit) -> None:
         assert kind == expected, unit
 
 
+def test_the_map_is_as_large_as_its_stage_at_once(shown: Visit) -> None:
+    heights = shown.page.evaluate("""() => ["one", "all"].map(value => {
+        const [choice, canvas] = ["view", "canvas"].map(name => document.querySelector(`[data-part=${name}]`));
+        choice.value = value;
+        choice.dispatchEvent(new Event("change"));
+        return [canvas.height, canvas.clientHeight];
+    })""")
+    assert [drawn for drawn, _ in heights] == [height for _, height in heights]
+    assert heights[0] != heights[1]
+
+
 @pytest.mark.parametrize("unit", [17, 30, 58])
 def test_a_click_names_the_unit_and_pointing_only_while_there(shown: Visit, unit: int) -> None:
     stage = part(shown, "canvas")
