@@ -152,28 +152,29 @@ def note(root: Path, command: str, files: Iterable[Path]) -> None:
         ) from error
 
 
-def unclaimed(root: Path, files: Iterable[Path]) -> set[Path]:
-    """Choose files that no command claims, as those that a call wrote before it was broken off.
+def to_note(root: Path, found: Mapping[Path, bool]) -> set[Path]:
+    """Choose the files that a call has to note.
 
     Parameters
     ----------
     root : Path
         The folder that keeps the history.
-    files : iterable of Path
-        Files in that folder.
+    found : mapping of bool
+        Files in that folder that the call is about, and whether each was there already.
 
     Returns
     -------
     set of Path
-        Those that no step of the history names.
+        Those that it wrote, and those that no step of the history names: a call that was broken off wrote them.
 
     Raises
     ------
     DatasetError
         If the history cannot be read.
     """
-    told = {root / name for step in read_history(root) for name in step.outputs}
-    return {path for path in files if path not in told}
+    there = {path for path, skipped in found.items() if skipped}
+    told = {root / name for step in read_history(root) for name in step.outputs} if there else set()
+    return {*found} - (there & told)
 
 
 def noted(

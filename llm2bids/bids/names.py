@@ -157,7 +157,8 @@ def short_names(files: Sequence[str]) -> list[str]:
     Returns
     -------
     list of str
-        Labels of the entities that differ; the task, or the name without suffix, where none does.
+        Labels of the entities that differ; the task, or the name without suffix, where none does. Different names stay
+        different.
 
     Examples
     --------
@@ -165,10 +166,14 @@ def short_names(files: Sequence[str]) -> list[str]:
     ['a', 'b']
     >>> short_names(["net1.nii.gz", "net2.nii.gz"]), short_names(["sub-x_task-a_mask.nii.gz"])
     (['net1', 'net2'], ['a'])
+    >>> short_names(["net.v1.nii.gz", "net.v2.nii.gz"])
+    ['net.v1.nii.gz', 'net.v2.nii.gz']
     """
     entities = [parse_name(name)[1] for name in files]
     keys = list(dict.fromkeys(key for one in entities for key in one))
     differ = [key for key in keys if len({one.get(key) for one in entities}) > 1] or ["task"]
     labels = ["_".join(one[key] for key in differ if one.get(key)) for one in entities]
-    unique = len(set(labels)) == len(files) and all(labels)
-    return labels if unique else [name.partition(".")[0] for name in files]
+    if len(set(labels)) == len(files) and all(labels):
+        return labels
+    stems = [name.partition(".")[0] for name in files]
+    return stems if len(set(stems)) == len(set(files)) else list(files)

@@ -134,7 +134,8 @@ def _run(args: argparse.Namespace) -> int:
         summary = json.loads(found.summary.to_json(orient="records"))
         tell(json.dumps({"summary": summary, "scores": rows, "files": [str(path) for path in found.files]}, indent=2))
         return 0
-    names = _short_names(list(dict.fromkeys(one.mask for one in found.scores)))
+    masks = list(dict.fromkeys(one.mask for one in found.scores))
+    names = dict(zip(masks, short_names(masks), strict=True))  # files have the full names
     conditions = names | {f"random for {name}": f"random for {short}" for name, short in names.items()}
     summary = [
         {name: conditions.get(value, _plain(value)) for name, value in row.items() if name != "runs"}
@@ -144,12 +145,6 @@ def _run(args: argparse.Namespace) -> int:
     against = [_against(one, names[one.mask]) for one in found.scores if one.score not in apart]
     tell(format_table(summary), "", format_table(against), "", *(str(path) for path in found.files))
     return 0
-
-
-def _short_names(masks: list[str]) -> dict[str, str]:
-    """What tells each mask from the others, so that tables are no wider than a window; files have the full names."""
-    short = short_names(masks)
-    return dict(zip(masks, short if len(set(short)) == len(masks) else masks, strict=True))
 
 
 def _plain(value: str | float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llm2bids.bids.history import noted, unclaimed
+from llm2bids.bids.history import noted, to_note
 from llm2bids.errors import InferenceError
 from llm2bids.glm.group import find_groups
 from llm2bids.glm.output import SUMMARY, Finding, findings
@@ -25,8 +25,7 @@ __all__ = ["Finding", "glm"]
 def _wrote(found: Sequence[Finding], asked: Mapping[str, Any]) -> tuple[Path, list[Path]]:
     """The files of new analyses, and the pages that show them."""
     out = Path(asked["out_dir"])
-    unnoted = unclaimed(out, (one.z_map for one in found))
-    files = written(out, SUMMARY, {one.z_map for one in found if not one.skipped} | unnoted)
+    files = written(out, SUMMARY, to_note(out, {one.z_map: one.skipped for one in found}))
     pages = {out / f"{path.relative_to(out).parts[0]}.html" for path in files}
     return out, [*files, *(page for page in pages if page.exists())]
 

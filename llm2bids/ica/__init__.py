@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llm2bids.bids.history import noted, unclaimed
+from llm2bids.bids.history import noted, to_note
 from llm2bids.ica.job import SUMMARY, Decomposition, Job
 from llm2bids.ica.settings import Settings
 from llm2bids.ica.sources import find_sources
@@ -20,8 +20,7 @@ __all__ = ["Decomposition", "ica"]
 def _wrote(found: Sequence[Decomposition], asked: Mapping[str, Any]) -> tuple[Path, list[Path]]:
     """The files of new decompositions."""
     out = Path(asked["out_dir"])
-    unnoted = unclaimed(out, (one.components for one in found))
-    return out, written(out, SUMMARY, {one.components for one in found if not one.skipped} | unnoted)
+    return out, written(out, SUMMARY, to_note(out, {one.components: one.skipped for one in found}))
 
 
 @noted("ica", _wrote)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from llm2bids.bids.provenance import hash_parts
 from llm2bids.errors import LesionError
 from llm2bids.lesion.controls import draw_controls
 from llm2bids.lesion.exam import Exam
@@ -166,7 +166,7 @@ class Study:
         documents = [hashlib.sha256(text.encode()).hexdigest() for text in whole]
         settings = [reading.window, reading.stride, reading.answers, reading.new_tokens, reading.generations]
         parts = [model["WeightsSHA256"], model["Dtype"], shown, documents, settings, reading.batch_size]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return hash_parts(*parts)
 
     def _told(self, exam: Exam, drawn: Mapping[str, Controls]) -> dict[str, Any]:
         """What the sidecar says of the study."""

@@ -13,7 +13,7 @@ from joblib import Parallel, delayed
 
 from llm2bids import __version__
 from llm2bids.bids.dataset import Dataset
-from llm2bids.bids.history import noted, unclaimed
+from llm2bids.bids.history import noted, to_note
 from llm2bids.bids.names import parse_name, sidecar_of
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.runs import PREPARED, PREPROC, REPEATED, BoldRun, find_runs, read_events
@@ -107,8 +107,7 @@ class _Job:
 def _wrote(prepared: Sequence[Prepared], asked: Mapping[str, Any]) -> tuple[Path, list[Path]]:
     """The files of new runs, and the atlases of their spaces."""
     out, files = Path(asked["bids_dir"]) / PREPARED, set[Path]()
-    unnoted = unclaimed(out, (one.bold for one in prepared))
-    for bold in (one.bold for one in prepared if not one.skipped or one.bold in unnoted):
+    for bold in to_note(out, {one.bold: one.skipped for one in prepared}):
         run, _, rest = bold.name.partition("_space-")
         files |= {
             *bold.parent.glob(f"{run}_*"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from llm2bids.bids.dataset import Dataset
-from llm2bids.bids.history import noted, unclaimed
+from llm2bids.bids.history import noted, to_note
 from llm2bids.bids.names import format_name, parse_name
 from llm2bids.bids.nifti import MAX_SCANS, Grid, NiftiWriter
 from llm2bids.bids.tables import read_json, read_stim
@@ -75,8 +75,7 @@ class Recording:
 def _wrote(recordings: Sequence[Recording], asked: Mapping[str, Any]) -> tuple[Path, list[Path]]:
     """The files of new runs, and those that they share with others."""
     root, files = Path(asked["bids_dir"]), set[Path]()
-    unnoted = unclaimed(root, (one.bold for one in recordings))
-    for bold in (one.bold for one in recordings if not one.skipped or one.bold in unnoted):
+    for bold in to_note(root, {one.bold: one.skipped for one in recordings}):
         entities = parse_name(bold.name)[1]
         subject, task, site = (entities[key] for key in ("sub", "task", "acq"))
         shown = format_name("stimuli.json", **{**entities, "acq": None})
