@@ -21,9 +21,9 @@ import pandas as pd
 from llm2bids.bids.nifti import Grid, NiftiWriter, read_scans
 from llm2bids.bids.tables import write_json, write_stim, write_tsv
 from llm2bids.bids.templates import template_json
-from llm2bids.glm import glm
-from llm2bids.prep import prep
+from llm2bids.preparation import prep
 from llm2bids.space import UnitSpace
+from llm2bids.statistics import glm
 from llm2bids.task import Task, Trial
 
 if TYPE_CHECKING:

@@ -26,16 +26,16 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from llm2bids.glm import glm
-from llm2bids.glm.analysis import Analysis, find_analyses
-from llm2bids.glm.estimate import PromptEffects, estimate, first_level, second_level
-from llm2bids.glm.prepared import PreparedRun
-from llm2bids.glm.settings import Settings
-from llm2bids.mask import load_mask
-from llm2bids.prep import prep
-from llm2bids.record import record
-from llm2bids.regressors import Product, Regressors
-from llm2bids.statsmodel import Contrast, Node, StatsModel
+from llm2bids.bids.prepared import PreparedRun
+from llm2bids.design.regressors import Product, Regressors
+from llm2bids.design.statsmodel import Contrast, Node, StatsModel
+from llm2bids.masks import load_mask
+from llm2bids.preparation import prep
+from llm2bids.recording import record
+from llm2bids.statistics import glm
+from llm2bids.statistics.analysis import Analysis, find_analyses
+from llm2bids.statistics.estimation import PromptEffects, estimate, first_level, second_level
+from llm2bids.statistics.settings import Settings
 
 INFERENCES = ("prompt", "run", "token")
 RUNS = 4

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from llm2bids.ica import ica
-from llm2bids.mask import load_mask
-from llm2bids.networks.match import match
-from llm2bids.phantom import phantom_truth
-from llm2bids.prep import prep
-from llm2bids.record import record
+from llm2bids.decomposition import ica
+from llm2bids.masks import load_mask
+from llm2bids.model.phantom import phantom_truth
+from llm2bids.networks.matching import match
+from llm2bids.preparation import prep
+from llm2bids.recording import record
 
 SETTINGS: tuple[dict[str, Any], ...] = (
     {"z": 3.6},

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llm2bids.lesion import lesion
+from llm2bids.lesioning import lesion
+from llm2bids.model.phantom import build_phantom, phantom_texts, phantom_truth
 from llm2bids.model.sites import find_site, measure_widths
-from llm2bids.phantom import build_phantom, phantom_texts, phantom_truth
 from llm2bids.space import UnitSpace
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from llm2bids.lesion import Lesions
+    from llm2bids.lesioning import Lesions
     from llm2bids.space import UnitMask
 
 SITES = ("attn", "mlp", "neuron", "head", "block")

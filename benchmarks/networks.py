@@ -24,22 +24,22 @@ import numpy as np
 from scipy.stats import kstest
 from tqdm import tqdm
 
-from llm2bids.glm import glm
+from llm2bids.model.phantom import build_phantom
 from llm2bids.networks.agreement import exchanged_labels
-from llm2bids.networks.identification import SCORES, Experiment, items_of
-from llm2bids.networks.results import NetworkSet, find_networks
-from llm2bids.networks.rules import NetworkRule
-from llm2bids.networks.similarity import (
+from llm2bids.networks.chance import (
     matched_networks,
     p_at_least,
     shared_by_chance,
     shared_units,
     units_per_layer,
 )
-from llm2bids.networks.sums import RunContrast, RunSums, relabelled
-from llm2bids.phantom import build_phantom
-from llm2bids.prep import prep
-from llm2bids.record import record
+from llm2bids.networks.identification import SCORES, Experiment, items_of
+from llm2bids.networks.network_set import NetworkSet, find_networks
+from llm2bids.networks.rules import NetworkRule
+from llm2bids.networks.run_statistics import RunContrast, RunSums, relabelled
+from llm2bids.preparation import prep
+from llm2bids.recording import record
+from llm2bids.statistics import glm
 from llm2bids.task import builtin_prompts
 
 TASKS, RUNS, PROMPTS = 6, 4, 18

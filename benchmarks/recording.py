@@ -28,9 +28,9 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from llm2bids.bids.nifti import Grid, NiftiWriter
 from llm2bids.model.loading import Subject, make_subject
+from llm2bids.model.phantom import build_phantom
 from llm2bids.model.recording import generate, read
 from llm2bids.model.sites import find_site, measure_widths
-from llm2bids.phantom import build_phantom
 from llm2bids.space import UnitSpace
 
 if TYPE_CHECKING:

@@ -18,19 +18,19 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from llm2bids.bids.nifti import read_scans
-from llm2bids.glm import glm
-from llm2bids.ica import ica
-from llm2bids.lesion import lesion
+from llm2bids.decomposition import ica
+from llm2bids.lesioning import lesion
 from llm2bids.model.loading import Subject, make_subject
-from llm2bids.networks.connectivity import connectivity
-from llm2bids.networks.identify import identify
-from llm2bids.networks.overlap import overlap
-from llm2bids.networks.profiles import profile
-from llm2bids.networks.reliability import reliability
-from llm2bids.phantom import build_phantom
-from llm2bids.prep import prep
-from llm2bids.record import record
-from llm2bids.report import report
+from llm2bids.model.phantom import build_phantom
+from llm2bids.networks.depth_profile import profile
+from llm2bids.networks.functional_connectivity import connectivity
+from llm2bids.networks.identification_study import identify
+from llm2bids.networks.repeatability import reliability
+from llm2bids.networks.unit_overlap import overlap
+from llm2bids.preparation import prep
+from llm2bids.recording import record
+from llm2bids.reporting import report
+from llm2bids.statistics import glm
 
 
 def gpt2_small() -> Subject:

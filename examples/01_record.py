@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from llm2bids.record import record
+from llm2bids.recording import record
 
 ORANGE = "#e66101"
 

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from llm2bids.glm import glm
-from llm2bids.mask import load_mask, save_mask, show
-from llm2bids.phantom import build_phantom
-from llm2bids.prep import prep
-from llm2bids.record import record
+from llm2bids.masks import load_mask, save_mask, show
+from llm2bids.model.phantom import build_phantom
+from llm2bids.preparation import prep
+from llm2bids.recording import record
 from llm2bids.space import UnitMask
+from llm2bids.statistics import glm
 from llm2bids.task import builtin_prompts, on_topics
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from llm2bids.mask import load_mask
+from llm2bids.masks import load_mask
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from llm2bids.glm import glm
-from llm2bids.networks.connectivity import connectivity
-from llm2bids.networks.identify import identify
-from llm2bids.networks.overlap import overlap
-from llm2bids.networks.profiles import profile
-from llm2bids.networks.reliability import reliability
-from llm2bids.prep import prep
-from llm2bids.record import record
+from llm2bids.networks.depth_profile import profile
+from llm2bids.networks.functional_connectivity import connectivity
+from llm2bids.networks.identification_study import identify
+from llm2bids.networks.repeatability import reliability
+from llm2bids.networks.unit_overlap import overlap
+from llm2bids.preparation import prep
+from llm2bids.recording import record
+from llm2bids.statistics import glm
 
 if TYPE_CHECKING:
-    from llm2bids.networks.output import Answer
+    from llm2bids.networks.answers import Answer
 
 TASKS = "nencka2023"
 
@@ -59,7 +59,7 @@ def untrained(model: str, folder: Path) -> str:
     import torch  # noqa: PLC0415 - only the control needs it
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
-    from llm2bids.phantom import build_phantom  # noqa: PLC0415
+    from llm2bids.model.phantom import build_phantom  # noqa: PLC0415
 
     torch.manual_seed(0)
     subject = build_phantom() if model == "phantom" else None

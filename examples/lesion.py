@@ -22,17 +22,17 @@ from galactica import table  # the example beside this one
 
 from llm2bids.bids.names import parse_name
 from llm2bids.bids.tables import read_tsv
-from llm2bids.glm import glm
-from llm2bids.ica import ica
-from llm2bids.lesion import lesion
-from llm2bids.lesion.materials import known_texts
-from llm2bids.mask import load_mask
-from llm2bids.prep import prep
-from llm2bids.record import record
+from llm2bids.decomposition import ica
+from llm2bids.lesioning import lesion
+from llm2bids.lesioning.materials import known_texts
+from llm2bids.masks import load_mask
+from llm2bids.preparation import prep
+from llm2bids.recording import record
+from llm2bids.statistics import glm
 from llm2bids.task import builtin_prompts, on_topics, text_hash
 
 if TYPE_CHECKING:
-    from llm2bids.lesion import Lesions
+    from llm2bids.lesioning import Lesions
 
 TASKS = "nencka2023"
 RUNS = 3

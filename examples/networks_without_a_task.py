@@ -25,20 +25,20 @@ from galactica import table, untrained  # the example beside this one
 from matplotlib.figure import Figure
 
 from llm2bids.bids.tables import read_tsv
-from llm2bids.fingerprint import fingerprint
-from llm2bids.glm import glm
-from llm2bids.ica import ica
-from llm2bids.ica.components import correlate, over_units
-from llm2bids.mask import load_mask
-from llm2bids.networks.match import match
-from llm2bids.networks.overlap import holm
-from llm2bids.phantom import build_phantom
-from llm2bids.prep import prep
-from llm2bids.record import record
+from llm2bids.decomposition import ica
+from llm2bids.decomposition.components import correlate, over_units
+from llm2bids.masks import load_mask
+from llm2bids.model.phantom import build_phantom
+from llm2bids.networks.fingerprinting import fingerprint
+from llm2bids.networks.matching import match
+from llm2bids.networks.unit_overlap import holm
+from llm2bids.preparation import prep
+from llm2bids.recording import record
+from llm2bids.statistics import glm
 
 if TYPE_CHECKING:
-    from llm2bids.ica import Decomposition
-    from llm2bids.networks.output import Answer
+    from llm2bids.decomposition import Decomposition
+    from llm2bids.networks.answers import Answer
 
 TASKS, PAPER_Z, SHOWN = "nencka2023", 3.6, 24
 OTHERS = {"again": "itself, from another start", "untrained": "random weights", "noise": "a phantom of other noise"}

@@ -17,20 +17,8 @@ if TYPE_CHECKING:
 def did_you_mean(name: str, there: Iterable[object]) -> str:
     """Suggest the name that was probably meant, to put before a list of those there are.
 
-    Parameters
-    ----------
-    name : str
-        What was not found.
-    there : iterable
-        What there is.
+    Returns A question and a space; empty where nothing is alike.
 
-    Returns
-    -------
-    str
-        A question and a space; empty where nothing is alike.
-
-    Examples
-    --------
     >>> did_you_mean("patholgy", ["archeology", "pathology"])
     'did you mean pathology? '
     >>> did_you_mean("rest", ["archeology", "pathology"])

@@ -21,28 +21,6 @@ def progress_bar(
 ) -> tqdm[Any]:
     """Show how far work is.
 
-    Parameters
-    ----------
-    unit : str
-        What is counted, e.g. ``"runs"``.
-    total : int
-        How many there are.
-    name : str, optional
-        What does it.
-    over : iterable, optional
-        What is gone through and counts; without it the caller counts by `update`.
-    done : int
-        How many were done before.
-    shown : bool or None
-        Whether to show it; None for if the terminal can.
-
-    Returns
-    -------
-    tqdm
-        To be used in a ``with``.
-
-    Examples
-    --------
     >>> with progress_bar("runs", 2, over=["one", "other"], shown=False) as bar:
     ...     list(bar)
     ['one', 'other']

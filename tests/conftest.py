@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from llm2bids.cli import main
-from llm2bids.glm import glm
-from llm2bids.prep import prep
-from llm2bids.record import record
+from llm2bids.preparation import prep
+from llm2bids.recording import record
+from llm2bids.statistics import glm
 
 from .browser import browsers, visit  # noqa: F401 - fixtures of all tests
 from .maps import IDENTITY, SPACE, VALUES, write_map
@@ -28,7 +28,7 @@ from .warm import warm_commands
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from llm2bids.record import Recording
+    from llm2bids.recording import Recording
 
     from .group_cases import Cohort
 
@@ -167,7 +167,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """Three phantoms of other noise, analysed one by one; do not write into it."""
 
     def make(root: Path) -> None:
-        from llm2bids.phantom import build_phantom
+        from llm2bids.model.phantom import build_phantom
 
         from .group_cases import SMALL
 
@@ -227,6 +227,6 @@ def known_cohort(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Co
 @pytest.fixture
 def cohort(known_cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cohort:
     """A copy to write into; pages are drawn for phantoms only, which is slow."""
-    monkeypatch.setattr("llm2bids.glm.write_page", lambda *_: None)
+    monkeypatch.setattr("llm2bids.statistics.write_page", lambda *_: None)
     shutil.copytree(known_cohort.raw, tmp_path / "ds")
     return replace(known_cohort, raw=tmp_path / "ds")

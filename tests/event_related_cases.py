@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llm2bids.design import frame_times
-from llm2bids.glm.analysis import Analysis
-from llm2bids.glm.estimate import check, estimate
-from llm2bids.glm.settings import Settings
-from llm2bids.statsmodel import StatsModel
+from llm2bids.bids.runs import frame_times
+from llm2bids.design.statsmodel import StatsModel
+from llm2bids.statistics.analysis import Analysis
+from llm2bids.statistics.estimation import check, estimate
+from llm2bids.statistics.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llm2bids.errors import LLM2BIDSError
-    from llm2bids.glm.estimate import Fitted
+    from llm2bids.statistics.estimation import Fitted
 
 OFF_ON = ("off", "on")
 FACTOR = {"Name": "Factor", "Input": ["trial_type"]}

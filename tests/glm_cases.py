@@ -10,12 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from llm2bids.glm import glm
+from llm2bids.statistics import glm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llm2bids.glm import Finding
+    from llm2bids.statistics import Finding
 
 SMALL: dict[str, Any] = {"runs": 2, "blocks": 2, "prompts_per_block": 2, "tokens": 5, "progress": False}
 N_RUNS, N_PROMPTS, N_TOKENS = 2, 10, 5

@@ -14,15 +14,15 @@ from nilearn.glm.second_level import SecondLevelModel
 
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.tables import read_json, write_json, write_tsv
-from llm2bids.glm import glm
 from llm2bids.space import UnitSpace
+from llm2bids.statistics import glm
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from llm2bids.glm import Finding
+    from llm2bids.statistics import Finding
 
 SMALL: dict[str, Any] = {"runs": 1, "blocks": 2, "prompts_per_block": 2, "tokens": 5, "progress": False}
 STEM = "task-pathology_acq-block_space-L6C128block"

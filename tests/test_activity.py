@@ -11,14 +11,14 @@ import pytest
 from llm2bids.bids.nifti import Grid, NiftiWriter, read_scans
 from llm2bids.bids.runs import find_runs
 from llm2bids.errors import DatasetError
-from llm2bids.phantom import build_phantom
-from llm2bids.report.activity import measure_activity, read_carpet, spread_evenly
+from llm2bids.model.phantom import build_phantom
+from llm2bids.reporting.activity import measure_activity, read_carpet, spread_evenly
 from llm2bids.space import UnitSpace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llm2bids.record import Recording
+    from llm2bids.recording import Recording
 
 SPACE = UnitSpace("mlp", ("h.0:out", "h.1:out", "h.2:out"), (30, 44, 36))
 

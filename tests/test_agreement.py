@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from llm2bids.design.statsmodel import Contrast
 from llm2bids.networks.agreement import (
     correlations,
     exchanged_labels,
@@ -21,11 +22,10 @@ from llm2bids.networks.agreement import (
     standardized,
     within_and_between,
 )
-from llm2bids.networks.growth import compare_halves, contrast_of_means, growth_with_prompts, growth_with_runs
+from llm2bids.networks.chance import p_at_least
+from llm2bids.networks.learning_curve import compare_halves, contrast_of_means, growth_with_prompts, growth_with_runs
 from llm2bids.networks.rules import NetworkRule
-from llm2bids.networks.similarity import p_at_least
-from llm2bids.networks.sums import Maps, RunContrast, RunSums
-from llm2bids.statsmodel import Contrast
+from llm2bids.networks.run_statistics import Maps, RunContrast, RunSums
 
 SHROUT_FLEISS = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]])
 """Table 2: six targets, four judges."""

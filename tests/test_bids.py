@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gzip
-import importlib.resources
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from hypothesis import strategies as st
 
 from llm2bids.bids.names import ENTITIES, check_label, format_name, parse_name, to_label
 from llm2bids.bids.tables import read_json, read_stim, read_tsv, write_bytes, write_json, write_stim, write_tsv
-from llm2bids.bids.templates import template_json, template_text
+from llm2bids.bids.templates import template_json, template_text, templates
 from llm2bids.errors import DatasetError, LabelError, LLM2BIDSError
 
 from .limits import full_disk
@@ -32,7 +31,7 @@ relaxed = settings(max_examples=50, deadline=None)
 LABELS = st.text(string.ascii_letters + string.digits, min_size=1, max_size=9)
 TEMPLATES = {
     file.name: file.read_text(encoding="utf-8")
-    for file in importlib.resources.files("bids_templates").iterdir()
+    for file in templates().iterdir()
     if file.is_file() and not file.name.endswith((".js", ".css"))  # code has placeholders of its own, none of ours
 }
 JSON_TEMPLATES = sorted(name for name in TEMPLATES if name.endswith(".json"))

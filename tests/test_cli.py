@@ -25,7 +25,7 @@ from llm2bids.task import builtin_tasks
 from .families import tiny_subject
 
 if TYPE_CHECKING:
-    from llm2bids.record import Recording
+    from llm2bids.recording import Recording
 
 TINY = ["--runs", "1", "--blocks", "1", "--prompts-per-block", "1", "--tokens", "2"]
 PATHOLOGY = ["--task", "pathology", *TINY]

@@ -11,19 +11,19 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp
 
+from llm2bids.bids.prepared import PreparedRun
 from llm2bids.bids.tables import read_json, read_tsv, write_json
 from llm2bids.errors import InferenceError, LLM2BIDSError
-from llm2bids.glm.prepared import PreparedRun
-from llm2bids.networks.connectivity import connectivity
-from llm2bids.networks.courses import connect, eigenvariate, evoked, exclusive, over_runs, signed_mean, without
-from llm2bids.networks.results import find_networks
+from llm2bids.networks.functional_connectivity import connectivity
+from llm2bids.networks.network_set import find_networks
 from llm2bids.networks.scans import Cleaning, find_scans
+from llm2bids.networks.time_courses import connect, eigenvariate, evoked, exclusive, over_runs, signed_mean, without
 from llm2bids.plots.connectivity import draw_connectivity
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llm2bids.networks.output import Answer
+    from llm2bids.networks.answers import Answer
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 """Only that of the answer that all look at is drawn, before any test."""

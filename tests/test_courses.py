@@ -9,11 +9,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from llm2bids.bids.prepared import PreparedRun, find_prepared
 from llm2bids.bids.tables import read_json, write_json
 from llm2bids.errors import DatasetError
-from llm2bids.glm.prepared import PreparedRun, find_prepared
-from llm2bids.prep import prep
-from llm2bids.report.courses import STEPS, read_courses
+from llm2bids.preparation import prep
+from llm2bids.reporting.time_courses import STEPS, read_courses
 from llm2bids.space import UnitSpace
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from llm2bids.record import Recording
+    from llm2bids.recording import Recording
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pandas as pd
 from llm2bids.bids.history import read_history
 from llm2bids.bids.tables import read_json
 from llm2bids.cli import main
-from llm2bids.mask import load_mask
+from llm2bids.masks import load_mask
 from llm2bids.plots import draw_iou
 from llm2bids.task import builtin_prompts, on_topics, text_hash
 

@@ -10,16 +10,8 @@ import pandas as pd
 import pytest
 from nilearn.glm.first_level import make_first_level_design_matrix
 
-from llm2bids.design import (
-    average,
-    check_estimable,
-    cosines,
-    frame_times,
-    high_pass,
-    partition,
-    prompt_design,
-    token_design,
-)
+from llm2bids.bids.runs import frame_times
+from llm2bids.design.matrix import average, check_estimable, cosines, high_pass, partition, prompt_design, token_design
 from llm2bids.errors import DesignError
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from packaging.requirements import Requirement
 
-from llm2bids import doctor as house
+from llm2bids import diagnosis as house
 from llm2bids.cli import main
-from llm2bids.doctor import doctor, enough, library
-from llm2bids.validate import COMMAND
+from llm2bids.diagnosis import doctor, enough, library
+from llm2bids.validation import COMMAND
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +85,7 @@ def test_a_validator_that_does_not_run_is_missing(quick_validator: Path, text: s
 
 def test_a_validator_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr("llm2bids.validate.sys.executable", str(tmp_path / "nowhere" / "python"))
+    monkeypatch.setattr("llm2bids.validation.sys.executable", str(tmp_path / "nowhere" / "python"))
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     check = by_name()["BIDS validator"]
     assert (check.state, check.advice) == ("missing", f"install it with: pip install {COMMAND}")
@@ -120,7 +120,7 @@ def test_little_room_is_said() -> None:
 
 def test_the_real_validator_says_its_version(quick_validator: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    from llm2bids.validate import executable
+    from llm2bids.validation import executable
 
     assert executable() != str(quick_validator)
     subprocess.run([executable(), "--version"], check=True, capture_output=True, timeout=60)

@@ -12,13 +12,14 @@ from nilearn.glm.contrasts import compute_contrast
 from nilearn.glm.first_level import run_glm
 from scipy import stats
 
-from llm2bids.design import frame_times, prompt_design
+from llm2bids.bids.runs import frame_times
+from llm2bids.design.matrix import prompt_design
+from llm2bids.design.statsmodel import Contrast
 from llm2bids.errors import DesignError, InferenceError
-from llm2bids.glm.estimate import check, first_level, second_level
-from llm2bids.glm.fit import flips_signs, max_t
-from llm2bids.glm.kinds import with_bins, with_slopes
-from llm2bids.glm.settings import Settings
-from llm2bids.statsmodel import Contrast
+from llm2bids.statistics.estimation import check, first_level, second_level
+from llm2bids.statistics.linear_model import flips_signs, max_t
+from llm2bids.statistics.prompt_effects import with_bins, with_slopes
+from llm2bids.statistics.settings import Settings
 
 from .event_related_cases import (
     BINS,

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from llm2bids.bids.tables import read_json, read_tsv, write_json
+from llm2bids.design.regressors import MEAN, Column
+from llm2bids.design.statsmodel import Contrast, StatsModel
 from llm2bids.errors import DesignError, InferenceError, LLM2BIDSError, StatsModelError
-from llm2bids.glm import glm
-from llm2bids.glm.kinds import Weighing
-from llm2bids.prep import prep
-from llm2bids.record import record
-from llm2bids.regressors import MEAN, Column
-from llm2bids.statsmodel import Contrast, StatsModel
-from llm2bids.validate import validate
+from llm2bids.preparation import prep
+from llm2bids.recording import record
+from llm2bids.statistics import glm
+from llm2bids.statistics.prompt_effects import Weighing
+from llm2bids.validation import validate
 
 from .event_related_cases import (
     BINS,
@@ -35,7 +35,7 @@ from .event_related_cases import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llm2bids.glm import Finding
+    from llm2bids.statistics import Finding
 
 
 # ---- contrasts in two parts

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llm2bids.mask import load_mask
-from llm2bids.phantom import phantom_truth
+from llm2bids.masks import load_mask
+from llm2bids.model.phantom import phantom_truth
 
 from .test_examples import EXAMPLES
 

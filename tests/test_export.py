@@ -11,18 +11,17 @@ import pytest
 from fsl.data import featanalysis, vest
 from nilearn.glm.first_level import make_first_level_design_matrix
 
-from llm2bids.bids.runs import PREPARED, BoldRun, find_runs, read_events
+from llm2bids.bids.runs import PREPARED, BoldRun, find_runs, frame_times, read_events
 from llm2bids.bids.tables import read_json, write_json
-from llm2bids.design import frame_times
 from llm2bids.errors import DatasetError, DesignError, StatsModelError
-from llm2bids.prep import prep
-from llm2bids.record import record
-from llm2bids.validate import validate
+from llm2bids.preparation import prep
+from llm2bids.recording import record
+from llm2bids.validation import validate
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llm2bids.record import Recording
+    from llm2bids.recording import Recording
 
 
 @pytest.fixture(scope="module")

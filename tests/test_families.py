@@ -16,8 +16,8 @@ from llm2bids.model.lesions import mean_activations
 from llm2bids.model.loading import Sampling, make_subject
 from llm2bids.model.recording import Scans, generate, padding_is_harmless, read, tokenize
 from llm2bids.model.scoring import continue_tokens, split_texts, surprise
+from llm2bids.model.site_names import SITES
 from llm2bids.model.sites import HookPoint, find_site, match_hookpoints, measure_widths, tapped
-from llm2bids.sites import SITES
 from llm2bids.space import UnitSpace
 
 from .families import CAUSAL, FAMILIES, HIDDEN, LACKING, N_BLOCKS, texts, tiny_subject, tiny_tokenizer

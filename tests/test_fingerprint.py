@@ -14,16 +14,24 @@ from scipy.stats import spearmanr
 
 from llm2bids.bids.tables import read_tsv
 from llm2bids.cli import main
+from llm2bids.decomposition import ica
+from llm2bids.decomposition.components import courses_of, fit
+from llm2bids.decomposition.reduction import principal, reduce_runs
+from llm2bids.decomposition.settings import Settings
+from llm2bids.decomposition.sources import find_sources
 from llm2bids.errors import DatasetError, InferenceError
-from llm2bids.fingerprint import Courses, choose_level, compare, fingerprint, read_courses, score_of, spearman
-from llm2bids.ica import ica
-from llm2bids.ica.components import courses_of, fit
-from llm2bids.ica.reduction import principal, reduce_runs
-from llm2bids.ica.settings import Settings
-from llm2bids.ica.sources import find_sources
-from llm2bids.networks.output import Answer
-from llm2bids.prep import prep
-from llm2bids.validate import validate
+from llm2bids.networks.answers import Answer
+from llm2bids.networks.fingerprinting import (
+    Courses,
+    choose_level,
+    compare,
+    fingerprint,
+    read_courses,
+    score_of,
+    spearman,
+)
+from llm2bids.preparation import prep
+from llm2bids.validation import validate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -214,8 +222,8 @@ def test_what_is_not_there_is_null_for_programs_and_a_dash_for_people(
 ) -> None:
     table = pd.DataFrame([{"score": np.nan, "iou": np.nan, "pairs": 0}])
     answer = Answer("match", "x", "", {"score": table}, files=(tmp_path / "one.tsv",))
-    monkeypatch.setattr("llm2bids.fingerprint.fingerprint", lambda *_, **__: answer)
-    monkeypatch.setattr("llm2bids.networks.match.match", lambda *_, **__: answer)
+    monkeypatch.setattr("llm2bids.networks.fingerprinting.fingerprint", lambda *_, **__: answer)
+    monkeypatch.setattr("llm2bids.networks.matching.match", lambda *_, **__: answer)
     call = ["fingerprint", "a", "b"] if verb == "fingerprint" else ["networks", "match", "a", "b"]
     assert main([*call, "--json"]) == 0
     told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)

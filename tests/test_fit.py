@@ -14,8 +14,9 @@ from nilearn.glm import compute_fixed_effects
 from nilearn.glm.first_level import FirstLevelModel
 from scipy import stats
 
+from llm2bids.design.statsmodel import Contrast
 from llm2bids.errors import InferenceError
-from llm2bids.glm.fit import (
+from llm2bids.statistics.linear_model import (
     StatMaps,
     add_runs,
     adjust,
@@ -26,8 +27,7 @@ from llm2bids.glm.fit import (
     prompt_effects,
     weigh_runs,
 )
-from llm2bids.glm.settings import Settings, refuse_neighbours
-from llm2bids.statsmodel import Contrast
+from llm2bids.statistics.settings import Settings, refuse_neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from llm2bids.design.fsl import FeatRun, design_con, design_mat, ev_text, feat_fsf, reference_of
 from llm2bids.errors import DatasetError, DesignError, LLM2BIDSError, TaskError
-from llm2bids.fsl import FeatRun, design_con, design_mat, ev_text, feat_fsf, reference_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

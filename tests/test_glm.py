@@ -24,11 +24,11 @@ from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.tables import read_json, read_tsv, write_json, write_tsv
 from llm2bids.errors import DatasetError, StatsModelError
-from llm2bids.glm import glm
-from llm2bids.mask import load_mask
-from llm2bids.prep import prep
-from llm2bids.record import record
-from llm2bids.validate import validate
+from llm2bids.masks import load_mask
+from llm2bids.preparation import prep
+from llm2bids.recording import record
+from llm2bids.statistics import glm
+from llm2bids.validation import validate
 
 from .glm_cases import (
     CUTOFF,
@@ -48,7 +48,7 @@ from .glm_cases import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llm2bids.glm import Finding
+    from llm2bids.statistics import Finding
 
 
 @pytest.fixture(scope="module")

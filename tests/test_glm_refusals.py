@@ -14,10 +14,10 @@ import pytest
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.tables import read_json, read_tsv, write_json, write_tsv
 from llm2bids.errors import DatasetError, DesignError, InferenceError, StatsModelError
-from llm2bids.glm import glm
-from llm2bids.prep import prep
-from llm2bids.record import record
-from llm2bids.validate import validate
+from llm2bids.preparation import prep
+from llm2bids.recording import record
+from llm2bids.statistics import glm
+from llm2bids.validation import validate
 
 from .glm_cases import (
     N_TOKENS,

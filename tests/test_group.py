@@ -15,10 +15,10 @@ from scipy import stats
 
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.tables import read_json, read_tsv
-from llm2bids.glm import glm
-from llm2bids.phantom import phantom_truth
+from llm2bids.model.phantom import phantom_truth
 from llm2bids.space import UnitSpace
-from llm2bids.validate import validate
+from llm2bids.statistics import glm
+from llm2bids.validation import validate
 
 from .group_cases import ALIVE, DEAD, MADE, STEM, factor, stats_model
 

@@ -16,10 +16,10 @@ from scipy import stats
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.tables import read_json, write_json, write_tsv
 from llm2bids.errors import DatasetError, DesignError, InferenceError, LLM2BIDSError, StatsModelError
-from llm2bids.glm import glm
-from llm2bids.prep import prep
-from llm2bids.record import record
+from llm2bids.preparation import prep
+from llm2bids.recording import record
 from llm2bids.space import UnitSpace
+from llm2bids.statistics import glm
 
 from .families import tiny_subject
 from .group_cases import DEAD, MADE, SMALL, STEM, factor, stats_model

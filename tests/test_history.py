@@ -18,17 +18,17 @@ from llm2bids import __version__
 from llm2bids.bids.history import HISTORY, UNTOLD, Step, command_line, note, noted, read_history, steps_of
 from llm2bids.cli import build_parser
 from llm2bids.cli.terminal import options
+from llm2bids.decomposition import ica
 from llm2bids.errors import DatasetError
-from llm2bids.glm import glm
-from llm2bids.ica import ica
-from llm2bids.lesion import lesion
-from llm2bids.mask import load_mask
-from llm2bids.networks.match import match
-from llm2bids.networks.profiles import profile
-from llm2bids.prep import prep
-from llm2bids.prune import prune
-from llm2bids.record import record
-from llm2bids.validate import validate
+from llm2bids.lesioning import lesion
+from llm2bids.masks import load_mask
+from llm2bids.networks.depth_profile import profile
+from llm2bids.networks.matching import match
+from llm2bids.preparation import prep
+from llm2bids.pruning import prune
+from llm2bids.recording import record
+from llm2bids.statistics import glm
+from llm2bids.validation import validate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -13,16 +13,16 @@ import pytest
 
 from llm2bids.bids.tables import read_json, read_tsv, write_json
 from llm2bids.cli import main
+from llm2bids.decomposition import Decomposition, ica
+from llm2bids.decomposition.components import assign, correlate, courses_of, cut, fit, flipped, over_units, stability
+from llm2bids.decomposition.reduction import KEEP, Reduced, estimate_components, principal, reduce_runs
+from llm2bids.decomposition.settings import Settings
 from llm2bids.errors import DatasetError, InferenceError
-from llm2bids.ica import Decomposition, ica
-from llm2bids.ica.components import assign, correlate, courses_of, cut, fit, flipped, over_units, stability
-from llm2bids.ica.reduction import KEEP, Reduced, estimate_components, principal, reduce_runs
-from llm2bids.ica.settings import Settings
-from llm2bids.mask.files import load_mask
-from llm2bids.networks.match import match
-from llm2bids.phantom import phantom_truth
+from llm2bids.masks.files import load_mask
+from llm2bids.model.phantom import phantom_truth
+from llm2bids.networks.matching import match
 from llm2bids.space import UnitSpace
-from llm2bids.validate import validate
+from llm2bids.validation import validate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,7 +139,7 @@ def test_courses_are_the_weights_of_the_maps() -> None:
 @pytest.fixture(scope="module")
 def found(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Decomposition:
     """All runs of the phantom, as any user would."""
-    logging.getLogger("llm2bids.ica").setLevel(logging.ERROR)
+    logging.getLogger("llm2bids.decomposition").setLevel(logging.ERROR)
     (one,) = ica(planted, tmp_path_factory.mktemp("ica") / "out", resamples=2, progress=False)
     return one
 

@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import binomtest
 
 import llm2bids.networks.decoder as decoding
+from llm2bids.design.statsmodel import Contrast
 from llm2bids.errors import InferenceError
 from llm2bids.networks.identification import (
     SCORES,
@@ -23,9 +24,8 @@ from llm2bids.networks.identification import (
     score,
 )
 from llm2bids.networks.rules import NetworkRule
-from llm2bids.networks.sums import Maps, RunContrast, RunSums
+from llm2bids.networks.run_statistics import Maps, RunContrast, RunSums
 from llm2bids.space import UnitSpace
-from llm2bids.statsmodel import Contrast
 
 N_UNITS = 120
 N_PROMPTS = 12

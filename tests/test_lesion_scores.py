@@ -12,9 +12,9 @@ import torch
 from scipy.stats import binomtest
 
 from llm2bids.errors import LesionError, PromptError
-from llm2bids.lesion import LesionScore, draw_controls
-from llm2bids.lesion.exam import Exam, Reading, find_option
-from llm2bids.lesion.materials import Item, Questions, read_questions
+from llm2bids.lesioning import LesionScore, draw_controls
+from llm2bids.lesioning.exam import Exam, Reading, find_option
+from llm2bids.lesioning.materials import Item, Questions, read_questions
 from llm2bids.model import scoring
 from llm2bids.model.lesions import lesion as lesioned
 from llm2bids.model.scoring import Intact, split_texts, surprise

@@ -14,14 +14,14 @@ from llm2bids.bids.history import HISTORY
 from llm2bids.bids.tables import read_json, read_tsv
 from llm2bids.cli import main
 from llm2bids.errors import DatasetError, LesionError, LLM2BIDSError, MaskError, PromptError, SiteError, SpaceError
-from llm2bids.lesion import Lesions, LesionScore, lesion
-from llm2bids.lesion.controls import draw_controls
-from llm2bids.lesion.exam import Exam
-from llm2bids.lesion.ledger import Ledger
-from llm2bids.lesion.materials import Item, Questions, overlap, read_text
-from llm2bids.mask import save_mask
+from llm2bids.lesioning import Lesions, LesionScore, lesion
+from llm2bids.lesioning.controls import draw_controls
+from llm2bids.lesioning.exam import Exam
+from llm2bids.lesioning.ledger import Ledger
+from llm2bids.lesioning.materials import Item, Questions, overlap, read_text
+from llm2bids.masks import save_mask
+from llm2bids.model.phantom import build_phantom, phantom_texts, phantom_truth
 from llm2bids.model.sites import find_site, measure_widths
-from llm2bids.phantom import build_phantom, phantom_texts, phantom_truth
 from llm2bids.space import UnitMask, UnitSpace
 from llm2bids.task import builtin_prompts, on_topics, text_hash
 

@@ -16,10 +16,10 @@ from transformers.pytorch_utils import Conv1D
 
 from llm2bids.errors import LesionError, LLM2BIDSError, MaskError, SiteError
 from llm2bids.model.lesions import Method, amplify, lesion, mean_activations, push
+from llm2bids.model.phantom import build_phantom, phantom_truth
 from llm2bids.model.recording import read, tokenize
+from llm2bids.model.site_names import SITES
 from llm2bids.model.sites import find_site, measure_widths, tapped
-from llm2bids.phantom import build_phantom, phantom_truth
-from llm2bids.sites import SITES
 from llm2bids.space import UnitMask, UnitSpace
 
 from .families import CAUSAL, FAMILIES, LACKING, N_BLOCKS, texts, tiny_subject

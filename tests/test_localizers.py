@@ -14,9 +14,9 @@ import pytest
 
 from llm2bids.bids.tables import read_json, read_tsv
 from llm2bids.errors import RecordError, TaskError
-from llm2bids.glm import glm
-from llm2bids.prep import prep
-from llm2bids.record import record
+from llm2bids.preparation import prep
+from llm2bids.recording import record
+from llm2bids.statistics import glm
 from llm2bids.task import (
     Design,
     Task,
@@ -28,7 +28,7 @@ from llm2bids.task import (
     localizers,
     on_topics,
 )
-from llm2bids.validate import validate
+from llm2bids.validation import validate
 
 from .families import tiny_subject
 

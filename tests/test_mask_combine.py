@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from llm2bids.errors import MaskError
-from llm2bids.mask import check_same_model, combine, convert, load_mask, profile, save_mask, show, show_text
+from llm2bids.masks import check_same_model, combine, convert, load_mask, profile, save_mask, show, show_text
 from llm2bids.space import UnitMask, UnitSpace
 
 from .maps import IDENTITY, SPACE, SUFFIXES, VALUES, on_grid, write_map

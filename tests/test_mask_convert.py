@@ -15,7 +15,7 @@ import pytest
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.tables import write_json
 from llm2bids.errors import DatasetError, MaskError, SpaceError
-from llm2bids.mask import Rule, convert, load_mask, save_mask
+from llm2bids.masks import Rule, convert, load_mask, save_mask
 from llm2bids.space import UnitMask
 
 from .maps import IDENTITY, SPACE, SUFFIXES, VALUES, on_grid, write_map
@@ -464,7 +464,7 @@ def test_a_mask_appears_with_all_its_files_or_not_at_all(
         raise OSError(28, "No space left on device")
 
     before = set(tmp_path.iterdir())
-    monkeypatch.setattr("llm2bids.mask.files.write_json", full)
+    monkeypatch.setattr("llm2bids.masks.files.write_json", full)
     with pytest.raises(MaskError, match=r"cannot be written .No space left"):
         convert(zstat, tmp_path / "net.nii.gz", threshold=2)
     assert set(tmp_path.iterdir()) == before

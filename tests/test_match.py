@@ -12,14 +12,14 @@ import pytest
 
 from llm2bids.bids.tables import read_tsv, write_json
 from llm2bids.cli import main
+from llm2bids.decomposition import ica
 from llm2bids.errors import DatasetError, InferenceError, MaskError
-from llm2bids.ica import ica
-from llm2bids.mask.files import load_mask, save_mask
-from llm2bids.networks.match import compare, iou_matrix, match, permuted_iou
-from llm2bids.networks.templates import Template, TemplateSet, read_set
-from llm2bids.phantom import phantom_truth
+from llm2bids.masks.files import load_mask, save_mask
+from llm2bids.model.phantom import phantom_truth
+from llm2bids.networks.map_sets import Template, TemplateSet, read_set
+from llm2bids.networks.matching import compare, iou_matrix, match, permuted_iou
 from llm2bids.space import UnitMask, UnitSpace
-from llm2bids.validate import validate
+from llm2bids.validation import validate
 
 from .conftest import figures_left_blank
 

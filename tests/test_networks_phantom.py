@@ -13,20 +13,20 @@ from scipy.stats import binomtest, kstest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llm2bids.bids.tables import read_json, read_tsv
-from llm2bids.glm import glm
-from llm2bids.mask import load_mask
+from llm2bids.masks import load_mask
+from llm2bids.model.phantom import build_phantom
 from llm2bids.networks.agreement import exchanged_labels
+from llm2bids.networks.chance import index_matrix, matched_networks, p_at_least, shared_units, units_per_layer
 from llm2bids.networks.identification import SCORES, Experiment, accuracy_interval, items_of
-from llm2bids.networks.identify import identify
-from llm2bids.networks.overlap import overlap
-from llm2bids.networks.reliability import reliability
-from llm2bids.networks.results import find_networks
+from llm2bids.networks.identification_study import identify
+from llm2bids.networks.network_set import find_networks
+from llm2bids.networks.repeatability import reliability
 from llm2bids.networks.rules import NetworkRule
-from llm2bids.networks.similarity import index_matrix, matched_networks, p_at_least, shared_units, units_per_layer
-from llm2bids.networks.sums import RunContrast, RunSums, relabelled
-from llm2bids.phantom import build_phantom
-from llm2bids.prep import prep
-from llm2bids.record import record
+from llm2bids.networks.run_statistics import RunContrast, RunSums, relabelled
+from llm2bids.networks.unit_overlap import overlap
+from llm2bids.preparation import prep
+from llm2bids.recording import record
+from llm2bids.statistics import glm
 from llm2bids.task import builtin_prompts, on_topics
 
 from .conftest import figures_left_blank
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from llm2bids.networks.results import NetworkSet
+    from llm2bids.networks.network_set import NetworkSet
 
 TASKS = sorted(on_topics())
 

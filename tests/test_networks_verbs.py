@@ -12,14 +12,14 @@ import pytest
 
 from llm2bids.bids.tables import read_json, read_tsv, write_json, write_tsv
 from llm2bids.cli import main
-from llm2bids.glm import glm
-from llm2bids.networks.identify import identify
-from llm2bids.networks.overlap import overlap
-from llm2bids.networks.profiles import profile
-from llm2bids.networks.reliability import reliability
-from llm2bids.prep import prep
-from llm2bids.record import record
-from llm2bids.validate import validate
+from llm2bids.networks.depth_profile import profile
+from llm2bids.networks.identification_study import identify
+from llm2bids.networks.repeatability import reliability
+from llm2bids.networks.unit_overlap import overlap
+from llm2bids.preparation import prep
+from llm2bids.recording import record
+from llm2bids.statistics import glm
+from llm2bids.validation import validate
 
 from .conftest import figures_left_blank
 

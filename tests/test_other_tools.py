@@ -15,7 +15,7 @@ import pytest
 from llm2bids.bids.nifti import Grid, NiftiWriter
 from llm2bids.bids.runs import BoldRun
 from llm2bids.bids.tables import write_json
-from llm2bids.prep.scale import BASELINE, CLIP, ONE_SD, Moments, rescale
+from llm2bids.preparation.scale import BASELINE, CLIP, ONE_SD, Moments, rescale
 from llm2bids.space import UnitSpace
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_ships_templates_stimuli_and_licence(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "bids_templates").rglob("*") if path.is_file()}
-    assert templates <= names
+    assert {f"llm2bids/{name}" for name in templates} <= names
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"llm2bids"}  # nothing else in site-packages
     stimuli = {f"llm2bids/stimuli/{path.name}" for path in (ROOT / "llm2bids" / "stimuli").iterdir()}
     assert {"llm2bids/stimuli/prompts.tsv", "llm2bids/py.typed"} | stimuli <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
@@ -37,9 +38,9 @@ def test_the_wheel_runs_without_the_checkout(wheel: Path, tmp_path: Path) -> Non
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(install, check=True, capture_output=True, timeout=120)
     script = (
-        "import sys, bids_templates, llm2bids; from llm2bids.cli import main; "
+        "import sys, llm2bids; from llm2bids.bids.templates import templates; from llm2bids.cli import main; "
         f"assert llm2bids.__file__.startswith({str(site)!r}), llm2bids.__file__; "
-        f"assert {str(site)!r} in str(bids_templates.__path__); "
+        f"assert str(templates()).startswith({str(site)!r}), templates(); "
         "sys.exit(main(['record', 'ds', '--task', 'rest', '--runs', '1', '--blocks', '1', '--tokens', '2']))"
     )
     env = os.environ | {"PYTHONPATH": str(site)}

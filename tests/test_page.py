@@ -14,12 +14,12 @@ import pytest
 from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.tables import read_json, read_tsv, write_json
 from llm2bids.errors import DatasetError
-from llm2bids.glm import glm
-from llm2bids.glm.page import write_page
-from llm2bids.pictures import as_png
+from llm2bids.pages.analysis import write_page
 from llm2bids.plots import draw_design_matrix, draw_layers, draw_profile
-from llm2bids.prep import prep
+from llm2bids.plots.pictures import as_png
+from llm2bids.preparation import prep
 from llm2bids.space import UnitSpace
+from llm2bids.statistics import glm
 
 from .html import Page, check_offline, pictures_in
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from llm2bids.record import Recording
+    from llm2bids.recording import Recording
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from scipy import stats
 
 from llm2bids.errors import ModelError, PromptError
 from llm2bids.model.loading import Sampling
+from llm2bids.model.phantom import build_phantom, phantom_texts, phantom_truth
 from llm2bids.model.recording import generate, read, tokenize
+from llm2bids.model.site_names import SITES
 from llm2bids.model.sites import find_site, measure_widths, tapped
-from llm2bids.phantom import build_phantom, phantom_texts, phantom_truth
-from llm2bids.sites import SITES
+from llm2bids.model.subject import subject_of
 from llm2bids.space import UnitMask, UnitSpace
-from llm2bids.subject import subject_of
 from llm2bids.task import Design, lay_out, on_topics
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def test_as_many_texts_as_prompts_are_possible(n_texts: int) -> None:
 
 @pytest.mark.parametrize("kernel", [{"OPENBLAS_CORETYPE": "Prescott"}, {"OPENBLAS_NUM_THREADS": "1"}])
 def test_it_is_the_same_on_other_processors_and_with_other_threads(kernel: dict[str, str]) -> None:
-    code = "from llm2bids.phantom import build_phantom; print(build_phantom(device='cpu').identity)"
+    code = "from llm2bids.model.phantom import build_phantom; print(build_phantom(device='cpu').identity)"
     call = [sys.executable, "-c", code]
     done = subprocess.run(call, capture_output=True, text=True, check=True, env=os.environ | kernel, timeout=120)
     assert done.stdout.strip() == str(SUBJECT.identity)

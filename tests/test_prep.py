@@ -20,15 +20,15 @@ from tokenizers import processors
 from llm2bids.bids.dataset import STAGING, Dataset
 from llm2bids.bids.history import HISTORY
 from llm2bids.bids.nifti import Grid, NiftiWriter, read_scans
-from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs, read_events
+from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs, frame_times, read_events
 from llm2bids.bids.tables import read_json, read_stim, read_tsv, write_bytes, write_json
-from llm2bids.design import frame_times, token_design
+from llm2bids.design.matrix import token_design
 from llm2bids.errors import DatasetError, LLM2BIDSError
-from llm2bids.prep import Prepared, prep
-from llm2bids.prep.atlas import layer_table
-from llm2bids.record import record
+from llm2bids.preparation import Prepared, prep
+from llm2bids.preparation.atlas import layer_table
+from llm2bids.recording import record
 from llm2bids.space import UnitSpace
-from llm2bids.validate import validate
+from llm2bids.validation import validate
 
 from .families import tiny_subject
 from .limits import full_disk
@@ -36,7 +36,7 @@ from .limits import full_disk
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from llm2bids.record import Recording
+    from llm2bids.recording import Recording
 
 SPACE = UnitSpace("block", ("h.0:out", "h.1:out"), (11, 7))
 STIM = ["token_id", "position", "surprisal", "entropy"]

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 
 from llm2bids.bids.nifti import Grid, NiftiWriter, read_scans
-from llm2bids.bids.runs import BoldRun
+from llm2bids.bids.runs import BoldRun, frame_times
 from llm2bids.bids.tables import write_json, write_stim
-from llm2bids.design import cosines, frame_times
+from llm2bids.design.matrix import cosines
 from llm2bids.errors import DatasetError
-from llm2bids.prep.confounds import confounds, describe, log_frequencies
-from llm2bids.prep.scale import measure, rescale
+from llm2bids.preparation.confounds import confounds, describe, log_frequencies
+from llm2bids.preparation.scale import measure, rescale
 from llm2bids.space import UnitSpace
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import pytest
 
 from llm2bids.bids.tables import read_json, read_tsv, write_json
 from llm2bids.errors import LLM2BIDSError
-from llm2bids.glm import glm
-from llm2bids.mask import load_mask
+from llm2bids.masks import load_mask
+from llm2bids.networks.chance import units_per_layer
 from llm2bids.networks.depth import (
     HeldOut,
     counts_without_effect,
@@ -27,18 +27,18 @@ from llm2bids.networks.depth import (
     spread_evenly,
     without_each,
 )
-from llm2bids.networks.profiles import profile
+from llm2bids.networks.depth_profile import profile
 from llm2bids.networks.rules import NetworkRule
-from llm2bids.networks.similarity import units_per_layer
-from llm2bids.networks.sums import RunSums
+from llm2bids.networks.run_statistics import RunSums
 from llm2bids.plots.profiles import draw_effects, draw_profiles
-from llm2bids.prep import prep
-from llm2bids.record import record
+from llm2bids.preparation import prep
+from llm2bids.recording import record
+from llm2bids.statistics import glm
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llm2bids.networks.output import Answer
+    from llm2bids.networks.answers import Answer
 
 
 def every_network(n_selected: int, widths: np.ndarray) -> np.ndarray:

@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from llm2bids.cli import main
 from llm2bids.errors import MaskError, PruneError, SiteError
-from llm2bids.mask import save_mask
+from llm2bids.masks import save_mask
 from llm2bids.model.lesions import lesion
 from llm2bids.model.loading import load_subject, make_subject
+from llm2bids.model.phantom import build_phantom, phantom_truth
 from llm2bids.model.sites import find_site, measure_widths
-from llm2bids.phantom import build_phantom, phantom_truth
-from llm2bids.prune import prune
+from llm2bids.pruning import prune
 from llm2bids.space import UnitMask, UnitSpace
 
 from .families import HIDDEN, N_BLOCKS, WORDS, tiny_subject

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llm2bids.validate import validate
+from llm2bids.validation import validate
 
 from .families import tiny_subject
 from .typed import blocks_of

@@ -26,18 +26,18 @@ from llm2bids.bids.history import HISTORY
 from llm2bids.bids.nifti import HEADER_SIZE
 from llm2bids.errors import DatasetError, LLM2BIDSError, ModelError, NonFiniteError, RecordError
 from llm2bids.model.loading import load_subject
+from llm2bids.model.phantom import build_phantom
 from llm2bids.model.recording import read, tokenize
+from llm2bids.model.site_names import SITES
 from llm2bids.model.sites import find_site
-from llm2bids.phantom import build_phantom
-from llm2bids.record import record
-from llm2bids.sites import SITES
+from llm2bids.recording import record
 from llm2bids.space import UnitSpace
-from llm2bids.validate import validate
+from llm2bids.validation import validate
 
 from .families import tiny_subject
 
 if TYPE_CHECKING:
-    from llm2bids.record import Recording
+    from llm2bids.recording import Recording
 
 Small = tuple[Path, "list[Recording]"]
 TINY: dict[str, Any] = {
@@ -210,7 +210,7 @@ def test_another_model_may_replace_all_of_a_subject_but_not_join_it(tmp_path: Pa
 
 RECORD = """
     import sys
-    from llm2bids.record import record
+    from llm2bids.recording import record
     record(sys.argv[1], task="pathology", runs=3, blocks=1, prompts_per_block=2, tokens=3, subject=sys.argv[2],
            progress=False)
 """
@@ -377,7 +377,7 @@ def test_what_another_process_recorded_meanwhile_is_not_replaced(
         record(tmp_path / "ds", build_phantom(), **TINY)
         return build_phantom()
 
-    monkeypatch.setattr("llm2bids.subject.build_phantom", slow_phantom)
+    monkeypatch.setattr("llm2bids.model.subject.build_phantom", slow_phantom)
     with pytest.raises(DatasetError, match="by another process meanwhile"):
         record(tmp_path / "ds", "phantom", seed=1, **TINY)
     assert sidecar(next((tmp_path / "ds").rglob("*_bold.nii.gz")))["Llm2bids"]["Settings"]["Seed"] == 0

@@ -16,24 +16,24 @@ from llm2bids.bids.history import read_history
 from llm2bids.bids.tables import read_json, read_tsv, write_json
 from llm2bids.cli import main
 from llm2bids.errors import DatasetError
-from llm2bids.glm import glm
-from llm2bids.lesion.output import SIDECAR
-from llm2bids.prep import prep
-from llm2bids.report import report
-from llm2bids.report.commands import commands_panel, further_panel
-from llm2bids.report.methods import methods_panel, number
-from llm2bids.report.recordings import signal_panel
-from llm2bids.report.results import components_panel, frame_html, lesions_panel
-from llm2bids.report.sentences import on_analysis, on_answer, on_lesion
-from llm2bids.report.sources import LESION, Result, Sources
+from llm2bids.lesioning.output import SIDECAR
+from llm2bids.preparation import prep
+from llm2bids.reporting import report
+from llm2bids.reporting.commands import commands_panel, further_panel
+from llm2bids.reporting.methods import methods_panel, number
+from llm2bids.reporting.recordings import signal_panel
+from llm2bids.reporting.results import components_panel, frame_html, lesions_panel
+from llm2bids.reporting.sentences import on_analysis, on_answer, on_lesion
+from llm2bids.reporting.sources import LESION, Result, Sources
+from llm2bids.statistics import glm
 
 from .html import Page, pictures_in
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llm2bids.pages import Panel
-    from llm2bids.record import Recording
+    from llm2bids.pages.frame import Panel
+    from llm2bids.recording import Recording
 
     from .conftest import Ran
 
@@ -414,8 +414,8 @@ def test_lesions_side_by_side_have_places_and_commands_of_their_own(own: Path, r
 
 def test_many_decompositions_do_not_make_a_page_too_large(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Sources.from_dataset(ran.folder).components
-    monkeypatch.setattr("llm2bids.report.results.draw_layers", lambda *_: None)
-    monkeypatch.setattr("llm2bids.report.results.as_png", lambda _: b"")
+    monkeypatch.setattr("llm2bids.reporting.results.draw_layers", lambda *_: None)
+    monkeypatch.setattr("llm2bids.reporting.results.as_png", lambda _: b"")
     html = components_panel(found * 30).render()
     assert html.count("<figure>") == 24
     assert len(set(re.findall(r'id="([^"]+)"', html))) == html.count(' id="') == 31

@@ -21,7 +21,7 @@ from llm2bids.space import UnitSpace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llm2bids.record import Recording
+    from llm2bids.recording import Recording
 
 Array = np.ndarray[Any, Any]
 GRID = Grid((5, 4, 3), np.eye(4), 2.0)

@@ -12,18 +12,18 @@ import pytest
 from llm2bids.bids.runs import PREPARED
 from llm2bids.bids.tables import read_json, read_tsv, write_json
 from llm2bids.errors import DatasetError, DesignError, InferenceError, MaskError
-from llm2bids.glm import glm
-from llm2bids.mask import convert
-from llm2bids.prep import prep
-from llm2bids.record import record
+from llm2bids.masks import convert
+from llm2bids.preparation import prep
+from llm2bids.recording import record
 from llm2bids.space import UnitMask, UnitSpace
+from llm2bids.statistics import glm
 from llm2bids.task import builtin_prompts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llm2bids.glm import Finding
-    from llm2bids.record import Recording
+    from llm2bids.recording import Recording
+    from llm2bids.statistics import Finding
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 """No test here looks at a picture."""

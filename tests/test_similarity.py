@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from llm2bids.networks.overlap import holm
-from llm2bids.networks.similarity import (
+from llm2bids.networks.chance import (
     INDICES,
     combinations_of,
     index_matrix,
@@ -22,6 +21,7 @@ from llm2bids.networks.similarity import (
     units_of_k_by_chance,
     units_per_layer,
 )
+from llm2bids.networks.unit_overlap import holm
 
 LAYERS = np.repeat([0, 1, 3], [4, 9, 7])  # layer 2 was not tested
 NETWORKS = np.array([[place % step == 0 for place in range(20)] for step in (2, 3, 5)])

@@ -12,15 +12,15 @@ from bids.utils import convert_JSON
 from bsmschema.models import BIDSStatsModel
 from nilearn.glm.first_level import compute_regressor
 
+from llm2bids.design.regressors import MEAN, Column, Regressors
+from llm2bids.design.statsmodel import Contrast, Node, StatsModel
 from llm2bids.errors import DatasetError, DesignError, StatsModelError
-from llm2bids.record import record
-from llm2bids.regressors import MEAN, Column, Regressors
-from llm2bids.statsmodel import Contrast, Node, StatsModel
+from llm2bids.recording import record
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llm2bids.record import Recording
+    from llm2bids.recording import Recording
 
 FACTOR = {"Name": "Factor", "Input": ["trial_type"]}
 T = {"Test": "t"}

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from llm2bids.bids.runs import find_runs
+from llm2bids.decomposition.settings import Settings as IcaSettings
+from llm2bids.design.fsl import ev_text
 from llm2bids.errors import LLM2BIDSError, did_you_mean
-from llm2bids.fsl import ev_text
-from llm2bids.glm.settings import Settings
-from llm2bids.ica.settings import Settings as IcaSettings
-from llm2bids.networks.identify import identify
-from llm2bids.networks.overlap import overlap
+from llm2bids.networks.identification_study import identify
+from llm2bids.networks.unit_overlap import overlap
 from llm2bids.space import UnitMask
+from llm2bids.statistics.settings import Settings
 
 from .glm_cases import analysed
 from .maps import SPACE

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from llm2bids.design.statsmodel import Contrast
 from llm2bids.errors import InferenceError
-from llm2bids.glm.fit import contrasts_of_run, join
+from llm2bids.networks.chance import p_at_least
 from llm2bids.networks.rules import NetworkRule, ranks, strongest
-from llm2bids.networks.similarity import p_at_least
-from llm2bids.networks.sums import Maps, RunContrast, RunSums, SharedTexts, relabelled, strength
-from llm2bids.statsmodel import Contrast
+from llm2bids.networks.run_statistics import Maps, RunContrast, RunSums, SharedTexts, relabelled, strength
+from llm2bids.statistics.linear_model import contrasts_of_run, join
 
 ON_OFF = Contrast.from_expression("on - off")
 

@@ -11,16 +11,16 @@ import pytest
 from llm2bids.bids.tables import read_json, write_json
 from llm2bids.cli import main
 from llm2bids.errors import InferenceError
-from llm2bids.glm import glm
-from llm2bids.glm.fit import StatMaps
-from llm2bids.glm.members import read_map
-from llm2bids.glm.settings import Settings
-from llm2bids.glm.top import strongest, top_label
-from llm2bids.mask import load_mask, show
-from llm2bids.mask.files import choice_text
-from llm2bids.prep import prep
-from llm2bids.record import record
-from llm2bids.validate import validate
+from llm2bids.masks import load_mask, show
+from llm2bids.masks.files import choice_text
+from llm2bids.preparation import prep
+from llm2bids.recording import record
+from llm2bids.results.targets import read_map
+from llm2bids.statistics import glm
+from llm2bids.statistics.linear_model import StatMaps
+from llm2bids.statistics.settings import Settings
+from llm2bids.statistics.top import strongest, top_label
+from llm2bids.validation import validate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -30,8 +30,8 @@ from llm2bids.model.recording import generate, padding_is_harmless, read, tokeni
 from llm2bids.model.scoring import continue_tokens, split_texts, surprise
 from llm2bids.model.sites import HookPoint, find_site, measure_widths, tapped
 from llm2bids.model.tuning import Wiring, find_weights, finetune_mask, lora_targets
-from llm2bids.prune.output import published
-from llm2bids.prune.surgery import cut_model, plan_cut
+from llm2bids.pruning.output import published
+from llm2bids.pruning.surgery import cut_model, plan_cut
 from llm2bids.space import UnitMask, UnitSpace
 
 from .families import texts, tiny_subject

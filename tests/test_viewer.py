@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import replace
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.image
@@ -14,9 +13,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from llm2bids.bids.tables import read_json
+from llm2bids.bids.templates import templates
 from llm2bids.errors import DatasetError, SpaceError
-from llm2bids.report.courses import STEPS, CourseRun, Courses, Prompt
-from llm2bids.report.viewer import ViewerMap, niivue_html, viewer_html
+from llm2bids.reporting.time_courses import STEPS, CourseRun, Courses, Prompt
+from llm2bids.reporting.viewer import ViewerMap, niivue_html, viewer_html
 from llm2bids.space import UnitSpace
 
 from .browser import open_file
@@ -306,7 +306,7 @@ def test_of_two_maps_chosen_quickly_the_last_is_shown(visit: Callable[..., Visit
 
 
 def test_what_we_ship_of_niivue_is_what_was_recorded() -> None:
-    home = files("bids_templates").joinpath("niivue")
+    home = templates().joinpath("niivue")
     recorded = read_json(home.joinpath("niivue.json"))  # type: ignore[arg-type]
     assert set(recorded["SHA256"]) == {"LICENSE", "niivue.umd.js"}
     for name, checksum in recorded["SHA256"].items():

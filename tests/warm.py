@@ -63,9 +63,9 @@ def serve(address: str, python: str) -> None:
     import matplotlib.pyplot as plt
     import nilearn.glm.second_level
 
-    import llm2bids.demo
-    import llm2bids.fingerprint
-    import llm2bids.prune
+    import llm2bids.demonstration
+    import llm2bids.networks.fingerprinting
+    import llm2bids.pruning
 
     del nilearn, plt, llm2bids  # loaded is all they need to be
     sys.executable = python

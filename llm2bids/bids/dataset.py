@@ -36,17 +36,7 @@ _WAIT = 600
 class Dataset:
     """A BIDS dataset on disk that grows, raw or derivative.
 
-    Parameters
-    ----------
-    root : Path
-        Its folder, which may not exist yet.
-    kind : {"raw", "derivative"}
-        What it holds.
-
-    Raises
-    ------
-    DatasetError
-        If the folder holds something other than such a dataset, or cannot be written.
+    `root`: its folder, which may not exist yet.
     """
 
     root: Path
@@ -75,18 +65,7 @@ class Dataset:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from merging shared files meanwhile.
-
-        Yields
-        ------
-        None
-            While the lock is held.
-
-        Raises
-        ------
-        DatasetError
-            If another process holds it for ten minutes.
-        """
+        """Keep other processes from merging shared files meanwhile."""
         folder = self.root / STAGING
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -97,23 +76,7 @@ class Dataset:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Path]:
-        """Give a run, or whatever appears whole, a folder of its own until it is complete.
-
-        Parameters
-        ----------
-        name : str
-            Name of the run.
-
-        Yields
-        ------
-        Path
-            An empty folder; removed on leaving.
-
-        Raises
-        ------
-        DatasetError
-            If another process is writing the same.
-        """
+        """Give a run, or whatever appears whole, a folder of its own until it is complete."""
         folder = self.root / STAGING / name
         with self._claimed(folder):
             try:
@@ -122,13 +85,7 @@ class Dataset:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def recover(self, name: str) -> None:
-        """Finish moving a run that was complete when its process was killed, and forget one that was not.
-
-        Parameters
-        ----------
-        name : str
-            Name of the run.
-        """
+        """Finish moving a run that was complete when its process was killed, and forget one that was not."""
         folder = self.root / STAGING / name
         if not folder.exists():
             return
@@ -144,32 +101,14 @@ class Dataset:
     def publish(self, folder: Path) -> list[Path]:
         """Move a complete run to its place; call with the lock held.
 
-        Parameters
-        ----------
-        folder : Path
-            What `stage` gave, its files in the folders of the dataset. Volumes replace those of the same name,
-            compressed or not.
-
-        Returns
-        -------
-        list of Path
-            The files in their places.
+        `folder`: what `stage` gave, its files in the folders of the dataset. Volumes replace those of the same name,
+        compressed or not.
         """
         (folder / _READY).touch()
         return self._move(folder)
 
     def merge_description(self, sources: Sequence[Mapping[str, str]], authors: Sequence[str], version: str) -> None:
-        """Write or complete ``dataset_description.json``, README and ``.bidsignore``; call with the lock held.
-
-        Parameters
-        ----------
-        sources : sequence of mapping
-            Entries of ``SourceDatasets``, added if new.
-        authors : sequence of str
-            Authors of a new dataset; those of an existing one stay.
-        version : str
-            Version of llm2bids.
-        """
+        """Write or complete ``dataset_description.json``, README and ``.bidsignore``; call with the lock held."""
         path = self.root / "dataset_description.json"
         new = template_json("dataset_description.json", version=version) | {"Authors": list(authors)}
         fields = read_json(path) if path.exists() else new
@@ -184,15 +123,7 @@ class Dataset:
         self.add_missing(".bidsignore", "bidsignore")
 
     def merge_participant(self, label: str, fields: Mapping[str, Any]) -> None:
-        """Add or complete the row of a subject; call with the lock held.
-
-        Parameters
-        ----------
-        label : str
-            Subject, without ``sub-``.
-        fields : mapping
-            Columns to set; other columns and rows stay.
-        """
+        """Add or complete the row of a subject; call with the lock held."""
         path = self.root / "participants.tsv"
         table = self._participants().set_index("participant_id")
         if f"sub-{label}" not in table.index:
@@ -207,34 +138,13 @@ class Dataset:
     def participant(self, label: str) -> dict[str, str]:
         """Read the row of a subject.
 
-        Parameters
-        ----------
-        label : str
-            Subject, without ``sub-``.
-
-        Returns
-        -------
-        dict
-            Its columns; empty where there is no such row.
+        Returns its columns; empty where there is no such row.
         """
         rows = self._participants().query("participant_id == @name", local_dict={"name": f"sub-{label}"})
         return {str(key): str(value) for key, value in rows.iloc[0].items()} if len(rows) else {}
 
     def check_shared(self, name: str, fields: Mapping[str, Any]) -> None:
-        """Refuse what `merge_shared` would refuse, and write nothing.
-
-        Parameters
-        ----------
-        name : str
-            File name in the root of the dataset.
-        fields : mapping
-            What it must say.
-
-        Raises
-        ------
-        DatasetError
-            If it says something else already.
-        """
+        """Refuse what `merge_shared` would refuse, and write nothing."""
         path = self.root / name
         if path.exists():
             _merged(read_json(path), fields, name)
@@ -242,32 +152,14 @@ class Dataset:
     def merge_shared(self, name: str, fields: Mapping[str, Any]) -> None:
         """Write a sidecar that several runs share, or complete it; call with the lock held.
 
-        Parameters
-        ----------
-        name : str
-            File name in the root of the dataset.
-        fields : mapping
-            What it must say. Nested objects are merged; keys that are there and not in `fields` stay.
-
-        Raises
-        ------
-        DatasetError
-            If it says something else already.
+        `fields`: what it must say. Nested objects are merged; keys that are there and not in `fields` stay.
         """
         path = self.root / name
         old = read_json(path) if path.exists() else {}
         self._write_if_new(path, _merged(old, fields, name))
 
     def add_missing(self, name: str, content: Mapping[str, Any] | str) -> None:
-        """Write a file unless it is there; call with the lock held.
-
-        Parameters
-        ----------
-        name : str
-            Path relative to the dataset.
-        content : mapping or str
-            Fields of a JSON file, or the name of a text template.
-        """
+        """Write a file unless it is there; call with the lock held."""
         path = self.root / name
         if path.exists():
             return
@@ -277,13 +169,7 @@ class Dataset:
             write_json(path, content)
 
     def ignore(self, *lines: str) -> None:
-        """Keep the validator from reading some files; call with the lock held.
-
-        Parameters
-        ----------
-        *lines : str
-            Patterns, added to ``.bidsignore`` where they are missing; what else it says stays.
-        """
+        """Keep the validator from reading some files; call with the lock held."""
         path = self.root / ".bidsignore"
         there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         if missing := [line for line in lines if line not in there]:
@@ -291,18 +177,7 @@ class Dataset:
 
     @contextmanager
     def tidied(self, names: Iterable[str]) -> Iterator[None]:
-        """Leave nothing of what is broken off: no stages, and no dataset where nothing was published.
-
-        Parameters
-        ----------
-        names : iterable of str
-            Names of the stages that are to be used.
-
-        Yields
-        ------
-        None
-            While the work is done.
-        """
+        """Leave nothing of what is broken off: no stages, and no dataset where nothing was published."""
         new = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         try:
             yield
@@ -380,25 +255,7 @@ class Dataset:
 
 
 def linked(root: Path, name: str) -> Path:
-    """Find a dataset that results were made from.
-
-    Parameters
-    ----------
-    root : Path
-        Folder of the results.
-    name : str
-        What ``DatasetLinks`` calls it.
-
-    Returns
-    -------
-    Path
-        Its folder.
-
-    Raises
-    ------
-    DatasetError
-        If the results do not say where it is, or there is no dataset.
-    """
+    """Find a dataset that results were made from."""
     path = root / "dataset_description.json"
     link: str | None = read_json(path).get("DatasetLinks", {}).get(name)
     if link is None:

@@ -120,20 +120,6 @@ def note(root: Path, command: str, files: Iterable[Path]) -> None:
     """Add a command to the history of a folder; with no files nothing is noted.
 
     The same command of the same version is one step, last in order: what it wrote before and now.
-
-    Parameters
-    ----------
-    root : Path
-        The folder that was written into.
-    command : str
-        The command.
-    files : iterable of Path
-        What it wrote, in that folder.
-
-    Raises
-    ------
-    DatasetError
-        If the history cannot be read or written.
     """
     outputs = {path.relative_to(root).as_posix() for path in files}
     if not outputs:
@@ -155,22 +141,8 @@ def note(root: Path, command: str, files: Iterable[Path]) -> None:
 def to_note(root: Path, found: Mapping[Path, bool]) -> set[Path]:
     """Choose the files that a call has to note.
 
-    Parameters
-    ----------
-    root : Path
-        The folder that keeps the history.
-    found : mapping of bool
-        Files in that folder that the call is about, and whether each was there already.
-
-    Returns
-    -------
-    set of Path
-        Those that it wrote, and those that no step of the history names: a call that was broken off wrote them.
-
-    Raises
-    ------
-    DatasetError
-        If the history cannot be read.
+    `found`: files in that folder that the call is about, and whether each was there already. Returns those that it
+    wrote, and those that no step of the history names: a call that was broken off wrote them.
     """
     there = {path for path, skipped in found.items() if skipped}
     told = {root / name for step in read_history(root) for name in step.outputs} if there else set()
@@ -182,18 +154,8 @@ def noted(
 ) -> Callable[[Callable[Asked, Found]], Callable[Asked, Found]]:
     """Make the function of a verb note itself in the history of what it wrote; one that fails notes nothing.
 
-    Parameters
-    ----------
-    verb : str
-        What is typed after ``llm2bids``.
-    wrote : callable
-        Makes of what the function returns, and of its arguments, the folder that keeps the history and the files that
-        this call wrote there, or one before it that was broken off and is completed now.
-
-    Returns
-    -------
-    callable
-        A decorator.
+    `wrote`: makes of what the function returns, and of its arguments, the folder that keeps the history and the files
+    that this call wrote there, or one before it that was broken off and is completed now.
     """
 
     def decorate(function: Callable[Asked, Found]) -> Callable[Asked, Found]:
@@ -212,24 +174,8 @@ def noted(
 def command_line(verb: str, function: Callable[Asked, Any], *args: Asked.args, **kwargs: Asked.kwargs) -> str:
     """Write a call of the function of a verb as a line for a shell.
 
-    Parameters
-    ----------
-    verb : str
-        What is typed after ``llm2bids``.
-    function : callable
-        Its function.
-    *args : object
-        What it is called with; defaults are not repeated.
-    **kwargs : object
-        The same, by name.
+    Returns the line. Arguments by place come first, since options take as many values as follow.
 
-    Returns
-    -------
-    str
-        The line. Arguments by place come first, since options take as many values as follow.
-
-    Examples
-    --------
     >>> def record(bids_dir, model="phantom", *, sites=("block",), compress=True): ...
     >>> command_line("record", record, "my data", sites=["block", "mlp"], compress=False)
     "llm2bids record 'my data' --sites block mlp --no-compress"

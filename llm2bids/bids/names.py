@@ -18,25 +18,6 @@ ENTITIES: Final = ("sub", "ses", "task", "acq", "run", "space", "atlas", "contra
 def check_label(label: str, what: str) -> str:
     """Refuse a label that some tool would not read.
 
-    Parameters
-    ----------
-    label : str
-        Value of an entity, without its key.
-    what : str
-        What it names, for the message, e.g. ``"subject"``.
-
-    Returns
-    -------
-    str
-        The label.
-
-    Raises
-    ------
-    LabelError
-        If it holds anything but ASCII letters and digits. (BIDS allows ``+`` too; nilearn does not.)
-
-    Examples
-    --------
     >>> check_label("gpt2", "subject")
     'gpt2'
     """
@@ -50,18 +31,8 @@ def check_label(label: str, what: str) -> str:
 def to_label(text: str) -> str:
     """Make a label of any text by leaving out what labels may not hold.
 
-    Parameters
-    ----------
-    text : str
-        E.g. the last part of a hub id.
+    Returns letters and digits; a dot between digits becomes ``x``. Empty where nothing is left.
 
-    Returns
-    -------
-    str
-        Letters and digits; a dot between digits becomes ``x``. Empty where nothing is left.
-
-    Examples
-    --------
     >>> to_label("gpt2-small"), to_label("Llama-3.1-8B")
     ('gpt2small', 'Llama3x18B')
     """
@@ -71,25 +42,6 @@ def to_label(text: str) -> str:
 def format_name(suffix: str, **entities: str | int | None) -> str:
     """Compose a file name.
 
-    Parameters
-    ----------
-    suffix : str
-        Suffix with extension, e.g. ``"bold.nii.gz"``.
-    **entities : str, int or None
-        Labels by entity; numbers are zero-padded to two digits, None is left out.
-
-    Returns
-    -------
-    str
-        E.g. ``"sub-gpt2_task-rest_run-01_bold.nii.gz"``.
-
-    Raises
-    ------
-    LabelError
-        If an entity is unknown or a label holds anything but letters and digits.
-
-    Examples
-    --------
     >>> format_name("bold.nii.gz", run=1, task="rest", sub="gpt2", ses=None)
     'sub-gpt2_task-rest_run-01_bold.nii.gz'
     """
@@ -103,18 +55,6 @@ def format_name(suffix: str, **entities: str | int | None) -> str:
 def sidecar_of(path: Path) -> Path:
     """Name the sidecar of a file.
 
-    Parameters
-    ----------
-    path : Path
-        An image, table or anything else.
-
-    Returns
-    -------
-    Path
-        The ``.json`` beside it.
-
-    Examples
-    --------
     >>> sidecar_of(Path("sub-gpt2_bold.nii.gz")).name, sidecar_of(Path("net.safetensors")).name
     ('sub-gpt2_bold.json', 'net.json')
     """
@@ -124,20 +64,6 @@ def sidecar_of(path: Path) -> Path:
 def parse_name(name: str) -> tuple[str, dict[str, str]]:
     """Take a file name apart: the inverse of `format_name`.
 
-    Parameters
-    ----------
-    name : str
-        File name without folders.
-
-    Returns
-    -------
-    suffix : str
-        Suffix with extension.
-    entities : dict
-        Labels by entity, as text.
-
-    Examples
-    --------
     >>> parse_name("sub-gpt2_task-rest_run-01_bold.nii.gz")
     ('bold.nii.gz', {'sub': 'gpt2', 'task': 'rest', 'run': '01'})
     """
@@ -149,19 +75,9 @@ def parse_name(name: str) -> tuple[str, dict[str, str]]:
 def short_names(files: Sequence[str]) -> list[str]:
     """Name files by what differs between them.
 
-    Parameters
-    ----------
-    files : sequence of str
-        File names.
+    Returns labels of the entities that differ; the task, or the name without suffix, where none does. Different names
+    stay different.
 
-    Returns
-    -------
-    list of str
-        Labels of the entities that differ; the task, or the name without suffix, where none does. Different names stay
-        different.
-
-    Examples
-    --------
     >>> short_names(["sub-x_task-a_desc-truth_mask.nii.gz", "sub-x_task-b_desc-truth_mask.nii.gz"])
     ['a', 'b']
     >>> short_names(["net1.nii.gz", "net2.nii.gz"]), short_names(["sub-x_task-a_mask.nii.gz"])

@@ -63,14 +63,9 @@ _BROKEN: Final[tuple[type[Exception], ...]] = (
 class Grid:
     """The voxels of every scan of a file.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Voxels along x, y and z.
-    affine : ndarray, shape (4, 4)
-        Voxel indices to millimetres.
-    t_r : float
-        Repetition time in seconds.
+    - `shape`: voxels along x, y and z.
+    - `affine` (4, 4): voxel indices to millimetres.
+    - `t_r`: repetition time in seconds.
     """
 
     shape: tuple[int, int, int]
@@ -78,18 +73,7 @@ class Grid:
     t_r: float = 1.0
 
     def header(self, n_scans: int) -> bytes:
-        """Compose the header of a float32 file.
-
-        Parameters
-        ----------
-        n_scans : int
-            Number of scans.
-
-        Returns
-        -------
-        bytes
-            The first 352 bytes of the file.
-        """
+        """Compose the header of a float32 file."""
         header = nib.Nifti1Header(endianness="<")
         header.set_data_dtype(np.float32)
         header.set_data_shape((*self.shape, n_scans))
@@ -104,25 +88,7 @@ class Grid:
 
 
 def write_image(path: Path, image: nib.Nifti1Image) -> Path:
-    """Write one small image whole, compressed without name or time.
-
-    Parameters
-    ----------
-    path : Path
-        File to write, ending in ``.nii.gz``; missing folders are made.
-    image : Nifti1Image
-        What to write.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    DatasetError
-        If the name ends otherwise.
-    """
+    """Write one small image whole, compressed without name or time."""
     if not path.name.endswith(".nii.gz"):
         raise DatasetError(f"file name {path.name} found; end it with .nii.gz")
     return write_bytes(path, isal_zlib.compress(image.to_bytes(), _LEVEL, 16 + zlib.MAX_WBITS))
@@ -131,23 +97,7 @@ def write_image(path: Path, image: nib.Nifti1Image) -> Path:
 def read_scans(path: Path, max_bytes: int = 1 << 26) -> Iterator[NDArray[np.float32]]:
     """Read the scans of a 4-D file from first to last.
 
-    Parameters
-    ----------
-    path : Path
-        A ``.nii`` or ``.nii.gz`` of any type.
-    max_bytes : int
-        About how much to hold at a time.
-
-    Yields
-    ------
-    ndarray of float32, shape (n_scans, z, y, x)
-        As many scans as fit, at least one.
-
-    Raises
-    ------
-    DatasetError
-        If the file is no 4-D NIfTI-1 of real numbers, truncated or corrupted (the checksum of the whole is compared at
-        its end).
+    Yields (n_scans, z, y, x): as many scans as fit, at least one.
     """
     try:
         with _open(path) as file:
@@ -181,26 +131,7 @@ def read_scans(path: Path, max_bytes: int = 1 << 26) -> Iterator[NDArray[np.floa
 def read_signals(path: Path, space: UnitSpace, advice: str, max_bytes: int = 1 << 23) -> Iterator[NDArray[np.float32]]:
     """Read the units of a 4-D file, scan after scan.
 
-    Parameters
-    ----------
-    path : Path
-        A ``.nii`` or ``.nii.gz``.
-    space : UnitSpace
-        Which voxel is which unit.
-    advice : str
-        What to do where the file lies on another grid, for the message.
-    max_bytes : int
-        About how much of the volumes to hold at a time.
-
-    Yields
-    ------
-    ndarray of float32, shape (n_scans, n_units)
-        As many scans as fit, at least one.
-
-    Raises
-    ------
-    DatasetError
-        If the file lies on another grid, or as `read_scans`.
+    Yields (n_scans, n_units): as many scans as fit, at least one.
     """
     for volumes in read_scans(path, max_bytes):
         if volumes.shape[1:] != space.shape[::-1]:
@@ -211,23 +142,7 @@ def read_signals(path: Path, space: UnitSpace, advice: str, max_bytes: int = 1 <
 
 
 def n_scans_of(path: Path) -> int:
-    """Read the number of scans from a header.
-
-    Parameters
-    ----------
-    path : Path
-        A NIfTI file.
-
-    Returns
-    -------
-    int
-        Length of the fourth axis, 1 without one.
-
-    Raises
-    ------
-    DatasetError
-        If it is no NIfTI-1 file.
-    """
+    """Read the number of scans from a header."""
     try:
         with _open(path) as file:
             shape = _read_header(file).get_data_shape()
@@ -258,19 +173,7 @@ class NiftiWriter:
     A thread of its own compresses and writes, so that the caller goes on meanwhile. Use as a context manager: leaving
     it normally finishes the file, leaving it by an exception removes it.
 
-    Parameters
-    ----------
-    path : path-like
-        File to make; ``.nii.gz`` is compressed, ``.nii`` is not and can be memory-mapped from byte 352 on.
-    grid : Grid
-        Voxels of every scan.
-
-    Raises
-    ------
-    DatasetError
-        If the name ends otherwise.
-    OSError
-        If the disk is full or the folder cannot be written; also raised by the next `append` after it happened.
+    `path`: file to make; ``.nii.gz`` is compressed, ``.nii`` is not and can be memory-mapped from byte 352 on.
     """
 
     def __init__(self, path: str | Path, grid: Grid) -> None:
@@ -291,17 +194,7 @@ class NiftiWriter:
     def append(self, volumes: NDArray[Any]) -> None:
         """Add scans.
 
-        Parameters
-        ----------
-        volumes : ndarray, shape (n_scans, z, y, x)
-            Scans in C order; stored as float32.
-
-        Raises
-        ------
-        DatasetError
-            If the grid differs, or the file would hold more than 32767 scans.
-        OSError
-            If an earlier scan could not be written.
+        `volumes` (n_scans, z, y, x): scans in C order; stored as float32.
         """
         if volumes.ndim != len(self.grid.shape) + 1 or volumes.shape[1:] != self.grid.shape[::-1]:
             raise DatasetError(f"scans of shape {volumes.shape[1:]} (z, y, x) found, {self.grid.shape[::-1]} needed")
@@ -318,18 +211,7 @@ class NiftiWriter:
             self._put(chunk)
 
     def close(self) -> Path:
-        """Finish the file and give it its name.
-
-        Returns
-        -------
-        Path
-            The complete file.
-
-        Raises
-        ------
-        OSError
-            If it could not be written.
-        """
+        """Finish the file and give it its name."""
         if self._closed:
             return self.path
         try:

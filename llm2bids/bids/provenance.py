@@ -10,47 +10,18 @@ from llm2bids import __version__
 
 
 def generated_by() -> list[dict[str, str]]:
-    """Name the program, as sidecars do.
-
-    Returns
-    -------
-    list of dict
-        Value of ``GeneratedBy``.
-    """
+    """Name the program, as sidecars do."""
     return [{"Name": "llm2bids", "Version": __version__}]
 
 
 def versions(*libraries: str) -> dict[str, str]:
-    """Name the versions of what computes.
-
-    Parameters
-    ----------
-    *libraries : str
-        Packages besides our own.
-
-    Returns
-    -------
-    dict
-        Version by package, our own first.
-    """
+    """Name the versions of what computes."""
     return {"llm2bids": __version__} | {name: version(name) for name in libraries}
 
 
 def hash_parts(*parts: object) -> str:
     """Hash what a result depends on.
 
-    Parameters
-    ----------
-    *parts : object
-        JSON values; anything else by its text.
-
-    Returns
-    -------
-    str
-        SHA-256 in hexadecimal.
-
-    Examples
-    --------
     >>> hash_parts({"a": 1, "b": 2}) == hash_parts({"b": 2, "a": 1})
     True
     """

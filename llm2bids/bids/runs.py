@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import pandas as pd
 
 from llm2bids.bids.names import ENTITIES, format_name, parse_name
@@ -19,6 +20,8 @@ from llm2bids.space import UnitSpace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 PREPARED: Final = Path("derivatives", "llm2bids")
 """Where `prep` puts its derivative, relative to the raw dataset."""
@@ -36,21 +39,15 @@ REPEATED: Final = (
     "Mode",
 )
 """What every sidecar made of a recording repeats of it."""
+SLICE_TIME_REF: Final = 0.5
+"""A scan is sampled in its middle: nilearn comes one scan late at the edges of blocks otherwise."""
 _TOLERANCE: Final = 1e-6
 """Seconds by which an event may pass the end of its run: rounding."""
 
 
 @dataclass(frozen=True)
 class BoldRun:
-    """The volumes of one run and site, and what lies beside them.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset.
-    bold : Path
-        The volumes, inside it.
-    """
+    """The volumes of one run and site, and what lies beside them."""
 
     root: Path
     bold: Path
@@ -115,36 +112,12 @@ class BoldRun:
             raise DatasetError(f"{error.filename} cannot be read ({error.strerror}); record the run again") from error
 
     def beside(self, suffix: str, **entities: str | None) -> Path:
-        """Name a file of the same run.
-
-        Parameters
-        ----------
-        suffix : str
-            Suffix with extension.
-        **entities : str or None
-            Entities to set, or with None to leave out.
-
-        Returns
-        -------
-        Path
-            In the same folder.
-        """
+        """Name a file of the same run."""
         named = {key: value for key, value in self.entities.items() if key in ENTITIES} | entities
         return self.bold.with_name(format_name(suffix, **named))
 
     def uri(self, dataset: str = "") -> str:
-        """Give the BIDS URI of the volumes.
-
-        Parameters
-        ----------
-        dataset : str
-            Name of the dataset in ``DatasetLinks``; empty for the one that says it.
-
-        Returns
-        -------
-        str
-            E.g. ``"bids:raw:sub-gpt2/func/..."``.
-        """
+        """Give the BIDS URI of the volumes."""
         return f"bids:{dataset}:{self.bold.relative_to(self.root).as_posix()}"
 
 
@@ -156,27 +129,7 @@ def find_runs(
     *,
     desc: str | None = None,
 ) -> list[BoldRun]:
-    """Find the runs of a dataset.
-
-    Parameters
-    ----------
-    root : Path
-        The dataset, raw or derivative.
-    subjects, tasks, sites : sequence of str
-        Labels to keep; all without.
-    desc : str, optional
-        Value of the entity ``desc``, for derivatives.
-
-    Returns
-    -------
-    list of BoldRun
-        In order of name.
-
-    Raises
-    ------
-    DatasetError
-        If there is none, or a label asked for is not there; the message lists those that are.
-    """
+    """Find the runs of a dataset."""
     paths = sorted((*root.glob("sub-*/func/*_bold.nii*"), *root.glob("sub-*/ses-*/func/*_bold.nii*")))
     named = [path for path in paths if path.name.endswith((".nii", ".nii.gz")) and not path.name.startswith(".")]
     if twice := {path for path in named if path.suffix == ".nii"} & {path.with_suffix("") for path in named}:
@@ -199,43 +152,15 @@ def find_runs(
 
 
 def stats_model_path(root: Path, task: str) -> Path:
-    """Say where the BIDS Stats Model of a task is.
-
-    Parameters
-    ----------
-    root : Path
-        The raw dataset.
-    task : str
-        Label of the task.
-
-    Returns
-    -------
-    Path
-        ``code/models/model-<task>_smdl.json``, which tasks without conditions do not have.
-    """
+    """Say where the BIDS Stats Model of a task is."""
     return root / "code" / "models" / f"model-{task}_smdl.json"
 
 
 def read_events(path: Path, n_seconds: float) -> pd.DataFrame:
     """Read what was shown when, and refuse what cannot be.
 
-    Parameters
-    ----------
-    path : Path
-        An ``events.tsv``.
-    n_seconds : float
-        Length of the run.
-
-    Returns
-    -------
-    DataFrame
-        ``onset`` and ``duration`` as numbers in seconds, in order of onset, ``trial_type`` as text (``n/a`` where
-        there is none); other columns as text.
-
-    Raises
-    ------
-    DatasetError
-        If a column is missing, a time is no number, or an event lies outside the run.
+    Returns ``onset`` and ``duration`` as numbers in seconds, in order of onset, ``trial_type`` as text (``n/a`` where
+    there is none); other columns as text.
     """
     table = read_tsv(path)
     if missing := {"onset", "duration"} - set(table.columns):
@@ -261,3 +186,11 @@ def read_events(path: Path, n_seconds: float) -> pd.DataFrame:
     return table.assign(trial_type=table.get("trial_type", "n/a")).sort_values(
         "onset", kind="stable", ignore_index=True
     )
+
+
+def frame_times(n_scans: int, t_r: float) -> NDArray[np.float64]:
+    """Give the middle of every scan.
+
+    `t_r`: repetition time in seconds. Returns (n_scans,): seconds.
+    """
+    return np.asarray((np.arange(n_scans) + SLICE_TIME_REF) * t_r, np.float64)

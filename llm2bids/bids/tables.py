@@ -20,20 +20,7 @@ if TYPE_CHECKING:
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """Write a file that appears under its name only when complete.
-
-    Parameters
-    ----------
-    path : Path
-        File to write; an existing one is replaced, missing folders are made.
-    content : bytes
-        What to write.
-
-    Returns
-    -------
-    Path
-        The file.
-    """
+    """Write a file that appears under its name only when complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -50,20 +37,7 @@ def write_bytes(path: Path, content: bytes) -> Path:
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> Path:
-    """Write a sidecar.
-
-    Parameters
-    ----------
-    path : Path
-        File to write.
-    fields : mapping
-        JSON values.
-
-    Returns
-    -------
-    Path
-        The file.
-    """
+    """Write a sidecar."""
     return write_bytes(path, (json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
@@ -81,20 +55,7 @@ class _Fields(dict[str, Any]):
 def read_json(path: Path) -> dict[str, Any]:
     """Read a sidecar.
 
-    Parameters
-    ----------
-    path : Path
-        File to read.
-
-    Returns
-    -------
-    dict
-        Its fields. To ask it, or an object in it, for a field that is not there raises `DatasetError` too.
-
-    Raises
-    ------
-    DatasetError
-        If it is not there or holds no JSON object.
+    Returns its fields. To ask it, or an object in it, for a field that is not there raises `DatasetError` too.
     """
 
     def told(fields: dict[str, Any]) -> _Fields:
@@ -112,41 +73,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_tsv(path: Path, table: pd.DataFrame) -> Path:
-    """Write a table with a header; missing values become ``n/a``.
-
-    Parameters
-    ----------
-    path : Path
-        File to write.
-    table : DataFrame
-        What to write; the index is left out.
-
-    Returns
-    -------
-    Path
-        The file.
-    """
+    """Write a table with a header; missing values become ``n/a``."""
     return write_bytes(path, _tsv(table, header=True).encode())
 
 
 def read_tsv(path: Path) -> pd.DataFrame:
-    """Read a table as text, nothing taken for a missing value.
-
-    Parameters
-    ----------
-    path : Path
-        File to read.
-
-    Returns
-    -------
-    DataFrame
-        All columns as text.
-
-    Raises
-    ------
-    DatasetError
-        If it is not there or holds no table.
-    """
+    """Read a table as text, nothing taken for a missing value."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
         if text.partition("\n")[0].endswith("\r"):  # the whole file was written on Windows
@@ -162,17 +94,7 @@ def read_tsv(path: Path) -> pd.DataFrame:
 def write_stim(path: Path, table: pd.DataFrame) -> Path:
     """Write a ``_stim.tsv.gz``: no header (BIDS 1.11, physiological and other continuous recordings).
 
-    Parameters
-    ----------
-    path : Path
-        File to write.
-    table : DataFrame
-        One row per scan; its columns belong into the sidecar.
-
-    Returns
-    -------
-    Path
-        The file; no name or time in its gzip header.
+    Returns the file; no name or time in its gzip header.
     """
     packed = io.BytesIO()
     with gzip.GzipFile("", "wb", 6, packed, mtime=0) as file:
@@ -181,25 +103,7 @@ def write_stim(path: Path, table: pd.DataFrame) -> Path:
 
 
 def read_stim(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read what `write_stim` wrote.
-
-    Parameters
-    ----------
-    path : Path
-        File to read.
-    columns : sequence of str
-        Names of its columns, as its sidecar has them.
-
-    Returns
-    -------
-    DataFrame
-        One row per scan; ``n/a`` is missing.
-
-    Raises
-    ------
-    DatasetError
-        If it is not there or holds no such table.
-    """
+    """Read what `write_stim` wrote."""
     try:
         return pd.read_csv(path, sep="\t", names=list(columns), header=None, na_values="n/a", compression="gzip")
     except (OSError, EOFError, ValueError, zlib.error, pd.errors.ParserError) as error:

@@ -134,10 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """Make the parser of the whole command line.
 
-    Returns
-    -------
-    argparse.ArgumentParser
-        All verbs with their options, which the documentation reads too.
+    Returns all verbs with their options, which the documentation reads too.
     """
     parser = _Parser(
         prog="llm2bids",

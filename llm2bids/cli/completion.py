@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any, Final
 
 from llm2bids.cli.terminal import tell
-from llm2bids.sites import SITES
+from llm2bids.model.site_names import SITES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,13 +25,7 @@ _FILES: Final = frozenset({"FILE", "MAP", "MASK", "OUT", "A", "B"})
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``llm2bids completion``.
-
-    Parameters
-    ----------
-    verbs : argparse._SubParsersAction
-        The verbs of ``llm2bids``; one more afterwards.
-    """
+    """Add ``llm2bids completion``."""
     verb = verbs.add_parser(
         "completion",
         help="a script for your shell, which then completes all of this",

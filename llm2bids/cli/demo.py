@@ -10,7 +10,7 @@ from llm2bids.cli.terminal import format_table, tell
 if TYPE_CHECKING:
     import argparse
 
-    from llm2bids.demo import Demo
+    from llm2bids.demonstration import Demo
 
 _SHOWN: Final = {
     "task": "",
@@ -26,13 +26,7 @@ _SHOWN: Final = {
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``llm2bids demo``.
-
-    Parameters
-    ----------
-    verbs : argparse._SubParsersAction
-        The verbs of ``llm2bids``; one more afterwards.
-    """
+    """Add ``llm2bids demo``."""
     verb = verbs.add_parser("demo", help="the whole chain on the phantom, planted against found, in a minute")
     verb.add_argument(
         "bids_dir", nargs="?", default="llm2bids-demo", metavar="DIR", help="dataset to make (%(default)s)"
@@ -44,7 +38,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     """Run the demo and tell what it found."""
-    from llm2bids.demo import demo  # noqa: PLC0415 - takes seconds to import
+    from llm2bids.demonstration import demo  # noqa: PLC0415 - takes seconds to import
 
     found = demo(args.bids_dir, overwrite=args.overwrite)
     errors = sum(validation.n_errors for validation in found.validations)

@@ -12,13 +12,7 @@ if TYPE_CHECKING:
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``llm2bids doctor``.
-
-    Parameters
-    ----------
-    verbs : argparse._SubParsersAction
-        The verbs of ``llm2bids``; one more afterwards.
-    """
+    """Add ``llm2bids doctor``."""
     verb = verbs.add_parser(
         "doctor",
         help="is everything here that is needed? exit 1 if not",
@@ -32,7 +26,7 @@ def _run(args: argparse.Namespace) -> int:
     """Look, and tell what is to be mended."""
     from dataclasses import asdict  # noqa: PLC0415
 
-    from llm2bids.doctor import doctor  # noqa: PLC0415 - keeps --help fast
+    from llm2bids.diagnosis import doctor  # noqa: PLC0415 - keeps --help fast
 
     checks = doctor()
     ill = [check for check in checks if check.state != "ok"]

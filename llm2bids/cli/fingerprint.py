@@ -9,13 +9,7 @@ from llm2bids.cli.terminal import format_table, options, plain, short, tell
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``llm2bids fingerprint``.
-
-    Parameters
-    ----------
-    verbs : argparse._SubParsersAction
-        The verbs of ``llm2bids``; one more afterwards.
-    """
+    """Add ``llm2bids fingerprint``."""
     verb = verbs.add_parser(
         "fingerprint",
         help="how alike the networks of two models run over the same texts",
@@ -40,7 +34,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     """Compare, and tell the score."""
-    from llm2bids.fingerprint import fingerprint  # noqa: PLC0415 - takes seconds to import
+    from llm2bids.networks.fingerprinting import fingerprint  # noqa: PLC0415 - takes seconds to import
 
     answer = fingerprint(**options(args))
     tables = {name: plain(table.to_dict("records")) for name, table in answer.tables.items()}

@@ -12,13 +12,7 @@ if TYPE_CHECKING:
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``llm2bids glm``.
-
-    Parameters
-    ----------
-    verbs : argparse._SubParsersAction
-        The verbs of ``llm2bids``; one more afterwards.
-    """
+    """Add ``llm2bids glm``."""
     verb = verbs.add_parser(
         "glm",
         help="find the units that answer to a task",
@@ -113,18 +107,8 @@ def _add_test_options(test: argparse._ArgumentGroup) -> None:
 def share(text: str) -> float:
     """A share of units.
 
-    Parameters
-    ----------
-    text : str
-        What was typed: ``1%`` or ``0.01``.
+    Returns the share; `llm2bids.statistics.glm` says which may be asked for.
 
-    Returns
-    -------
-    float
-        The share; `llm2bids.glm.glm` says which may be asked for.
-
-    Examples
-    --------
     >>> share("1%"), share("0.5 %"), share("0.01")
     (0.01, 0.005, 0.01)
     """
@@ -134,7 +118,7 @@ def share(text: str) -> float:
 
 def _run(args: argparse.Namespace) -> int:
     """Analyse, and tell what was found."""
-    from llm2bids.glm import glm  # noqa: PLC0415 - takes seconds to import
+    from llm2bids.statistics import glm  # noqa: PLC0415 - takes seconds to import
 
     findings = glm(**options(args))
     if args.json:

@@ -10,13 +10,7 @@ from llm2bids.cli.terminal import add_labels, add_work, format_table, options, t
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``llm2bids ica``.
-
-    Parameters
-    ----------
-    verbs : argparse._SubParsersAction
-        The verbs of ``llm2bids``; one more afterwards.
-    """
+    """Add ``llm2bids ica``."""
     verb = verbs.add_parser(
         "ica",
         help="find networks without a task",
@@ -82,23 +76,7 @@ def _add_network_options(network: argparse._ArgumentGroup) -> None:
 
 
 def components(text: str) -> int | Literal["estimate"]:
-    """A number of components.
-
-    Parameters
-    ----------
-    text : str
-        What was typed.
-
-    Returns
-    -------
-    int or "estimate"
-        The same.
-
-    Raises
-    ------
-    argparse.ArgumentTypeError
-        For anything else; argparse makes one line of it.
-    """
+    """A number of components."""
     if text == "estimate":
         return "estimate"
     if not text.isdigit():
@@ -108,7 +86,7 @@ def components(text: str) -> int | Literal["estimate"]:
 
 def _run(args: argparse.Namespace) -> int:
     """Decompose, and tell what was found."""
-    from llm2bids.ica import ica  # noqa: PLC0415 - takes seconds to import
+    from llm2bids.decomposition import ica  # noqa: PLC0415 - takes seconds to import
 
     found = ica(**options(args))
     if args.json:

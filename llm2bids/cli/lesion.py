@@ -13,17 +13,11 @@ from llm2bids.cli.terminal import format_table, options, tell
 if TYPE_CHECKING:
     import argparse
 
-    from llm2bids.lesion import LesionScore
+    from llm2bids.lesioning import LesionScore
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``llm2bids lesion``.
-
-    Parameters
-    ----------
-    verbs : argparse._SubParsersAction
-        The verbs of ``llm2bids``; one more afterwards.
-    """
+    """Add ``llm2bids lesion``."""
     verb = verbs.add_parser(
         "lesion",
         help="silence or change units, and see what the model can no longer do",
@@ -126,7 +120,7 @@ def _add_work(group: argparse._ArgumentGroup) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     """Lesion, and tell what it did."""
-    from llm2bids.lesion import lesion  # noqa: PLC0415 - takes seconds to import
+    from llm2bids.lesioning import lesion  # noqa: PLC0415 - takes seconds to import
 
     found = lesion(**options(args))
     if args.json:

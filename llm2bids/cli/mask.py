@@ -15,13 +15,7 @@ if TYPE_CHECKING:
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``llm2bids mask`` with its actions.
-
-    Parameters
-    ----------
-    verbs : argparse._SubParsersAction
-        The verbs of ``llm2bids``; one more afterwards.
-    """
+    """Add ``llm2bids mask`` with its actions."""
     verb = verbs.add_parser("mask", help="any program's map to units, and masks to masks")
     actions = verb.add_subparsers(title="actions", metavar="ACTION", required=True)
     convert = actions.add_parser(
@@ -61,7 +55,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _convert(args: argparse.Namespace) -> int:
     """Convert a map, and tell how many units were chosen."""
-    from llm2bids.mask import convert  # noqa: PLC0415 - keeps --help fast
+    from llm2bids.masks import convert  # noqa: PLC0415 - keeps --help fast
 
     mask, paths = convert(**options(args))
     return _tell_mask(args, mask, paths)
@@ -69,7 +63,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 def _combine(args: argparse.Namespace) -> int:
     """Combine masks, and tell how many units are left."""
-    from llm2bids.mask import combine  # noqa: PLC0415 - keeps --help fast
+    from llm2bids.masks import combine  # noqa: PLC0415 - keeps --help fast
 
     mask, paths = combine(**options(args))
     return _tell_mask(args, mask, paths)
@@ -88,7 +82,7 @@ def _show(args: argparse.Namespace) -> int:
     """Show a mask."""
     import shutil  # noqa: PLC0415
 
-    from llm2bids.mask import show  # noqa: PLC0415 - keeps --help fast
+    from llm2bids.masks import show  # noqa: PLC0415 - keeps --help fast
 
     table, text = show(args.source, like=args.like, width=shutil.get_terminal_size((80, 24)).columns)
     tell(table.to_json(orient="records", indent=2) if args.json else text)

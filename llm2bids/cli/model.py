@@ -13,19 +13,7 @@ _DTYPES: Final = "auto, float32, bfloat16, float16 (%(default)s)"
 def add_model_options(
     group: argparse._ArgumentGroup, batch: str, dtype: str = _DTYPES, *, device_map: bool = True
 ) -> None:
-    """Add the options of a model.
-
-    Parameters
-    ----------
-    group : argparse._ArgumentGroup
-        Group of the verb; six options richer afterwards.
-    batch : str
-        What goes through the model together, e.g. ``"prompts"``.
-    dtype : str
-        What is said of ``--dtype``.
-    device_map : bool
-        Whether the model may be spread over several GPUs.
-    """
+    """Add the options of a model."""
     group.add_argument(
         "--batch-size", type=int, default=8, metavar="N", help=f"{batch} in the model at a time (%(default)s)"
     )

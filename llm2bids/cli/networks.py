@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from llm2bids.networks.output import Answer
+    from llm2bids.networks.answers import Answer
 
 _SHOWN: Final = {
     "overlap": ("task_a", "task_b", "units_a", "units_b", "shared", "dice", "dice_chance", "p", "p_holm"),
@@ -44,13 +44,7 @@ _SHOWN: Final = {
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``llm2bids networks`` with its questions.
-
-    Parameters
-    ----------
-    verbs : argparse._SubParsersAction
-        The verbs of ``llm2bids``; one more afterwards.
-    """
+    """Add ``llm2bids networks`` with its questions."""
     verb = verbs.add_parser("networks", help="what networks share, how they repeat, which task they tell")
     questions = verb.add_subparsers(title="questions", metavar="QUESTION", required=True)
     _add_overlap(questions)
@@ -229,42 +223,42 @@ def _finish(question: argparse.ArgumentParser, verb: Any, *, draws: bool = True)
 
 def _overlap(args: argparse.Namespace) -> int:
     """Ask, and tell what is shared."""
-    from llm2bids.networks.overlap import overlap  # noqa: PLC0415 - takes seconds to import
+    from llm2bids.networks.unit_overlap import overlap  # noqa: PLC0415 - takes seconds to import
 
     return _tell(args, overlap(**options(args)))
 
 
 def _reliability(args: argparse.Namespace) -> int:
     """Ask, and tell how well networks repeat."""
-    from llm2bids.networks.reliability import reliability  # noqa: PLC0415 - takes seconds to import
+    from llm2bids.networks.repeatability import reliability  # noqa: PLC0415 - takes seconds to import
 
     return _tell(args, reliability(**options(args)))
 
 
 def _identify(args: argparse.Namespace) -> int:
     """Ask, and tell how often the task was told right."""
-    from llm2bids.networks.identify import identify  # noqa: PLC0415 - takes seconds to import
+    from llm2bids.networks.identification_study import identify  # noqa: PLC0415 - takes seconds to import
 
     return _tell(args, identify(**options(args)))
 
 
 def _profile(args: argparse.Namespace) -> int:
     """Ask, and tell where networks lie."""
-    from llm2bids.networks.profiles import profile  # noqa: PLC0415 - takes seconds to import
+    from llm2bids.networks.depth_profile import profile  # noqa: PLC0415 - takes seconds to import
 
     return _tell(args, profile(**options(args)))
 
 
 def _connectivity(args: argparse.Namespace) -> int:
     """Ask, and tell how networks go together."""
-    from llm2bids.networks.connectivity import connectivity  # noqa: PLC0415 - takes seconds to import
+    from llm2bids.networks.functional_connectivity import connectivity  # noqa: PLC0415 - takes seconds to import
 
     return _tell(args, connectivity(**options(args)))
 
 
 def _match(args: argparse.Namespace) -> int:
     """Ask, and tell what is found again."""
-    from llm2bids.networks.match import match  # noqa: PLC0415 - takes seconds to import
+    from llm2bids.networks.matching import match  # noqa: PLC0415 - takes seconds to import
 
     return _tell(args, [match(**options(args))])
 

@@ -12,13 +12,7 @@ if TYPE_CHECKING:
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``llm2bids prep``.
-
-    Parameters
-    ----------
-    verbs : argparse._SubParsersAction
-        The verbs of ``llm2bids``; one more afterwards.
-    """
+    """Add ``llm2bids prep``."""
     verb = verbs.add_parser(
         "prep",
         help="prepare recordings for statistics, in every fMRI program",
@@ -34,7 +28,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     """Prepare, and tell what was written."""
-    from llm2bids.prep import prep  # noqa: PLC0415 - takes seconds to import
+    from llm2bids.preparation import prep  # noqa: PLC0415 - takes seconds to import
 
     rows = [
         {

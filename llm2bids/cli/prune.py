@@ -11,17 +11,11 @@ from llm2bids.cli.terminal import format_table, options, tell
 if TYPE_CHECKING:
     import argparse
 
-    from llm2bids.prune import Pruned
+    from llm2bids.pruning import Pruned
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``llm2bids prune``.
-
-    Parameters
-    ----------
-    verbs : argparse._SubParsersAction
-        The verbs of ``llm2bids``; one more afterwards.
-    """
+    """Add ``llm2bids prune``."""
     verb = verbs.add_parser(
         "prune",
         help="take the units of a mask out of a model and save the smaller one",
@@ -60,7 +54,7 @@ def _add_work(work: argparse._ArgumentGroup) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     """Prune, and tell what was done."""
-    from llm2bids.prune import prune  # noqa: PLC0415 - takes seconds to import
+    from llm2bids.pruning import prune  # noqa: PLC0415 - takes seconds to import
 
     pruned = prune(**options(args))
     tell(json.dumps(pruned.report, indent=2) if args.json else _text(pruned))

@@ -13,13 +13,7 @@ if TYPE_CHECKING:
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``llm2bids record``.
-
-    Parameters
-    ----------
-    verbs : argparse._SubParsersAction
-        The verbs of ``llm2bids``; one more afterwards.
-    """
+    """Add ``llm2bids record``."""
     verb = verbs.add_parser(
         "record",
         help="show a model a task and write its activations as BIDS",
@@ -113,7 +107,7 @@ def _add_model_options(model: argparse._ArgumentGroup) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     """Record and tell what was written."""
-    from llm2bids.record import record  # noqa: PLC0415 - takes seconds to import
+    from llm2bids.recording import record  # noqa: PLC0415 - takes seconds to import
 
     recordings = record(**options(args))
     rows = [

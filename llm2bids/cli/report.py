@@ -12,13 +12,7 @@ if TYPE_CHECKING:
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``llm2bids report``.
-
-    Parameters
-    ----------
-    verbs : argparse._SubParsersAction
-        The verbs of ``llm2bids``; one more afterwards.
-    """
+    """Add ``llm2bids report``."""
     verb = verbs.add_parser(
         "report",
         help="pages that tell a dataset and all results, with a viewer",
@@ -45,7 +39,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     """Write the pages, and tell where they are."""
-    from llm2bids.report import report  # noqa: PLC0415 - takes seconds to import
+    from llm2bids.reporting import report  # noqa: PLC0415 - takes seconds to import
 
     made = report(**options(args))
     if args.json:

@@ -12,13 +12,7 @@ if TYPE_CHECKING:
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``llm2bids tasks``.
-
-    Parameters
-    ----------
-    verbs : argparse._SubParsersAction
-        The verbs of ``llm2bids``; one more afterwards.
-    """
+    """Add ``llm2bids tasks``."""
     verb = verbs.add_parser("tasks", help="list the built-in tasks")
     verb.add_argument("--json", action="store_true", help="print the result for programs")
     verb.set_defaults(verb=_run)

@@ -9,13 +9,7 @@ from typing import Any
 
 
 def add_labels(verb: argparse.ArgumentParser) -> None:
-    """Add the options that say which runs, as BIDS apps name them.
-
-    Parameters
-    ----------
-    verb : argparse.ArgumentParser
-        Parser of the verb; a group richer afterwards.
-    """
+    """Add the options that say which runs, as BIDS apps name them."""
     labels = verb.add_argument_group("which runs (all)")
     for option in ("participant", "task"):
         labels.add_argument(f"--{option}-label", f"--{option}_label", nargs="+", default=[], metavar="LABEL")
@@ -23,13 +17,7 @@ def add_labels(verb: argparse.ArgumentParser) -> None:
 
 
 def add_work(verb: argparse.ArgumentParser) -> None:
-    """Add the options that say how the work is done, and what may happen to what is there.
-
-    Parameters
-    ----------
-    verb : argparse.ArgumentParser
-        Parser of the verb; a group richer afterwards.
-    """
+    """Add the options that say how the work is done, and what may happen to what is there."""
     work = verb.add_argument_group("work")
     work.add_argument("--n-jobs", type=processes, default=1, metavar="N", help="processes; -1 for all (%(default)s)")
     work.add_argument("--resume", action="store_true", help="leave alone what is there and up to date, do the rest")
@@ -38,23 +26,7 @@ def add_work(verb: argparse.ArgumentParser) -> None:
 
 
 def processes(text: str) -> int:
-    """A number of processes.
-
-    Parameters
-    ----------
-    text : str
-        What was typed.
-
-    Returns
-    -------
-    int
-        1 or more, or -1 for all.
-
-    Raises
-    ------
-    argparse.ArgumentTypeError
-        For any other number; argparse makes one line of it.
-    """
+    """A number of processes."""
     number = int(text)
     if number < 1 and number != -1:
         raise argparse.ArgumentTypeError(f"{text} processes found; 1 or more needed, or -1 for all")
@@ -64,32 +36,13 @@ def processes(text: str) -> int:
 def options(args: argparse.Namespace) -> dict[str, Any]:
     """What goes to the function of a verb.
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-        All that was typed.
-
-    Returns
-    -------
-    dict
-        The arguments without those that only the command line knows.
+    Returns the arguments without those that only the command line knows.
     """
     return {key: value for key, value in vars(args).items() if key not in {"verb", "json"}}
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:
-    """Rows as aligned text with a header; numbers to the right.
-
-    Parameters
-    ----------
-    rows : list of dict
-        One dict per row, all with the same keys, which make the header.
-
-    Returns
-    -------
-    str
-        The lines; ``nothing`` if there are no rows.
-    """
+    """Rows as aligned text with a header; numbers to the right."""
     if not rows:
         return "nothing"
     cells = [[str(key) for key in rows[0]], *([str(value) for value in row.values()] for row in rows)]
@@ -108,18 +61,8 @@ def format_table(rows: list[dict[str, Any]]) -> str:
 def short(value: Any) -> Any:
     """A value as a table shows it.
 
-    Parameters
-    ----------
-    value : object
-        A cell.
+    Returns numbers with three digits after the point, a dash for what is not there; all else as it is.
 
-    Returns
-    -------
-    object
-        Numbers with three digits after the point, a dash for what is not there; all else as it is.
-
-    Examples
-    --------
     >>> [short(value) for value in (0.12345, math.nan, None, 3, "block")]
     ['0.123', '-', '-', 3, 'block']
     """
@@ -133,18 +76,8 @@ def short(value: Any) -> Any:
 def plain(rows: list[dict[Any, Any]]) -> list[dict[str, Any]]:
     """Rows as JSON can say them.
 
-    Parameters
-    ----------
-    rows : list of dict
-        One dict per row.
+    Returns the same; None for NaN, which JSON does not know.
 
-    Returns
-    -------
-    list of dict
-        The same; None for NaN, which JSON does not know.
-
-    Examples
-    --------
     >>> plain([{"score": math.nan, "texts": 3}])
     [{'score': None, 'texts': 3}]
     """
@@ -155,11 +88,5 @@ def plain(rows: list[dict[Any, Any]]) -> list[dict[str, Any]]:
 
 
 def tell(*texts: str) -> None:
-    """Write results to standard output.
-
-    Parameters
-    ----------
-    *texts : str
-        One or more lines each.
-    """
+    """Write results to standard output."""
     sys.stdout.write("\n".join(texts) + "\n")

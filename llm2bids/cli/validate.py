@@ -12,13 +12,7 @@ if TYPE_CHECKING:
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``llm2bids validate``.
-
-    Parameters
-    ----------
-    verbs : argparse._SubParsersAction
-        The verbs of ``llm2bids``; one more afterwards.
-    """
+    """Add ``llm2bids validate``."""
     verb = verbs.add_parser(
         "validate",
         help="ask the official BIDS validator; exit 1 if it finds errors",
@@ -33,7 +27,7 @@ def _run(args: argparse.Namespace) -> int:
     """Validate and tell what was found."""
     from dataclasses import asdict  # noqa: PLC0415
 
-    from llm2bids.validate import validate  # noqa: PLC0415 - keeps --help fast
+    from llm2bids.validation import validate  # noqa: PLC0415 - keeps --help fast
 
     validations = validate(args.bids_dir)
     if args.json:

@@ -50,21 +50,10 @@ _BATCH_AND_TOKENS: Final = 2
 class Method:
     """What is done to units.
 
-    Parameters
-    ----------
-    name : {"zero", "mean", "scale", "add", "push"}
-        Silence them, hold them at their mean, multiply them, add a constant in their own units, add so many times their
-        mean.
-    x : float
-        The factor, constant or multiple; without meaning for ``zero`` and ``mean``.
+    - `name`: silence them, hold them at their mean, multiply them, add a constant in their own units, add so many times
+      their mean.
+    - `x`: the factor, constant or multiple; without meaning for ``zero`` and ``mean``.
 
-    Raises
-    ------
-    LesionError
-        If the name is unknown or the number is no finite one.
-
-    Examples
-    --------
     >>> Method.parse("scale:0.5")
     Method(name='scale', x=0.5)
     >>> str(Method("zero")), str(Method("add", 2.0))
@@ -87,23 +76,7 @@ class Method:
 
     @classmethod
     def parse(cls, text: str) -> Method:
-        """Read a method.
-
-        Parameters
-        ----------
-        text : str
-            ``zero``, ``mean``, ``scale:X``, ``add:X`` or ``push:X``.
-
-        Returns
-        -------
-        Method
-            What it says.
-
-        Raises
-        ------
-        LesionError
-            If it is unknown, or a number is missing, wrong or too many.
-        """
+        """Read a method."""
         name, colon, number = text.partition(":")
         if name in METHODS and (name in _NUMBERED) != bool(colon):
             needs = "a number: " + f"{name}:X" if name in _NUMBERED else f"no number: {name}"
@@ -123,19 +96,9 @@ class Method:
     def apply(self, values: Tensor, chosen: Tensor, means: Tensor) -> Tensor:
         """Do it.
 
-        Parameters
-        ----------
-        values : Tensor, shape (..., n_channels)
-            What the units do.
-        chosen : Tensor of bool, shape (..., n_channels) or one that broadcasts to it
-            Where to do it.
-        means : Tensor, shape (n_channels,)
-            Their mean activation, in the type of `values`; only looked at where the method needs it.
-
-        Returns
-        -------
-        Tensor, shape (..., n_channels)
-            A copy, changed where chosen.
+        `values` (..., n_channels): what the units do. `chosen` (..., n_channels): where to do it. `means`
+        (n_channels,): their mean activation, in the type of `values`; only looked at where the method needs it. Returns
+        (..., n_channels): A copy, changed where chosen.
         """
         if self.name == "zero":
             return values.masked_fill(chosen, 0)
@@ -219,29 +182,7 @@ def lesion(
 def amplify(
     model: PreTrainedModel | Subject, mask: UnitMask, factor: float, **options: Any
 ) -> AbstractContextManager[None]:
-    """Multiply what the units of a mask do.
-
-    Parameters
-    ----------
-    model : PreTrainedModel or Subject
-        As for `lesion`.
-    mask : UnitMask
-        Which units.
-    factor : float
-        1 changes nothing, 0 silences.
-    **options : Any
-        As for `lesion`.
-
-    Returns
-    -------
-    context manager
-        As `lesion`.
-
-    Raises
-    ------
-    LesionError
-        If the factor is no finite number; see also `lesion`.
-    """
+    """Multiply what the units of a mask do."""
     return lesion(model, mask, Method("scale", float(factor)), **options)
 
 
@@ -250,28 +191,7 @@ def push(
 ) -> AbstractContextManager[None]:
     """Add so many times the network's mean activation, as steering along it does.
 
-    Parameters
-    ----------
-    model : PreTrainedModel or Subject
-        As for `lesion`.
-    mask : UnitMask
-        Which units.
-    x : float
-        How many times; negative pushes away from it.
-    means : array_like, shape (n_units,)
-        Mean activation of every unit of the mask's space, e.g. of `mean_activations`.
-    **options : Any
-        As for `lesion`.
-
-    Returns
-    -------
-    context manager
-        As `lesion`.
-
-    Raises
-    ------
-    LesionError
-        If `x` is no finite number or the means do not fit; see also `lesion`.
+    `means` (n_units,): mean activation of every unit of the mask's space, e.g. of `mean_activations`.
     """
     return lesion(model, mask, Method("push", float(x)), means=means, **options)
 
@@ -281,32 +201,8 @@ def mean_activations(
 ) -> NDArray[np.float64]:
     """Average what every unit does over the tokens of texts.
 
-    Parameters
-    ----------
-    subject : Subject
-        The model.
-    texts : sequence of str
-        What to read, of any length; special tokens do not count.
-    space : UnitSpace
-        Which units.
-    absolute : bool
-        Whether to average absolute values.
-    batch_size : int
-        Texts in the model at a time.
-
-    Returns
-    -------
-    ndarray of float, shape (n_units,)
-        The means, in the activations' own units.
-
-    Raises
-    ------
-    LesionError
-        If there is no token to read.
-    SiteError
-        If the model has not the hookpoints of the space.
-    MaskError
-        If one of them has another number of channels.
+    `texts`: what to read, of any length; special tokens do not count. Returns (n_units,): the means, in the
+    activations' own units.
     """
     bench = _bench_of(subject.model)
     with lock_of(subject.model):

@@ -190,30 +190,7 @@ def load_subject(
 ) -> Subject:
     """Load a model and its tokenizer from a folder or the hub.
 
-    Parameters
-    ----------
-    name : str
-        A folder made by ``save_pretrained``, or a hub id.
-    revision : str, optional
-        Branch, tag or commit of the hub.
-    device : str
-        ``"auto"`` (the first accelerator, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    dtype : {"auto", "float32", "bfloat16", "float16"}
-        Precision of the weights; auto is float32 on a CPU and the model's own elsewhere.
-    device_map : str, optional
-        ``"auto"`` spreads the model over several GPUs (needs the package accelerate).
-    trust_remote_code : bool
-        Whether code that comes with the model may run.
-
-    Returns
-    -------
-    Subject
-        Model, tokenizer and identity.
-
-    Raises
-    ------
-    ModelError
-        If it cannot be found or loaded, has pickled weights only, or is an encoder-decoder.
+    `dtype`: precision of the weights; auto is float32 on a CPU and the model's own elsewhere.
     """
     folder = Path(name)
     local = _is_folder(name)
@@ -254,21 +231,7 @@ def make_subject(
 ) -> Subject:
     """Make a subject of a model in memory.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        The model; put into evaluation mode, its generation defaults replaced by plain ones.
-    tokenizer : PreTrainedTokenizerBase
-        Its tokenizer.
-    identity : Identity, optional
-        Which model it is; by default its class name and a hash of its weights.
-    causal : bool
-        Whether it predicts the next token.
-
-    Returns
-    -------
-    Subject
-        Ready to record.
+    `identity`: which model it is; by default its class name and a hash of its weights.
     """
     identity = identity or Identity(type(model).__name__, "local", hash_weights(model))
     sampling = Sampling()
@@ -291,23 +254,6 @@ def model_of_mask(model: PreTrainedModel | Subject, mask: UnitMask) -> PreTraine
     Of a subject it is known which weights it has. A model alone does not say: the hash of its tensors is not that of
     the files it came from, and its name may be any folder's. So only its places and widths can be compared, where they
     are used, and it is up to the caller to put a mask onto other weights, such as those of a model trained further.
-
-    Parameters
-    ----------
-    model : PreTrainedModel or Subject
-        What the mask is to be used on.
-    mask : UnitMask
-        Units of a model.
-
-    Returns
-    -------
-    PreTrainedModel
-        The model.
-
-    Raises
-    ------
-    MaskError
-        If it is a subject, and the mask says that it is of other weights, or of another name or revision.
     """
     if not isinstance(model, Subject):
         return model
@@ -318,15 +264,7 @@ def model_of_mask(model: PreTrainedModel | Subject, mask: UnitMask) -> PreTraine
 def context_length(config: PretrainedConfig) -> int | None:
     """Say how many tokens fit into a model's context.
 
-    Parameters
-    ----------
-    config : PretrainedConfig
-        Its configuration.
-
-    Returns
-    -------
-    int or None
-        Tokens, or None where the architecture has no limit (alibi, state-space models).
+    Returns tokens, or None where the architecture has no limit (alibi, state-space models).
     """
     length = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(length) if length and length > 0 else None
@@ -335,15 +273,7 @@ def context_length(config: PretrainedConfig) -> int | None:
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Pick a token to pad with; what it is does not matter, since it is masked.
 
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-        Any tokenizer, also one without a padding token.
-
-    Returns
-    -------
-    int
-        Its padding token, else its end token, else 0.
+    Returns its padding token, else its end token, else 0.
     """
     candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(int(token) for token in candidates if token is not None)
@@ -352,15 +282,7 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def hash_weights(model: PreTrainedModel) -> str:
     """Hash a model in memory.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        Any model.
-
-    Returns
-    -------
-    str
-        SHA-256, in hexadecimal, over name, type, shape and values of every tensor of its state, in order of name.
+    Returns SHA-256, in hexadecimal, over name, type, shape and values of every tensor of its state, in order of name.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -433,15 +355,7 @@ def _check_complete(model: PreTrainedModel, told: dict[str, Any], name: str) -> 
 def quietly(work: Callable[[], Result]) -> Result:
     """Read or write files without the progress bars of transformers.
 
-    Parameters
-    ----------
-    work : callable
-        What to do.
-
-    Returns
-    -------
-    object
-        What it returns. Also after an exception bars are shown as before.
+    Returns what it returns. Also after an exception bars are shown as before.
     """
     shown = is_progress_bar_enabled()
     disable_progress_bar()
@@ -453,23 +367,7 @@ def quietly(work: Callable[[], Result]) -> Result:
 
 
 def pick_device(wanted: str) -> torch.device:
-    """Find the device to use.
-
-    Parameters
-    ----------
-    wanted : str
-        ``"auto"`` for the first accelerator, else the CPU, or a name of torch.
-
-    Returns
-    -------
-    device
-        It can be used.
-
-    Raises
-    ------
-    ModelError
-        If it cannot.
-    """
+    """Find the device to use."""
     if wanted == "auto":
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return found or torch.device("cpu")

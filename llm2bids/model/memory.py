@@ -24,23 +24,6 @@ _TEXTS: Final = (
 def enough_memory(batch_size: int | None = None) -> Iterator[None]:
     """Say what to do where a device has too little memory.
 
-    Parameters
-    ----------
-    batch_size : int, optional
-        Texts in the model at a time, where it is they that take the room.
-
-    Yields
-    ------
-    None
-        While memory is needed.
-
-    Raises
-    ------
-    ModelError
-        If there is too little, in place of what torch or numpy raises then.
-
-    Examples
-    --------
     >>> with enough_memory(8):
     ...     raise torch.OutOfMemoryError("CUDA out of memory")
     Traceback (most recent call last):

@@ -37,18 +37,12 @@ _CACHED = 400_000
 class Scans:
     """The scans of one text.
 
-    Parameters
-    ----------
-    signals : ndarray of float32, shape (n_scans, n_units)
-        Activations, hookpoint after hookpoint.
-    token_id : ndarray of int, shape (n_scans,)
-        The token read or emitted.
-    position : ndarray of int, shape (n_scans,)
-        Where the recorded state stands in the sequence the model saw, from 0, padding not counted.
-    surprisal, entropy : ndarray of float, shape (n_scans,)
-        In bits: of that token, and of the prediction it is held against. NaN where the model predicts none.
-    n_special : int
-        Tokens left out because they are special.
+    - `signals` (n_scans, n_units): activations, hookpoint after hookpoint.
+    - `token_id` (n_scans,): the token read or emitted.
+    - `position` (n_scans,): where the recorded state stands in the sequence the model saw, from 0, padding not counted.
+    - `surprisal`, `entropy` (n_scans,): in bits: of that token, and of the prediction it is held against. NaN where the
+      model predicts none.
+    - `n_special`: tokens left out because they are special.
     """
 
     signals: NDArray[np.float32]
@@ -67,27 +61,8 @@ class Scans:
 def tokenize(subject: Subject, texts: Sequence[str], n_new: int = 0) -> list[list[int]]:
     """Turn texts into tokens and refuse what cannot be shown.
 
-    Parameters
-    ----------
-    subject : Subject
-        The model.
-    texts : sequence of str
-        What to show.
-    n_new : int
-        Tokens to be generated after each.
-
-    Returns
-    -------
-    list of list of int
-        Token ids, with the special tokens the tokenizer adds to an open text: an end token is left off when the
-        model is to go on.
-
-    Raises
-    ------
-    PromptError
-        If a text holds no token but special ones, or does not fit into the context.
-    ModelError
-        If the tokenizer belongs to another model.
+    `n_new`: tokens to be generated after each. Returns token ids, with the special tokens the tokenizer adds to an open
+    text: an end token is left off when the model is to go on.
     """
     special, n_embedded, context = subject.special_ids, subject.n_embedded, subject.context
     tokens = []
@@ -111,18 +86,7 @@ def tokenize(subject: Subject, texts: Sequence[str], n_new: int = 0) -> list[lis
 
 
 def check_causal(subject: Subject) -> None:
-    """Refuse a model that cannot generate.
-
-    Parameters
-    ----------
-    subject : Subject
-        The model.
-
-    Raises
-    ------
-    ModelError
-        If it does not predict the next token.
-    """
+    """Refuse a model that cannot generate."""
     if not subject.causal:
         raise ModelError(f"{subject.identity.name} does not predict the next token; record it with --mode read")
 
@@ -134,21 +98,7 @@ def padding_is_harmless(
 
     Some architectures let padding leak into the states (recurrent ones when generating, fnet, convbert).
 
-    Parameters
-    ----------
-    subject : Subject
-        The model.
-    hookpoints : sequence of HookPoint
-        What is to be recorded.
-    tokens : sequence of sequence of int
-        Texts as `tokenize` gives them; the shortest and the longest are tried.
-    generating : bool
-        Whether texts are to be continued, or read.
-
-    Returns
-    -------
-    bool
-        True if signals agree within a tenth of their size, and all texts are as long as each other or alone.
+    Returns true if signals agree within a tenth of their size, and all texts are as long as each other or alone.
     """
     pair = [min(tokens, key=len), max(tokens, key=len)]
     if len(pair[0]) == len(pair[1]):
@@ -166,24 +116,7 @@ def padding_is_harmless(
 def read(
     subject: Subject, hookpoints: Sequence[HookPoint], tokens: Sequence[Sequence[int]], batch_size: int = 8
 ) -> Iterator[Scans]:
-    """Show texts; every token read is a scan.
-
-    Parameters
-    ----------
-    subject : Subject
-        The model.
-    hookpoints : sequence of HookPoint
-        What to record.
-    tokens : sequence of sequence of int
-        Texts as `tokenize` gives them.
-    batch_size : int
-        Texts in the model at a time.
-
-    Yields
-    ------
-    Scans
-        One per text, in order.
-    """
+    """Show texts; every token read is a scan."""
     for start in range(0, len(tokens), batch_size):
         ids, mask = _padded(subject, tokens[start : start + batch_size], left=False)
         kept = mask & ~torch.isin(ids, _special(subject, ids))
@@ -216,30 +149,8 @@ def generate(
 ) -> Iterator[Scans]:
     """Let the model continue texts; every token it emits is a scan.
 
-    Parameters
-    ----------
-    subject : Subject
-        A causal model.
-    hookpoints : sequence of HookPoint
-        What to record.
-    tokens : sequence of sequence of int
-        Texts as `tokenize` gives them.
-    n_tokens : int
-        Tokens to generate per text; fewer where the model ends the text, never none.
-    batch_size : int
-        Texts in the model at a time.
-    sampling : Sampling, optional
-        How the next token is chosen; the likeliest by default.
-
-    Yields
-    ------
-    Scans
-        One per text, in order. Scan t is the state that emitted token t: the one at the position before it.
-
-    Raises
-    ------
-    ModelError
-        If the model cannot generate.
+    `n_tokens`: tokens to generate per text; fewer where the model ends the text, never none. Yields one per text, in
+    order. Scan t is the state that emitted token t: the one at the position before it.
     """
     check_causal(subject)
     sampling = sampling or Sampling()

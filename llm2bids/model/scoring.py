@@ -45,16 +45,9 @@ _KEPT_BYTES: Final = 1 << 29
 class Piece:
     """Tokens that go through the model together.
 
-    Parameters
-    ----------
-    tokens : tuple of int
-        What is read.
-    start : int
-        Place of the first token that is scored; those before it are its context.
-    text : int
-        Number of the text it is part of.
-    n_bytes : int
-        Bytes of the text that its scored tokens stand for.
+    - `start`: place of the first token that is scored; those before it are its context.
+    - `text`: number of the text it is part of.
+    - `n_bytes`: bytes of the text that its scored tokens stand for.
     """
 
     tokens: tuple[int, ...]
@@ -67,14 +60,10 @@ class Piece:
 class Surprise:
     """How a model took pieces of text.
 
-    Parameters
-    ----------
-    bits : ndarray, shape (n_pieces,)
-        Surprisal of all scored tokens together, in bits.
-    n_tokens : ndarray of int, shape (n_pieces,)
-        Tokens scored.
-    kl : ndarray, shape (n_pieces,)
-        Divergence of its predictions from those of the intact model, in bits, summed over scored tokens.
+    - `bits` (n_pieces,): surprisal of all scored tokens together, in bits.
+    - `n_tokens` (n_pieces,): tokens scored.
+    - `kl` (n_pieces,): divergence of its predictions from those of the intact model, in bits, summed over scored
+      tokens.
     """
 
     bits: NDArray[np.float64]
@@ -86,12 +75,7 @@ class Surprise:
 class Intact:
     """What the intact model predicts, kept as far as memory allows; one for the pieces it is used with.
 
-    Parameters
-    ----------
-    kept : dict of Tensor
-        Log probabilities of scored tokens' predictions by number of the batch, shape (n_scored, n_vocabulary).
-    n_bytes : int
-        What they take.
+    `kept`: log probabilities of scored tokens' predictions by number of the batch, shape (n_scored, n_vocabulary).
     """
 
     kept: dict[int, Tensor] = field(default_factory=dict)
@@ -100,17 +84,7 @@ class Intact:
     def keep(self, batch: int, predictions: Tensor) -> Tensor:
         """Keep predictions if there is room.
 
-        Parameters
-        ----------
-        batch : int
-            Number of the batch.
-        predictions : Tensor, shape (n_scored, n_vocabulary)
-            Log probabilities.
-
-        Returns
-        -------
-        Tensor, shape (n_scored, n_vocabulary)
-            The same.
+        `predictions` (n_scored, n_vocabulary): log probabilities. Returns (n_scored, n_vocabulary): the same.
         """
         size = predictions.numel() * predictions.element_size()
         if batch not in self.kept and self.n_bytes + size <= _KEPT_BYTES:
@@ -124,30 +98,9 @@ def split_texts(
 ) -> list[Piece]:
     """Cut texts into windows that the model can read.
 
-    Parameters
-    ----------
-    subject : Subject
-        The model.
-    texts : sequence of str
-        Any lengths.
-    window : int, optional
-        Tokens read together; by default as many as the context holds, 2048 at most.
-    stride : int, optional
-        Tokens from one window to the next; by default half a window.
-
-    Returns
-    -------
-    list of Piece
-        In the order of the texts; all tokens of a text are scored once but a first one that nothing stands before.
-
-    Raises
-    ------
-    PromptError
-        If a text has less than two tokens to read.
-    LesionError
-        If window or stride do not fit the model or each other.
-    ModelError
-        If the tokenizer belongs to another model.
+    `window`: tokens read together; by default as many as the context holds, 2048 at most. `stride`: tokens from one
+    window to the next; by default half a window. Returns in the order of the texts; all tokens of a text are scored
+    once but a first one that nothing stands before.
     """
     most = min(subject.context or WINDOW, WINDOW if window is None else window)
     if window is not None and not 2 <= window <= (subject.context or window):  # noqa: PLR2004
@@ -168,24 +121,8 @@ def split_texts(
 def encode(subject: Subject, text: str) -> tuple[list[int], list[int]]:
     """Turn a text into tokens, start tokens apart.
 
-    Parameters
-    ----------
-    subject : Subject
-        The model.
-    text : str
-        What to read.
-
-    Returns
-    -------
-    prefix : list of int
-        Special tokens before the text: what the tokenizer adds, else its start token if it has one.
-    body : list of int
-        The text, without the special tokens that the tokenizer adds after it.
-
-    Raises
-    ------
-    ModelError
-        If the tokenizer belongs to another model.
+    Returns `prefix` special tokens before the text: what the tokenizer adds, else its start token if it has one.
+    Returns `body` the text, without the special tokens that the tokenizer adds after it.
     """
     ids, special = list(subject.tokenizer(text, verbose=False)["input_ids"]), subject.special_ids
     if ids and max(ids) >= subject.n_embedded:
@@ -208,31 +145,9 @@ def surprise(
 ) -> Surprise:
     """Let a model read, and say how surprised it is.
 
-    Parameters
-    ----------
-    subject : Subject
-        A causal model.
-    pieces : sequence of Piece
-        What it reads.
-    changed : callable, optional
-        Makes the context in which it reads, given the place of the first scored token of each piece of a batch; none
-        for the intact model.
-    intact : Intact, optional
-        Where predictions of the intact model are kept; without it divergences are not computed and 0.
-    batch_size : int
-        Pieces in the model at a time.
-
-    Returns
-    -------
-    Surprise
-        One number per piece.
-
-    Raises
-    ------
-    NonFiniteError
-        If the model predicts NaN or infinity.
-    ModelError
-        If there is too little memory.
+    `changed`: makes the context in which it reads, given the place of the first scored token of each piece of a batch;
+    none for the intact model. `intact`: where predictions of the intact model are kept; without it divergences are not
+    computed and 0.
     """
     parts = []
     for number, batch in enumerate(_batches(pieces, batch_size)):
@@ -268,28 +183,8 @@ def continue_tokens(
 ) -> list[str]:
     """Let a model continue texts with the likeliest tokens.
 
-    Parameters
-    ----------
-    subject : Subject
-        A causal model.
-    prompts : sequence of sequence of int
-        Tokens to begin with; only those of one length are in the model together, so that no padding is needed.
-    n_tokens : int
-        Tokens to add at most.
-    changed : callable, optional
-        As for `surprise`.
-    batch_size : int
-        Texts in the model at a time.
-
-    Returns
-    -------
-    list of str
-        What was added to each, without special tokens.
-
-    Raises
-    ------
-    ModelError
-        If there is too little memory.
+    `prompts`: tokens to begin with; only those of one length are in the model together, so that no padding is needed.
+    `n_tokens`: tokens to add at most.
     """
     by_length: dict[int, list[int]] = defaultdict(list)
     for number, prompt in enumerate(prompts):

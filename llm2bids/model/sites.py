@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from llm2bids.errors import MaskError, ModelError, SiteError, did_you_mean
 from llm2bids.model.memory import enough_memory
-from llm2bids.sites import check_site
+from llm2bids.model.site_names import check_site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,15 +39,9 @@ _LOCKS_LOCK: Final = Lock()
 class HookPoint:
     """A module and the side of it that is read.
 
-    Parameters
-    ----------
-    path : str
-        Module path as in ``model.named_modules()``.
-    side : {"in", "out"}
-        Whether its input or its output is read.
+    - `path`: module path as in ``model.named_modules()``.
+    - `side`: whether its input or its output is read.
 
-    Examples
-    --------
     >>> str(HookPoint("transformer.h.0", "out"))
     'transformer.h.0:out'
     >>> HookPoint.parse("model.layers.0.mlp.down_proj:in")
@@ -63,23 +57,7 @@ class HookPoint:
 
     @classmethod
     def parse(cls, name: str) -> HookPoint:
-        """Read the name of a hookpoint: the inverse of ``str``.
-
-        Parameters
-        ----------
-        name : str
-            E.g. ``"model.layers.3:out"``.
-
-        Returns
-        -------
-        HookPoint
-            The place.
-
-        Raises
-        ------
-        SiteError
-            If it does not end in ``:in`` or ``:out``.
-        """
+        """Read the name of a hookpoint: the inverse of ``str``."""
         path, _, side = name.rpartition(":")
         if not path or side not in {"in", "out"}:
             raise SiteError(f"hookpoint {name!r} found; a module path ending in :in or :out is needed")
@@ -87,23 +65,7 @@ class HookPoint:
 
 
 def find_blocks(model: PreTrainedModel) -> list[str]:
-    """Find the blocks of a transformer.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        Any transformers model with one stack.
-
-    Returns
-    -------
-    list of str
-        Module path of each block, first to last.
-
-    Raises
-    ------
-    SiteError
-        If no module list is as long as the configuration says, or several equally shallow ones are.
-    """
+    """Find the blocks of a transformer."""
     depth = getattr(model.config.get_text_config(), "num_hidden_layers", -1)
     found = [
         name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
@@ -120,25 +82,7 @@ def find_blocks(model: PreTrainedModel) -> list[str]:
 
 
 def find_site(model: PreTrainedModel, site: str) -> tuple[HookPoint, ...]:
-    """Find one site in every block.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        Any transformers model with one stack.
-    site : {"block", "attn", "mlp", "neuron", "head"}
-        What to read.
-
-    Returns
-    -------
-    tuple of HookPoint
-        One per block, in depth order.
-
-    Raises
-    ------
-    SiteError
-        If the site is unknown, or a block has no such part.
-    """
+    """Find one site in every block."""
     check_site(site)
     blocks = find_blocks(model)
     if site == "block":
@@ -157,23 +101,8 @@ def find_site(model: PreTrainedModel, site: str) -> tuple[HookPoint, ...]:
 def match_hookpoints(model: PreTrainedModel, pattern: str) -> tuple[HookPoint, ...]:
     """Find modules by a pattern.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        Any model.
-    pattern : str
-        Module paths with ``*`` and ``?``, optionally followed by ``:in`` or ``:out`` (the default), e.g.
-        ``"model.layers.*.mlp.act_fn:out"``.
-
-    Returns
-    -------
-    tuple of HookPoint
-        In the order of ``named_modules``, which is depth order.
-
-    Raises
-    ------
-    SiteError
-        If nothing matches or the side is unknown.
+    `pattern`: module paths with ``*`` and ``?``, optionally followed by ``:in`` or ``:out`` (the default), e.g.
+    ``"model.layers.*.mlp.act_fn:out"``. Returns in the order of ``named_modules``, which is depth order.
     """
     glob, _, side = pattern.partition(":")
     if side not in {"", "in", "out"}:
@@ -194,22 +123,9 @@ def tapped(
 ) -> Iterator[list[Tensor | None]]:
     """Read hookpoints during every forward pass inside the ``with``.
 
-    Parameters
-    ----------
-    model : Module
-        A transformers model; its inputs must come as ``input_ids``, shape (n_texts, n_tokens).
-    hookpoints : sequence of HookPoint
-        What to read.
-    keep : callable
-        Takes the values of one hookpoint, shape (n_texts, n_tokens, n_channels), and returns the copy to keep.
+    `keep`: takes the values of one hookpoint, shape (n_texts, n_tokens, n_channels), and returns the copy to keep.
+    Yields what was kept of the latest forward pass, one entry per hookpoint; None where it was not reached.
 
-    Yields
-    ------
-    list of Tensor or None
-        What was kept of the latest forward pass, one entry per hookpoint; None where it was not reached.
-
-    Notes
-    -----
     On leaving, also by an exception, no hook is left on the model. One thread at a time, see `lock_of`.
     """
     kept: list[Tensor | None] = [None] * len(hookpoints)
@@ -238,41 +154,13 @@ def lock_of(model: nn.Module) -> RLock:
 
     Hooks act on every forward pass, whichever thread it is of. So a lesion is held, and each batch is recorded or
     scored, under this lock: other threads wait. A thread may hold it several times, and record what it lesions.
-
-    Parameters
-    ----------
-    model : Module
-        Any model; it is not kept alive.
-
-    Returns
-    -------
-    RLock
-        The same for the same model.
     """
     with _LOCKS_LOCK:
         return _LOCKS.setdefault(model, RLock())
 
 
 def measure_widths(model: PreTrainedModel, hookpoints: Sequence[HookPoint]) -> tuple[int, ...]:
-    """Count the channels of hookpoints by showing the model two texts of three tokens.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        Any model.
-    hookpoints : sequence of HookPoint
-        What to measure.
-
-    Returns
-    -------
-    tuple of int
-        Channels of each.
-
-    Raises
-    ------
-    SiteError
-        If a forward pass does not reach a hookpoint, or it gives no value per token.
-    """
+    """Count the channels of hookpoints by showing the model two texts of three tokens."""
     with tapped(model, hookpoints, lambda values: values) as kept:
         _show_six_tokens(model)
         found = [None if value is None else value.shape[-1] for value in kept]
@@ -285,20 +173,7 @@ def measure_widths(model: PreTrainedModel, hookpoints: Sequence[HookPoint]) -> t
 
 
 def check_places(model: PreTrainedModel, hookpoints: Sequence[HookPoint]) -> None:
-    """Refuse hookpoints of a mask that a model does not have.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        The model.
-    hookpoints : sequence of HookPoint
-        Where the mask has units.
-
-    Raises
-    ------
-    SiteError
-        If one of them is no module of the model.
-    """
+    """Refuse hookpoints of a mask that a model does not have."""
     modules = {name for name, _ in model.named_modules()}
     for point in hookpoints:
         if point.path not in modules:
@@ -308,22 +183,7 @@ def check_places(model: PreTrainedModel, hookpoints: Sequence[HookPoint]) -> Non
 
 
 def check_width(model: nn.Module, point: HookPoint | str, n_mask: int, n_model: int) -> None:
-    """Refuse a mask of another width.
-
-    Parameters
-    ----------
-    model : Module
-        The model.
-    point : HookPoint or str
-        A hookpoint that both have.
-    n_mask, n_model : int
-        Channels that the mask has there, and the model.
-
-    Raises
-    ------
-    MaskError
-        If they differ.
-    """
+    """Refuse a mask of another width."""
     if n_mask != n_model:
         raise MaskError(
             f"the mask has {n_mask} channels at {point}, {type(model).__name__} has {n_model} there; "

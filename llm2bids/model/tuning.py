@@ -43,34 +43,15 @@ _N_TEXTS, _N_TOKENS = 2, 8
 def find_weights(model: PreTrainedModel | Subject, mask: UnitMask, *, shared: bool = False) -> dict[str, Tensor]:
     """Find the weights that belong to the units of a mask.
 
-    Parameters
-    ----------
-    model : PreTrainedModel or Subject
-        The model the mask was made of. A subject is compared with what the mask says of its model, weights first; of a
-        model alone only places and widths can be compared.
-    mask : UnitMask
-        A network at site ``neuron``, ``head``, ``mlp``, ``attn`` or ``block``, or at sides of linear maps.
-    shared : bool
-        Whether rows that also feed units outside the mask are counted in: queries of a head that is partly chosen,
-        keys and values of grouped heads.
+    `model`: the model the mask was made of. A subject is compared with what the mask says of its model, weights first;
+    of a model alone only places and widths can be compared. `mask`: A network at site ``neuron``, ``head``, ``mlp``,
+    ``attn`` or ``block``, or at sides of linear maps. `shared`: whether rows that also feed units outside the mask are
+    counted in: queries of a head that is partly chosen, keys and values of grouped heads. Returns by name of parameter,
+    True where weights belong: shape (n_out, 1) for rows, (1, n_in) for columns, transposed in GPT-2's ``Conv1D``,
+    (n_out,) for biases. Parameters without such weights are left out.
 
-    Returns
-    -------
-    dict of str to Tensor
-        By name of parameter, True where weights belong: shape (n_out, 1) for rows, (1, n_in) for columns, transposed
-        in GPT-2's ``Conv1D``, (n_out,) for biases. Parameters without such weights are left out.
-
-    Raises
-    ------
-    MaskError
-        If the mask chooses no unit, has other widths than the model, or is of another model than the subject.
-    SiteError
-        If the model has not its hookpoints, or they are no sides of linear maps, as in a mixture of experts.
-
-    Examples
-    --------
     >>> from llm2bids.model.sites import find_site, measure_widths
-    >>> from llm2bids.phantom import build_phantom
+    >>> from llm2bids.model.phantom import build_phantom
     >>> from llm2bids.space import UnitMask, UnitSpace
     >>> model = build_phantom().model
     >>> points = find_site(model, "neuron")
@@ -92,17 +73,9 @@ def find_weights(model: PreTrainedModel | Subject, mask: UnitMask, *, shared: bo
 class Wiring:
     """What feeds the units of a space, found in one forward pass: for several masks of it.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        The model.
-    space : UnitSpace
-        Where the units live.
-    noise : mapping
-        What each linear map was made to give, by its path: every time that it was called, shape (..., n_out).
-    seen : mapping
-        What came in at each map whose input is read, by its path, shape (n_texts, n_tokens, n_in); computed from
-        `noise`, as its gradients say.
+    - `noise`: what each linear map was made to give, by its path: every time that it was called, shape (..., n_out).
+    - `seen`: what came in at each map whose input is read, by its path, shape (n_texts, n_tokens, n_in); computed from
+      `noise`, as its gradients say.
     """
 
     model: PreTrainedModel
@@ -112,52 +85,12 @@ class Wiring:
 
     @classmethod
     def find(cls, model: PreTrainedModel, space: UnitSpace) -> Wiring:
-        """Show a model noise.
-
-        Parameters
-        ----------
-        model : PreTrainedModel
-            The model; left as it is.
-        space : UnitSpace
-            Where the units live.
-
-        Returns
-        -------
-        Wiring
-            What was seen.
-
-        Raises
-        ------
-        MaskError
-            If the space has other widths than the model.
-        SiteError
-            If the model has not its hookpoints, or they are no sides of linear maps.
-        """
+        """Show a model noise."""
         inputs = _inputs(model, space)
         return cls(model, space, *(_show_noise(model, inputs) if inputs else ({}, {})))
 
     def weights(self, mask: UnitMask, *, shared: bool = False) -> dict[str, Tensor]:
-        """Find the weights that belong to the units of a mask.
-
-        Parameters
-        ----------
-        mask : UnitMask
-            Units of the space.
-        shared : bool
-            See `find_weights`.
-
-        Returns
-        -------
-        dict of str to Tensor
-            See `find_weights`.
-
-        Raises
-        ------
-        MaskError
-            If the mask chooses no unit or has other widths than the model.
-        SiteError
-            If its hookpoints are no sides of linear maps.
-        """
+        """Find the weights that belong to the units of a mask."""
         if not mask.n_selected:
             raise MaskError("a mask of no unit found; choose units whose weights are to move")
         inputs, outputs = _chosen(mask)
@@ -258,30 +191,9 @@ def finetune_mask(
 def lora_targets(model: PreTrainedModel | Subject, mask: UnitMask, *, shared: bool = False) -> dict[str, list[int]]:
     """List the modules to which LoRA is to add adapters, for ``peft.LoraConfig``.
 
-    Parameters
-    ----------
-    model : PreTrainedModel or Subject
-        The model the mask was made of, see `find_weights`.
-    mask : UnitMask
-        The network.
-    shared : bool
-        See `find_weights`.
+    Returns by module, the rows or columns of its weight that belong to the network, ascending. ``target_modules`` are
+    its keys; an adapter needs no more ranks than there are numbers.
 
-    Returns
-    -------
-    dict of str to list of int
-        By module, the rows or columns of its weight that belong to the network, ascending. ``target_modules`` are its
-        keys; an adapter needs no more ranks than there are numbers.
-
-    Raises
-    ------
-    MaskError
-        If the mask chooses no unit, has other widths than the model, or is of another model than the subject.
-    SiteError
-        If the model has not its hookpoints, or they are no sides of linear maps.
-
-    Notes
-    -----
     Adapters act on whole modules: LoRA confines training to the modules of a network, `finetune_mask` to its units.
     ``LoraConfig(target_modules=list(targets), rank_pattern={name: min(8, len(units)) for name, units in
     targets.items()})``

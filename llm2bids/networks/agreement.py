@@ -24,20 +24,10 @@ _ROUNDING: Final = 1e-12
 def icc(ratings: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Give the intraclass correlations ICC(2,1) and ICC(3,1).
 
-    Parameters
-    ----------
-    ratings : array_like, shape (n_targets, n_raters, ...)
-        What each rater (run) says of each target (task); two of each at least.
+    `ratings` (n_targets, n_raters, ...): what each rater (run) says of each target (task); two of each at least.
+    Returns `icc21` (...): absolute agreement of single runs: runs that differ in their mean agree less. Returns `icc31`
+    (...): consistency of single runs: means of runs do not matter.
 
-    Returns
-    -------
-    icc21 : ndarray, shape (...)
-        Absolute agreement of single runs: runs that differ in their mean agree less.
-    icc31 : ndarray, shape (...)
-        Consistency of single runs: means of runs do not matter.
-
-    Notes
-    -----
     Shrout and Fleiss 1979, two-way analysis of variance. NaN where nothing varies.
     """
     values = np.asarray(ratings, float)
@@ -58,19 +48,10 @@ def icc(ratings: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def rated_runs(tasks: ArrayLike, runs: ArrayLike) -> NDArray[np.int64]:
     """Arrange runs for `icc`: tasks are rated, and the runs of one name are a rater.
 
-    Parameters
-    ----------
-    tasks, runs : array_like of str, shape (n_runs,)
-        Task of each run, and what it is called.
+    `tasks`, `runs` (n_runs,): task of each run, and what it is called. Returns (n_tasks, n_raters): numbers of the
+    runs: of names that all tasks have; where there are fewer than two, of the first, second ... run of each task.
+    Exchanges of tasks among runs of one name leave raters as they are.
 
-    Returns
-    -------
-    ndarray of int, shape (n_tasks, n_raters)
-        Numbers of the runs: of names that all tasks have; where there are fewer than two, of the first, second ... run
-        of each task. Exchanges of tasks among runs of one name leave raters as they are.
-
-    Examples
-    --------
     >>> rated_runs(["a", "a", "a", "b", "b"], ["2", "1", "3", "2", "3"]).tolist()
     [[0, 2], [3, 4]]
     """
@@ -87,15 +68,8 @@ def rated_runs(tasks: ArrayLike, runs: ArrayLike) -> NDArray[np.int64]:
 def correlations(maps: NDArray[np.float64]) -> NDArray[np.float64]:
     """Correlate every two maps over units.
 
-    Parameters
-    ----------
-    maps : ndarray, shape (n_maps, n_units)
-        One row per map.
-
-    Returns
-    -------
-    ndarray, shape (n_maps, n_maps)
-        Pearson's correlation; NaN for a map that is constant.
+    `maps` (n_maps, n_units): one row per map. Returns (n_maps, n_maps): pearson's correlation; NaN for a map that is
+    constant.
     """
     scores = standardized(maps)
     found: NDArray[np.float64] = np.clip(scores @ scores.T / maps.shape[1], -1, 1)
@@ -105,15 +79,7 @@ def correlations(maps: NDArray[np.float64]) -> NDArray[np.float64]:
 def standardized(maps: NDArray[np.float64]) -> NDArray[np.float64]:
     """Scale maps to mean 0 and standard deviation 1 over units.
 
-    Parameters
-    ----------
-    maps : ndarray, shape (n_maps, n_units)
-        One row per map.
-
-    Returns
-    -------
-    ndarray, shape (n_maps, n_units)
-        NaN for a map that is constant.
+    `maps` (n_maps, n_units): one row per map. Returns (n_maps, n_units): naN for a map that is constant.
     """
     values = np.asarray(maps, np.float64)
     centred = values - values.mean(1, keepdims=True)
@@ -126,22 +92,8 @@ def standardized(maps: NDArray[np.float64]) -> NDArray[np.float64]:
 def within_and_between(similarity: NDArray[np.float64], tasks: ArrayLike) -> tuple[float, float]:
     """Average a similarity within tasks and between them.
 
-    Parameters
-    ----------
-    similarity : ndarray, shape (n_runs, n_runs)
-        Symmetric; NaN is left out.
-    tasks : array_like, shape (n_runs,)
-        Task of each run.
+    `similarity` (n_runs, n_runs): symmetric; NaN is left out. `tasks` (n_runs,): task of each run.
 
-    Returns
-    -------
-    within : float
-        Mean over pairs of runs of one task.
-    between : float
-        Mean over pairs of runs of two tasks.
-
-    Examples
-    --------
     >>> within_and_between(np.array([[1, 0.8, 0.2], [0.8, 1, 0.4], [0.2, 0.4, 1]]), ["a", "a", "b"])
     (0.8, 0.30000000000000004)
     """
@@ -157,24 +109,9 @@ def jackknife(
 ) -> tuple[float, float, float]:
     """Estimate a number and its interval from what leaving out each run does to it.
 
-    Parameters
-    ----------
-    statistic : callable
-        Makes the number of the numbers of the runs that are kept, shape (n_kept,).
-    groups : sequence of sequence of int
-        Runs of each task, which vary independently.
-    level : float
-        Coverage of the interval.
+    `statistic`: makes the number of the numbers of the runs that are kept, shape (n_kept,). Returns `low, high` ends of
+    the interval (Student's t); NaN where a task has a single run.
 
-    Returns
-    -------
-    value : float
-        With all runs.
-    low, high : float
-        Ends of the interval (Student's t); NaN where a task has a single run.
-
-    Notes
-    -----
     The jackknife over several samples, Efron and Tibshirani 1993, chapter 11.
     """
     everything = np.concatenate([np.asarray(group, np.int64) for group in groups])
@@ -193,17 +130,8 @@ def jackknife(
 def exchanged_labels(tasks: Sequence[str], cells: Sequence[str], rng: np.random.Generator) -> NDArray[np.str_]:
     """Exchange the tasks of runs with each other within cells.
 
-    Parameters
-    ----------
-    tasks, cells : sequence of str
-        Task of each run, and which runs may be exchanged: those of one cell, such as the first runs of all tasks.
-    rng : Generator
-        Which exchange.
-
-    Returns
-    -------
-    ndarray of str, shape (n_runs,)
-        New tasks.
+    `tasks`, `cells`: task of each run, and which runs may be exchanged: those of one cell, such as the first runs of
+    all tasks. Returns (n_runs,): new tasks.
     """
     labels, places = np.array(tasks), np.array(cells)
     for cell in np.unique(places):
@@ -215,24 +143,8 @@ def exchanged_labels(tasks: Sequence[str], cells: Sequence[str], rng: np.random.
 def halves(n_runs: int, size: int, n_splits: int, rng: np.random.Generator) -> list[tuple[list[int], list[int]]]:
     """Draw pairs of disjoint sets of runs.
 
-    Parameters
-    ----------
-    n_runs : int
-        Runs there are.
-    size : int
-        Runs in each set, at most half of all.
-    n_splits : int
-        Pairs to draw where there are more.
-    rng : Generator
-        Which ones.
+    Returns each unordered pair at most once where all can be listed.
 
-    Returns
-    -------
-    list of pair of list of int
-        Each unordered pair at most once where all can be listed.
-
-    Examples
-    --------
     >>> halves(3, 1, 10, np.random.default_rng(0))
     [([0], [1]), ([0], [2]), ([1], [2])]
     """
@@ -251,20 +163,8 @@ def halves(n_runs: int, size: int, n_splits: int, rng: np.random.Generator) -> l
 def lengthened(reliability: float, times: float) -> float:
     """Predict the reliability of more data (Spearman and Brown).
 
-    Parameters
-    ----------
-    reliability : float
-        Correlation of two halves.
-    times : float
-        How many times as much data.
+    Returns correlation to be expected; NaN where halves disagree, from which nothing follows.
 
-    Returns
-    -------
-    float
-        Correlation to be expected; NaN where halves disagree, from which nothing follows.
-
-    Examples
-    --------
     >>> round(lengthened(0.5, 2), 3)
     0.667
     """
@@ -274,20 +174,9 @@ def lengthened(reliability: float, times: float) -> float:
 def quantiles_by_layer(values: NDArray[np.float64], layers: NDArray[np.int64], good: float) -> pd.DataFrame:
     """Describe the distribution of a number over the units of each layer.
 
-    Parameters
-    ----------
-    values : ndarray, shape (n_units,)
-        One per unit; NaN is left out.
-    layers : ndarray of int, shape (n_units,)
-        Layer of each unit.
-    good : float
-        Value from which on a unit is good.
-
-    Returns
-    -------
-    DataFrame
-        One row per layer: ``layer``, ``n_units``, ``good`` (share of units), ``mean``, and
-        quantiles ``q05``, ``q25``, ``q50``, ``q75``, ``q95``.
+    `values` (n_units,): one per unit; NaN is left out. `layers` (n_units,): layer of each unit. Returns one row per
+    layer: ``layer``, ``n_units``, ``good`` (share of units), ``mean``, and quantiles ``q05``, ``q25``, ``q50``,
+    ``q75``, ``q95``.
     """
     rows = []
     for layer in np.unique(layers):

@@ -33,29 +33,11 @@ def decode(
 ) -> dict[str, NDArray[np.str_]]:
     """Tell the task of held-out runs by a linear support vector machine, trained on blocks of the other runs.
 
-    Parameters
-    ----------
-    items : mapping of Items
-        ``block``, on whose maps it is trained, and other levels to be told.
-    labels : sequence of str
-        Task of each run.
-    groups : pair of ndarray of str, shape (n_runs,)
-        Runs of one group are held out together; the penalty is chosen by holding out each of the other groups in turn,
-        or where there is one group, each of its parts, which come second. What is held out by then leaves every task
-        something to train on; else halves of the training blocks are held out, and where these are too few for that,
-        the penalty is chosen on themselves.
-    space : UnitSpace
-        Which voxel is which unit.
-    kept : ndarray of bool, shape (n_units,)
-        Units of the maps.
+    `groups` (n_runs,): runs of one group are held out together; the penalty is chosen by holding out each of the other
+    groups in turn, or where there is one group, each of its parts, which come second. What is held out by then leaves
+    every task something to train on; else halves of the training blocks are held out, and where these are too few for
+    that, the penalty is chosen on themselves. `kept` (n_units,): units of the maps.
 
-    Returns
-    -------
-    dict
-        Task told for each item, by level.
-
-    Notes
-    -----
     `nilearn.decoding.Decoder`, with the default fifth of the units with the largest F over training blocks.
     """
     names = np.array(labels)

@@ -10,15 +10,15 @@ from scipy.stats import hypergeom
 from scipy.stats import t as student
 
 from llm2bids.networks.agreement import jackknife
-from llm2bids.networks.similarity import p_at_least
-from llm2bids.networks.sums import strength
+from llm2bids.networks.chance import p_at_least
+from llm2bids.networks.run_statistics import strength
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
-    from llm2bids.networks.sums import Maps, RunSums, Tail
+    from llm2bids.networks.run_statistics import Maps, RunSums, Tail
 
 
 def spread_evenly(
@@ -26,26 +26,9 @@ def spread_evenly(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Say how many units of each layer a network has when its units are drawn from all layers alike.
 
-    Parameters
-    ----------
-    n_selected : int
-        Units of the network.
-    widths : ndarray of int, shape (n_layers,)
-        Units tested in each layer.
-    level : float
-        Coverage of the interval.
+    `widths` (n_layers,): units tested in each layer. Returns `expected` (n_layers,): mean of the hypergeometric
+    distribution. Returns `low` (n_layers,): lower end of its central interval. Returns `high` (n_layers,): upper end.
 
-    Returns
-    -------
-    expected : ndarray, shape (n_layers,)
-        Mean of the hypergeometric distribution.
-    low : ndarray, shape (n_layers,)
-        Lower end of its central interval.
-    high : ndarray, shape (n_layers,)
-        Upper end.
-
-    Examples
-    --------
     >>> expected, low, high = spread_evenly(10, np.array([50, 150]))
     >>> expected.tolist(), low.tolist(), high.tolist()
     ([2.5, 7.5], [0.0, 5.0], [5.0, 10.0])
@@ -57,15 +40,8 @@ def spread_evenly(
 def p_evenly(counts: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.float64]:
     """Test each layer against an even spread that takes units for independent.
 
-    Parameters
-    ----------
-    counts, widths : ndarray of int, shape (n_layers,)
-        Units of the network, and units tested, in each layer.
-
-    Returns
-    -------
-    ndarray, shape (n_layers,)
-        Two-sided p-values: twice the smaller tail of the hypergeometric distribution.
+    `counts`, `widths` (n_layers,): units of the network, and units tested, in each layer. Returns (n_layers,):
+    two-sided p-values: twice the smaller tail of the hypergeometric distribution.
     """
     drawn = hypergeom(widths.sum(), counts.sum(), widths)
     p: NDArray[np.float64] = np.minimum(2 * np.minimum(drawn.cdf(counts), drawn.sf(counts - 1)), 1.0)
@@ -75,22 +51,10 @@ def p_evenly(counts: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np
 def depth_of(weights: ArrayLike, layers: NDArray[np.int64], n_layers: int) -> NDArray[np.float64]:
     """Find the centre of mass of weights over layers.
 
-    Parameters
-    ----------
-    weights : array_like, shape (..., n_units)
-        What each unit weighs: membership, or the absolute statistic of members.
-    layers : ndarray of int, shape (n_units,)
-        Number of the layer of each unit, from 0.
-    n_layers : int
-        How many there are.
+    `weights` (..., n_units): what each unit weighs: membership, or the absolute statistic of members. `layers`
+    (n_units,): number of the layer of each unit, from 0. Returns (...): 0 for the first layer, 1 for the last; NaN
+    where nothing weighs anything, or there is one layer only.
 
-    Returns
-    -------
-    ndarray, shape (...)
-        0 for the first layer, 1 for the last; NaN where nothing weighs anything, or there is one layer only.
-
-    Examples
-    --------
     >>> float(depth_of([1, 0, 0, 3], np.array([0, 1, 2, 4]), 5))
     0.75
     """
@@ -110,23 +74,9 @@ def counts_without_effect(
 ) -> NDArray[np.int64]:
     """Count layer by layer the strongest units of maps without effect.
 
-    Parameters
-    ----------
-    statistics : iterator of ndarray, shape (n_some, n_units)
-        Maps, some at a time, as from `llm2bids.networks.sums.relabelled`.
-    n_selected : int
-        How many units are the network of a map.
-    layers : ndarray of int, shape (n_units,)
-        Number of the layer of each unit, from 0.
-    n_layers : int
-        How many there are.
-    tail : {"two", "positive", "negative"}
-        Which effects count.
-
-    Returns
-    -------
-    ndarray of int, shape (n_draws, n_layers)
-        Counts of each map; every row sums to `n_selected`.
+    `statistics` (n_some, n_units): maps, some at a time, as from `llm2bids.networks.run_statistics.relabelled`.
+    `layers` (n_units,): number of the layer of each unit, from 0. Returns (n_draws, n_layers): counts of each map;
+    every row sums to `n_selected`.
     """
     found = []
     for maps in statistics:
@@ -140,17 +90,8 @@ def counts_without_effect(
 def p_two_sided(observed: ArrayLike, drawn: NDArray[Any]) -> NDArray[np.float64]:
     """Say how often chance gives something as extreme.
 
-    Parameters
-    ----------
-    observed : array_like, shape (...)
-        What was found.
-    drawn : ndarray, shape (n_draws, ...)
-        What chance gave.
-
-    Returns
-    -------
-    ndarray, shape (...)
-        Twice the smaller of the two p-values of `p_at_least`, at most 1; NaN where nothing was observed.
+    `observed` (...): what was found. `drawn` (n_draws, ...): what chance gave. Returns (...): twice the smaller of the
+    two p-values of `p_at_least`, at most 1; NaN where nothing was observed.
     """
     values = np.asarray(observed, float)
     p = 2 * np.minimum(p_at_least(values, drawn), p_at_least(-values, -drawn))
@@ -161,18 +102,10 @@ def p_two_sided(observed: ArrayLike, drawn: NDArray[Any]) -> NDArray[np.float64]
 def p_over_layers(counts: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArray[np.float64]:
     """Test all layers at once, against maps without effect.
 
-    Parameters
-    ----------
-    counts : ndarray of int, shape (n_layers,)
-        Units of the network in each layer.
-    drawn : ndarray of int, shape (n_draws, n_layers)
-        Those of maps without effect.
-
-    Returns
-    -------
-    ndarray, shape (n_layers,)
-        Two-sided p-values, corrected for the number of layers: how often the most unusual layer of a map without effect
-        is as unusual, in standard deviations of the counts of its layer (max statistic; Westfall and Young 1993).
+    `counts` (n_layers,): units of the network in each layer. `drawn` (n_draws, n_layers): those of maps without effect.
+    Returns (n_layers,): two-sided p-values, corrected for the number of layers: how often the most unusual layer of a
+    map without effect is as unusual, in standard deviations of the counts of its layer (max statistic; Westfall and
+    Young 1993).
     """
     everything = np.concatenate([counts[None], drawn]).astype(float)
     spread = everything.std(0)
@@ -183,15 +116,7 @@ def p_over_layers(counts: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArra
 def without_each(sums: RunSums) -> Maps:
     """Fit the contrast without each run, and with all.
 
-    Parameters
-    ----------
-    sums : RunSums
-        Of two runs or more.
-
-    Returns
-    -------
-    Maps
-        One map per run that is left out, in order, then that of all runs.
+    Returns one map per run that is left out, in order, then that of all runs.
     """
     n_runs = len(sums.powers)
     return sums.pooled(np.concatenate([~np.eye(n_runs, dtype=bool), np.ones((1, n_runs), bool)]))
@@ -200,22 +125,9 @@ def without_each(sums: RunSums) -> Maps:
 def interval(values: NDArray[np.float64], reported: float) -> tuple[float, float]:
     """Give the interval of a number from what leaving out each run makes of it.
 
-    Parameters
-    ----------
-    values : ndarray, shape (n_runs + 1,)
-        Without each run, then with all.
-    reported : float
-        The number as it is reported: the middle of the interval.
+    `values` (n_runs + 1,): without each run, then with all. Returns `low` lower end of the 95 % interval
+    (`llm2bids.networks.agreement.jackknife`); NaN where a value is.
 
-    Returns
-    -------
-    low : float
-        Lower end of the 95 % interval (`llm2bids.networks.agreement.jackknife`); NaN where a value is.
-    high : float
-        Upper end.
-
-    Examples
-    --------
     >>> [round(end, 3) for end in interval(np.array([2.5, 2.0, 1.5, 2.0]), 2.0)]  # the mean of 1, 2, 3
     [-0.484, 4.484]
     """
@@ -234,13 +146,9 @@ def interval(values: NDArray[np.float64], reported: float) -> tuple[float, float
 class HeldOut:
     """Networks that all runs but one chose, and their effects there and in the run left out.
 
-    Parameters
-    ----------
-    networks : ndarray of bool, shape (n_runs, n_units)
-        Chosen without each run.
-    chosen, held_out : ndarray, shape (n_runs, n_units)
-        Effect in the runs that chose, and in the run left out; both with the sign of the former, so that an effect that
-        turns round counts as negative.
+    - `networks` (n_runs, n_units): chosen without each run.
+    - `chosen`, `held_out` (n_runs, n_units): effect in the runs that chose, and in the run left out; both with the sign
+      of the former, so that an effect that turns round counts as negative.
     """
 
     networks: NDArray[np.bool_]
@@ -251,19 +159,8 @@ class HeldOut:
     def from_sums(cls, sums: RunSums, maps: Maps, networks: NDArray[np.bool_]) -> HeldOut:
         """Look at networks in the run that did not choose them.
 
-        Parameters
-        ----------
-        sums : RunSums
-            Of two runs or more.
-        maps : Maps
-            Of all runs but one each, in order, as `without_each` gives them; what follows is not looked at.
-        networks : ndarray of bool, shape (n_runs or more, n_units)
-            Units that these maps chose.
-
-        Returns
-        -------
-        HeldOut
-            One row per run left out.
+        `maps`: of all runs but one each, in order, as `without_each` gives them; what follows is not looked at.
+        `networks` (n_runs or more, n_units): units that these maps chose.
         """
         n_runs = len(sums.powers)
         effects = maps.effect[:n_runs]
@@ -274,17 +171,9 @@ class HeldOut:
     def means(self, members: NDArray[np.bool_] | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Average effects over the units of each network.
 
-        Parameters
-        ----------
-        members : ndarray of bool, shape (n_units,), optional
-            Units to look at, such as those of one layer; all by default.
-
-        Returns
-        -------
-        chosen : ndarray, shape (n_runs,)
-            In the runs that chose; NaN where the network has no such unit.
-        held_out : ndarray, shape (n_runs,)
-            In the run left out.
+        `members` (n_units,): units to look at, such as those of one layer; all by default. Returns `chosen` (n_runs,):
+        in the runs that chose; NaN where the network has no such unit. Returns `held_out` (n_runs,): in the run left
+        out.
         """
         weights = self.networks if members is None else self.networks & members
         size = weights.sum(1)
@@ -295,18 +184,8 @@ class HeldOut:
 def shrinkage(chosen: float, held_out: float) -> float:
     """Say by which part effects shrink in runs that did not choose the units.
 
-    Parameters
-    ----------
-    chosen, held_out : float
-        Mean effects.
+    Returns 0 where they stay as large, 1 where nothing is left; NaN where there is no effect.
 
-    Returns
-    -------
-    float
-        0 where they stay as large, 1 where nothing is left; NaN where there is no effect.
-
-    Examples
-    --------
     >>> shrinkage(2.0, 1.5)
     0.25
     """
@@ -316,24 +195,8 @@ def shrinkage(chosen: float, held_out: float) -> float:
 def mean_and_interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, float, float]:
     """Average over runs, with Student's interval.
 
-    Parameters
-    ----------
-    values : ndarray, shape (n_runs,)
-        NaN is left out.
-    level : float
-        Coverage.
+    `values` (n_runs,): naN is left out. Returns `low` lower end of the interval; NaN for a single run.
 
-    Returns
-    -------
-    mean : float
-        NaN where there are none.
-    low : float
-        Lower end of the interval; NaN for a single run.
-    high : float
-        Upper end.
-
-    Examples
-    --------
     >>> [round(number, 3) for number in mean_and_interval(np.array([1.0, 2.0, 3.0]))]
     [2.0, -0.484, 4.484]
     """

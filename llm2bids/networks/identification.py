@@ -14,7 +14,7 @@ from scipy.stats import t as student
 from llm2bids.errors import InferenceError
 from llm2bids.networks.agreement import standardized
 from llm2bids.networks.rules import ranks
-from llm2bids.networks.sums import strength
+from llm2bids.networks.run_statistics import strength
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llm2bids.networks.rules import NetworkRule
-    from llm2bids.networks.sums import Maps, RunContrast, RunSums, Tail
+    from llm2bids.networks.run_statistics import Maps, RunContrast, RunSums, Tail
 
 SCORES: Final = {
     "mean-z": "mean over the units of the network of the map's z over units, sign by sign",
@@ -42,14 +42,9 @@ LEVELS: Final = {
 class Items:
     """Maps whose task is to be told.
 
-    Parameters
-    ----------
-    maps : ndarray, shape (n_items, n_units)
-        What was active.
-    runs : ndarray of int, shape (n_items,)
-        Number of the run each is of.
-    names : tuple of str
-        What each is called within its run.
+    - `maps` (n_items, n_units): what was active.
+    - `runs` (n_items,): number of the run each is of.
+    - `names`: what each is called within its run.
     """
 
     maps: NDArray[np.floating[Any]]
@@ -69,17 +64,7 @@ class Items:
     def strongest(self, size: int, tail: Tail) -> NDArray[np.float32]:
         """Choose the strongest units of each map.
 
-        Parameters
-        ----------
-        size : int
-            How many.
-        tail : {"two", "positive", "negative"}
-            Which effects count.
-
-        Returns
-        -------
-        ndarray of float32, shape (n_items, n_units)
-            1 for those, 0 else.
+        Returns (n_items, n_units): 1 for those, 0 else.
         """
         if tail not in self._order:
             self._order[tail] = ranks(strength(self.standardized, tail)).astype(np.int32)
@@ -88,15 +73,7 @@ class Items:
     def of_runs(self, chosen: NDArray[np.bool_]) -> Items:
         """Keep the items of some runs.
 
-        Parameters
-        ----------
-        chosen : ndarray of bool, shape (n_runs,)
-            Which runs.
-
-        Returns
-        -------
-        Items
-            Theirs.
+        `chosen` (n_runs,): which runs.
         """
         kept = chosen[self.runs]
         names = tuple(name for name, keep in zip(self.names, kept, strict=True) if keep)
@@ -106,25 +83,8 @@ class Items:
 def items_of(runs: Sequence[RunContrast], sums: RunSums, conditions: Mapping[str, float]) -> dict[str, Items]:
     """Make the maps to be identified.
 
-    Parameters
-    ----------
-    runs : sequence of RunContrast
-        Runs of all tasks.
-    sums : RunSums
-        Theirs.
-    conditions : mapping
-        Weight of each condition by ``task/condition``.
-
-    Returns
-    -------
-    dict of Items
-        By level: ``run`` (z of the run's own contrast), ``block`` and ``prompt`` (effects of the prompts of conditions
-        with a positive weight, less the mean of those with a negative one).
-
-    Raises
-    ------
-    InferenceError
-        If a contrast weighs no condition positively.
+    Returns by level: ``run`` (z of the run's own contrast), ``block`` and ``prompt`` (effects of the prompts of
+    conditions with a positive weight, less the mean of those with a negative one).
     """
     blocks: list[NDArray[np.float64]] = []
     prompts: list[NDArray[np.float64]] = []
@@ -162,23 +122,8 @@ def _split(places: Sequence[tuple[int, str]]) -> tuple[NDArray[np.int64], tuple[
 def score(name: str, items: Items, maps: Maps, networks: NDArray[np.bool_], tail: Tail = "two") -> NDArray[np.float64]:
     """Compare maps with networks.
 
-    Parameters
-    ----------
-    name : {"mean-z", "correlation", "dice"}
-        How; see `SCORES`.
-    items : Items
-        Maps to compare, n_items.
-    maps : Maps
-        Of the training runs, one per network.
-    networks : ndarray of bool, shape (n_networks, n_units)
-        Made of them; not used by ``"correlation"``.
-    tail : {"two", "positive", "negative"}
-        Which effects count.
-
-    Returns
-    -------
-    ndarray, shape (n_items, n_networks)
-        More is more alike; minus infinity for an empty network.
+    `networks` (n_networks, n_units): made of them; not used by ``"correlation"``. Returns (n_items, n_networks): more
+    is more alike; minus infinity for an empty network.
     """
     if name == "correlation":
         alike: NDArray[np.float64] = items.standardized @ np.nan_to_num(standardized(maps.t)).T / maps.t.shape[1]
@@ -198,17 +143,7 @@ def score(name: str, items: Items, maps: Maps, networks: NDArray[np.bool_], tail
 def best(scores: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
     """Choose the network that is most alike; ties at random.
 
-    Parameters
-    ----------
-    scores : ndarray, shape (n_items, n_networks)
-        More is more alike.
-    rng : Generator
-        Breaks ties.
-
-    Returns
-    -------
-    ndarray of int, shape (n_items,)
-        Number of the network.
+    `scores` (n_items, n_networks): more is more alike. Returns (n_items,): number of the network.
     """
     largest = scores >= scores.max(1, keepdims=True)
     found: NDArray[np.int64] = np.argmax(largest * rng.uniform(0.5, 1.0, scores.shape), axis=1)
@@ -219,15 +154,10 @@ def best(scores: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.in
 class Identification:
     """How the task of held-out runs was told.
 
-    Parameters
-    ----------
-    predictions : dict
-        Number of the task each item was taken for, shape (n_items,), by level and score.
-    scores : dict
-        Scores, shape (n_items, n_tasks), by level and score.
-    folds : DataFrame
-        One row per fold and score: ``held_out``, ``score``, ``rule`` chosen, ``accuracy`` of the rule on the training
-        runs (NaN where there was no choice).
+    - `predictions`: number of the task each item was taken for, shape (n_items,), by level and score.
+    - `scores`: scores, shape (n_items, n_tasks), by level and score.
+    - `folds`: one row per fold and score: ``held_out``, ``score``, ``rule`` chosen, ``accuracy`` of the rule on the
+      training runs (NaN where there was no choice).
     """
 
     predictions: dict[tuple[str, str], NDArray[np.int64]]
@@ -239,22 +169,10 @@ class Identification:
 class Experiment:
     """Runs, the maps in them, and which are held out together.
 
-    Parameters
-    ----------
-    sums : RunSums
-        Of each run.
-    items : dict of Items
-        By level.
-    groups : ndarray of str, shape (n_runs,)
-        Runs of one group are held out together.
-    rules : tuple of NetworkRule
-        Among which the training runs choose.
-    parts : ndarray of str, shape (n_runs,)
-        Runs of one part are held out together while rules are chosen, where the training runs are of a single group.
-    scores : tuple of str
-        Of `SCORES`.
-    tail : {"two", "positive", "negative"}
-        Which effects count.
+    - `groups` (n_runs,): runs of one group are held out together.
+    - `rules`: among which the training runs choose.
+    - `parts` (n_runs,): runs of one part are held out together while rules are chosen, where the training runs are of a
+      single group.
     """
 
     sums: RunSums
@@ -268,17 +186,8 @@ class Experiment:
     def identify(self, labels: NDArray[np.int64], rng: np.random.Generator) -> Identification:
         """Tell the task of every run from the others.
 
-        Parameters
-        ----------
-        labels : ndarray of int, shape (n_runs,)
-            Number of the task of each run. Those of a held-out group are not looked at while it is held out.
-        rng : Generator
-            Breaks ties.
-
-        Returns
-        -------
-        Identification
-            Of all items.
+        `labels` (n_runs,): number of the task of each run. Those of a held-out group are not looked at while it is held
+        out.
         """
         n_tasks = int(labels.max()) + 1
         keys = [(level, name) for level in self.items for name in self.scores]
@@ -304,17 +213,7 @@ class Experiment:
     def accuracies(self, labels: NDArray[np.int64], found: Identification) -> dict[tuple[str, str], float]:
         """Say which share of the items was told right.
 
-        Parameters
-        ----------
-        labels : ndarray of int, shape (n_runs,)
-            True tasks of the runs.
-        found : Identification
-            What was told.
-
-        Returns
-        -------
-        dict
-            Accuracy by level and score.
+        `labels` (n_runs,): true tasks of the runs.
         """
         return {
             (level, name): float((told == labels[self.items[level].runs]).mean())
@@ -386,20 +285,8 @@ def _choices(labels: NDArray[np.int64], training: NDArray[np.bool_], n_tasks: in
 def confusion(labels: NDArray[np.int64], told: NDArray[np.int64], n_tasks: int) -> NDArray[np.int64]:
     """Count what was taken for what.
 
-    Parameters
-    ----------
-    labels, told : ndarray of int, shape (n_items,)
-        True and told tasks.
-    n_tasks : int
-        Tasks there are.
+    `labels`, `told` (n_items,): true and told tasks. Returns (n_tasks, n_tasks): rows are true, columns told.
 
-    Returns
-    -------
-    ndarray of int, shape (n_tasks, n_tasks)
-        Rows are true, columns told.
-
-    Examples
-    --------
     >>> confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
     [[1, 1], [0, 1]]
     """
@@ -413,30 +300,13 @@ def accuracy_interval(
 ) -> tuple[float, float, float]:
     """Give an accuracy and its interval, with items of one run not taken for independent.
 
-    Parameters
-    ----------
-    right : ndarray of bool, shape (n_items,)
-        Whether each item was told right.
-    runs : ndarray of int, shape (n_items,)
-        Which run each is of.
-    level : float
-        Coverage.
+    `right` (n_items,): whether each item was told right. `runs` (n_items,): which run each is of. Returns `low, high`
+    clopper and Pearson's interval, for as many independent items as have the variance found between runs, less where
+    few runs leave that variance uncertain, and not less than as if items of a run were one; for as many as there are
+    runs where all items are right, or none.
 
-    Returns
-    -------
-    accuracy : float
-        Share of items told right.
-    low, high : float
-        Clopper and Pearson's interval, for as many independent items as have the variance found between runs, less
-        where few runs leave that variance uncertain, and not less than as if items of a run were one; for as many as
-        there are runs where all items are right, or none.
-
-    Notes
-    -----
     Korn and Graubard 1998, with their ratio of quantiles of Student's t.
 
-    Examples
-    --------
     >>> [round(value, 3) for value in accuracy_interval(np.array([True] * 9 + [False]), np.arange(10))]
     [0.9, 0.555, 0.997]
     """

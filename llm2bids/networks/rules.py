@@ -8,35 +8,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llm2bids.errors import InferenceError
-from llm2bids.glm.fit import adjust
-from llm2bids.networks.sums import strength
+from llm2bids.networks.run_statistics import strength
+from llm2bids.statistics.linear_model import adjust
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from llm2bids.networks.sums import Maps, Tail
+    from llm2bids.networks.run_statistics import Maps, Tail
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkRule:
     """Which units of a map are its network.
 
-    Parameters
-    ----------
-    name : {"top", "fdr", "bonferroni", "none"}
-        The strongest units, or those that pass a test corrected like this.
-    level : float
-        Share of the units, or level of the test.
-    tail : {"two", "positive", "negative"}
-        Which effects count.
+    - `name`: the strongest units, or those that pass a test corrected like this.
+    - `level`: share of the units, or level of the test.
 
-    Raises
-    ------
-    InferenceError
-        If the name or the tail is unknown, or the level is not between 0 and 1.
-
-    Examples
-    --------
     >>> NetworkRule.from_text("1%"), NetworkRule.from_text("fdr").label
     (NetworkRule(name='top', level=0.01, tail='two'), 'fdr .05')
     """
@@ -58,24 +45,7 @@ class NetworkRule:
     def from_text(cls, text: str, alpha: float = 0.05, tail: Tail = "two") -> NetworkRule:
         """Read a rule as one writes it.
 
-        Parameters
-        ----------
-        text : str
-            A share of the units such as ``"1%"`` or ``"0.01"``, ``"fdr"``, ``"bonferroni"`` or ``"none"``.
-        alpha : float
-            Level of the test.
-        tail : {"two", "positive", "negative"}
-            Which effects count.
-
-        Returns
-        -------
-        NetworkRule
-            The rule.
-
-        Raises
-        ------
-        InferenceError
-            If it is neither.
+        `text`: A share of the units such as ``"1%"`` or ``"0.01"``, ``"fdr"``, ``"bonferroni"`` or ``"none"``.
         """
         if text in {"fdr", "bonferroni", "none"}:
             return cls(text, alpha, tail)
@@ -94,18 +64,9 @@ class NetworkRule:
     def select(self, maps: Maps, order: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
         """Choose units.
 
-        Parameters
-        ----------
-        maps : Maps
-            One or more maps.
-        order : ndarray of int, shape (n_maps, n_units), optional
-            `ranks` of the strength of the maps, where they are known already.
-
-        Returns
-        -------
-        ndarray of bool, shape (n_maps, n_units)
-            The networks; of equally strong units at the edge of a share the first are chosen. A unit that is NaN is in
-            no network of a test.
+        `order` (n_maps, n_units): `ranks` of the strength of the maps, where they are known already. Returns (n_maps,
+        n_units): the networks; of equally strong units at the edge of a share the first are chosen. A unit that is NaN
+        is in no network of a test.
         """
         if self.name == "top":
             known = ranks(strength(maps.t, self.tail)) if order is None else order
@@ -118,20 +79,9 @@ class NetworkRule:
 def strongest(values: NDArray[np.float64], n_chosen: ArrayLike) -> NDArray[np.bool_]:
     """Choose the largest values of each row.
 
-    Parameters
-    ----------
-    values : ndarray, shape (n_maps, n_units)
-        More is stronger.
-    n_chosen : array_like of int, shape (n_maps,)
-        How many of each row.
+    `values` (n_maps, n_units): more is stronger. `n_chosen` (n_maps,): how many of each row. Returns (n_maps, n_units):
+    true for those; of equal ones the first.
 
-    Returns
-    -------
-    ndarray of bool, shape (n_maps, n_units)
-        True for those; of equal ones the first.
-
-    Examples
-    --------
     >>> strongest(np.array([[3.0, 1.0, 2.0]]), [2]).tolist()
     [[True, False, True]]
     """
@@ -141,18 +91,9 @@ def strongest(values: NDArray[np.float64], n_chosen: ArrayLike) -> NDArray[np.bo
 def ranks(values: NDArray[np.float64]) -> NDArray[np.int64]:
     """Number the values of each row from the largest.
 
-    Parameters
-    ----------
-    values : ndarray, shape (n_maps, n_units)
-        More is stronger.
+    `values` (n_maps, n_units): more is stronger. Returns (n_maps, n_units): 0 for the largest; of equal ones the first
+    comes first.
 
-    Returns
-    -------
-    ndarray of int, shape (n_maps, n_units)
-        0 for the largest; of equal ones the first comes first.
-
-    Examples
-    --------
     >>> ranks(np.array([[2.0, 5.0, 2.0]])).tolist()
     [[1, 0, 2]]
     """

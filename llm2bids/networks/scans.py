@@ -10,17 +10,17 @@ import numpy as np
 import pandas as pd
 
 from llm2bids.bids.dataset import linked
+from llm2bids.bids.prepared import PreparedRun
 from llm2bids.bids.runs import PREPROC, find_runs
-from llm2bids.design import CONSTANT, SPIKE
+from llm2bids.design.matrix import CONSTANT, SPIKE
 from llm2bids.errors import DatasetError, DesignError, did_you_mean
-from llm2bids.glm.prepared import PreparedRun
-from llm2bids.networks.courses import evoked
+from llm2bids.networks.time_courses import evoked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from llm2bids.networks.results import NetworkSet
+    from llm2bids.networks.network_set import NetworkSet
 
 _TASK: Final = ("cosine*", f"{SPIKE}*")
 """Confounds that go with the task: drift, and scans that are unlike the others."""
@@ -29,25 +29,7 @@ _TASK: Final = ("cosine*", f"{SPIKE}*")
 def find_scans(results: Path, networks: NetworkSet, tasks: Sequence[str] = ()) -> list[PreparedRun]:
     """Find the prepared runs of the subject and site of networks.
 
-    Parameters
-    ----------
-    results : Path
-        What ``glm`` made; its ``DatasetLinks`` say where the recordings are, and what ``prep`` made of them.
-    networks : NetworkSet
-        Of one subject and site.
-    tasks : sequence of str
-        Tasks to keep; all without.
-
-    Returns
-    -------
-    list of PreparedRun
-        In order of name.
-
-    Raises
-    ------
-    DatasetError
-        If the folders are gone, there is no such run, or one is of another geometry or of other weights, or was
-        recorded anew since it was prepared.
+    `results`: what ``glm`` made; its ``DatasetLinks`` say where the recordings are, and what ``prep`` made of them.
     """
     raw, prep = (linked(results, name) for name in ("raw", "prep"))
     subject, site = networks.subjects[0], networks.site
@@ -71,12 +53,8 @@ def find_scans(results: Path, networks: NetworkSet, tasks: Sequence[str] = ()) -
 class Cleaning:
     """What is taken out of signals first.
 
-    Parameters
-    ----------
-    background : bool
-        What the task does to every prompt of a condition alike, drift, and spikes.
-    confounds : tuple of str
-        Confounds of ``prep``, as names or wildcards.
+    - `background`: what the task does to every prompt of a condition alike, drift, and spikes.
+    - `confounds`: confounds of ``prep``, as names or wildcards.
     """
 
     background: bool
@@ -85,20 +63,7 @@ class Cleaning:
     def regressors(self, run: PreparedRun) -> pd.DataFrame:
         """Make what is taken out of a run.
 
-        Parameters
-        ----------
-        run : PreparedRun
-            The run.
-
-        Returns
-        -------
-        DataFrame, shape (n_scans, n_regressors)
-            Conditions by place in the prompt, spikes, drift, confounds, constant.
-
-        Raises
-        ------
-        DesignError
-            If a confound is not there.
+        Returns (n_scans, n_regressors): conditions by place in the prompt, spikes, drift, confounds, constant.
         """
         parts = [evoked(run.events, run.times)] if self.background else []
         there, names = list(run.confounds.columns), list[str]()

@@ -12,7 +12,7 @@ Networks
 Lesions
     `draw_dissociation` what every lesion does to every text; `draw_curve` how well a model does with units kept.
 
-`llm2bids.pictures` has what they share: colours, matrices with numbers, and `llm2bids.pictures.as_png`.
+`llm2bids.plots.pictures` has what they share: colours, matrices with numbers, and `llm2bids.plots.pictures.as_png`.
 """
 
 from llm2bids.plots.activity import draw_activity

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from llm2bids.pictures import COLOURS, GREY
 from llm2bids.plots.layers import label_layers
+from llm2bids.plots.pictures import COLOURS, GREY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,7 @@ def draw_activity(table: pd.DataFrame, massive: pd.DataFrame) -> Figure:
     Parameters
     ----------
     table : DataFrame
-        One row per layer: see `llm2bids.report.activity.Activity`.
+        One row per layer: see `llm2bids.reporting.activity.Activity`.
     massive : DataFrame
         One row per massive unit, the largest ratio first.
 

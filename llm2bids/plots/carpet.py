@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from llm2bids.pictures import COLOURS
 from llm2bids.plots.design import draw_events, explain_conditions, shorten, style_conditions
+from llm2bids.plots.pictures import COLOURS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ def draw_carpet(
     Parameters
     ----------
     values : ndarray, shape (n_rows, n_columns)
-        Standard deviations of units; NaN is grey. See `llm2bids.report.activity.read_carpet`.
+        Standard deviations of units; NaN is grey. See `llm2bids.reporting.activity.read_carpet`.
     layers : ndarray of int, shape (n_rows,)
         Number of the layer of each row; rows of a layer lie together.
     names : sequence of str

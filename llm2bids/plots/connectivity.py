@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
-from llm2bids.pictures import COLOURS, GREY, decimal, draw_matrix
+from llm2bids.plots.pictures import COLOURS, GREY, decimal, draw_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from llm2bids.pictures import COLOURS
 from llm2bids.plots.connectivity import BASELINES
+from llm2bids.plots.pictures import COLOURS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from llm2bids.pictures import GREY
 from llm2bids.plots.design import shorten
+from llm2bids.plots.pictures import GREY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from llm2bids.bids.names import short_names
-from llm2bids.pictures import COLOURS, GREY, draw_matrix
+from llm2bids.plots.pictures import COLOURS, GREY, draw_matrix
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ def draw_dissociation(table: pd.DataFrame, title: str, n_controls: int) -> Figur
     Parameters
     ----------
     table : DataFrame
-        See `llm2bids.lesion.scores.dissociation`.
+        See `llm2bids.lesioning.scores.dissociation`.
     title : str
         What was done.
     n_controls : int
@@ -66,7 +66,7 @@ def draw_curve(table: pd.DataFrame, title: str) -> Figure:
     Parameters
     ----------
     table : DataFrame
-        See `llm2bids.lesion.scores.tabulate`; its rows of bits per token are drawn.
+        See `llm2bids.lesioning.scores.tabulate`; its rows of bits per token are drawn.
     title : str
         What was done.
 

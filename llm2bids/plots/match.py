@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from llm2bids.pictures import COLOURS, decimal, draw_matrix
+from llm2bids.plots.pictures import COLOURS, decimal, draw_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from llm2bids.pictures import COLOURS, CROWDED, decimal, draw_matrix
+from llm2bids.plots.pictures import COLOURS, CROWDED, decimal, draw_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

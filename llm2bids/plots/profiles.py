@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from llm2bids.pictures import COLOURS, GREY
+from llm2bids.plots.pictures import COLOURS, GREY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ def draw_profiles(summary: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     Parameters
     ----------
     summary : DataFrame
-        One row per task, as `llm2bids.networks.profiles.profile` gives it.
+        One row per task, as `llm2bids.networks.depth_profile.profile` gives it.
     layers : DataFrame
         One row per task and layer.
 

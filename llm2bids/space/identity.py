@@ -21,20 +21,8 @@ def check_same_model(
     Weights decide where both are known, so that one model under two names is one; else name and revision do. What is
     unknown on one side is taken to agree.
 
-    Parameters
-    ----------
-    one, other : mapping
-        Provenance of a mask, object ``Llm2bids`` of a sidecar, or a model's own description.
-    names : tuple of str
-        What they are, for the message.
+    `one`, `other`: provenance of a mask, object ``Llm2bids`` of a sidecar, or a model's own description.
 
-    Raises
-    ------
-    MaskError
-        If weights, name, revision or site differ.
-
-    Examples
-    --------
     >>> check_same_model({"Model": "gpt2", "Site": "mlp"}, {"Model": "gpt2", "Revision": "main"})
     >>> check_same_model({"Model": "gpt2"}, {"Model": "opt"}, ("a.tsv", "b.tsv"))
     Traceback (most recent call last):
@@ -52,15 +40,7 @@ def check_same_model(
 def model_text(fields: Mapping[str, Any]) -> str:
     """Say which model is meant.
 
-    Parameters
-    ----------
-    fields : mapping
-        Provenance of a mask, or object ``Llm2bids`` of a sidecar.
-
-    Returns
-    -------
-    str
-        Name, revision, start of the weights' hash, and site.
+    Returns name, revision, start of the weights' hash, and site.
     """
     details = [str(fields["Revision"])] if fields.get("Revision") else []
     if fields.get("WeightsSHA256"):

@@ -49,19 +49,9 @@ MIN_EMPTY = 0.025
 def fold(n_channels: int) -> tuple[int, int]:
     """Lay channels on the most square rectangle.
 
-    Parameters
-    ----------
-    n_channels : int
-        Channels of one hookpoint, 1 or more.
+    Returns ``(x, y)`` with ``x >= y >= 3`` and ``x * y >= n_channels``: the most square exact divisors, or where those
+    are slivers (prime-like widths) the smallest near-square, whose last voxels stay empty.
 
-    Returns
-    -------
-    tuple of int
-        ``(x, y)`` with ``x >= y >= 3`` and ``x * y >= n_channels``: the most square exact divisors, or where those
-        are slivers (prime-like widths) the smallest near-square, whose last voxels stay empty.
-
-    Examples
-    --------
     >>> fold(768), fold(4096), fold(50257), fold(1)
     ((32, 24), (64, 64), (225, 224), (3, 3))
     """
@@ -505,22 +495,7 @@ class UnitSpace:
 def whole_numbers(values: ArrayLike, what: str) -> NDArray[np.int64]:
     """Read numbers of units or channels, and refuse what is no whole number.
 
-    Parameters
-    ----------
-    values : array_like, shape (...)
-        Whole numbers, also as floats or text.
-    what : str
-        What they are, for the message.
-
-    Returns
-    -------
-    ndarray of int, shape (...)
-        The numbers.
-
-    Raises
-    ------
-    SpaceError
-        If one is no whole number.
+    `values` (...): whole numbers, also as floats or text. Returns (...): the numbers.
     """
     found = np.asarray(values)
     try:

@@ -25,14 +25,9 @@ RUNS: Final = 4
 class Prompt:
     """A prompt of the built-in pool.
 
-    Parameters
-    ----------
-    topic : str
-        What it is about, e.g. ``"medical imaging"``.
-    frame : int
-        Its syntactic frame, 1 to 10; each topic has as many of each.
-    text : str
-        The opening of a sentence, 12 words.
+    - `topic`: what it is about, e.g. ``"medical imaging"``.
+    - `frame`: its syntactic frame, 1 to 10; each topic has as many of each.
+    - `text`: the opening of a sentence, 12 words.
     """
 
     topic: str
@@ -42,13 +37,7 @@ class Prompt:
 
 @cache
 def builtin_prompts() -> dict[str, tuple[Prompt, ...]]:
-    """Read the built-in prompts.
-
-    Returns
-    -------
-    dict
-        Prompts by topic.
-    """
+    """Read the built-in prompts."""
     text = files("llm2bids").joinpath("stimuli", "prompts.tsv").read_text(encoding="utf-8")
     rows = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
     pool: dict[str, list[Prompt]] = defaultdict(list)
@@ -58,24 +47,12 @@ def builtin_prompts() -> dict[str, tuple[Prompt, ...]]:
 
 
 def on_topics() -> dict[str, str]:
-    """Name the topics that are networks to be found.
-
-    Returns
-    -------
-    dict
-        Topic by task, e.g. ``{"medicalimaging": "medical imaging", ...}``.
-    """
+    """Name the topics that are networks to be found."""
     return {name: fields["topic"] for name, fields in catalogue()["tasks"].items() if "topic" in fields}
 
 
 def builtin_tasks() -> dict[str, str]:
-    """List the built-in tasks.
-
-    Returns
-    -------
-    dict
-        Description by name; families of tasks first.
-    """
+    """List the built-in tasks."""
     families = {name: fields["description"] for name, fields in catalogue()["families"].items()}
     return families | {name: describe(name) for name in catalogue()["tasks"]}
 
@@ -83,18 +60,6 @@ def builtin_tasks() -> dict[str, str]:
 def expand_tasks(names: Iterable[str]) -> tuple[str, ...]:
     """Replace families of tasks by their members.
 
-    Parameters
-    ----------
-    names : iterable of str
-        Task names, family names or files.
-
-    Returns
-    -------
-    tuple of str
-        Task names and files, each once, in order.
-
-    Examples
-    --------
     >>> expand_tasks(["rest", "nencka2023"])[:3]
     ('rest', 'politicalscience', 'medicalimaging')
     """
@@ -105,55 +70,20 @@ def expand_tasks(names: Iterable[str]) -> tuple[str, ...]:
 
 @cache
 def catalogue() -> dict[str, Any]:
-    """Read what is said about the built-in tasks.
-
-    Returns
-    -------
-    dict
-        Contents of ``tasks.yaml``.
-    """
+    """Read what is said about the built-in tasks."""
     text = files("llm2bids").joinpath("stimuli", "tasks.yaml").read_text(encoding="utf-8")
     said: dict[str, Any] = yaml.safe_load(text)
     return said
 
 
 def describe(name: str) -> str:
-    """Describe a built-in task.
-
-    Parameters
-    ----------
-    name : str
-        One of `builtin_tasks` that is no family.
-
-    Returns
-    -------
-    str
-        One line.
-    """
+    """Describe a built-in task."""
     fields = catalogue()["tasks"][name]
     return str(fields.get("description") or f"Prompts on {fields['topic']} (on) against fifteen other topics (off).")
 
 
 def lay_out_builtin(name: str, design: Design) -> Iterator[Task]:
-    """Deal the pool of a built-in task over sessions, runs and blocks.
-
-    Parameters
-    ----------
-    name : str
-        One of `builtin_tasks` that is no family.
-    design : Design
-        How many prompts in which order.
-
-    Yields
-    ------
-    Task
-        One per session and run.
-
-    Raises
-    ------
-    TaskError
-        If there are too few prompts.
-    """
+    """Deal the pool of a built-in task over sessions, runs and blocks."""
     topic = on_topics().get(name)
     task = Task(name, (), description=describe(name), instructions=catalogue()["instructions"])
     if topic:
@@ -202,22 +132,7 @@ def _deck(name: str, kind: str | None, session: int, design: Design) -> Iterator
 
 
 def too_few(found: str, n_blocks: int, design: Design) -> TaskError:
-    """Say that a design needs more prompts than there are.
-
-    Parameters
-    ----------
-    found : str
-        How many there are of what.
-    n_blocks : int
-        Blocks of them per run.
-    design : Design
-        How many are asked for.
-
-    Returns
-    -------
-    TaskError
-        To be raised.
-    """
+    """Say that a design needs more prompts than there are."""
     runs = design.n_runs or RUNS
     return TaskError(
         f"{found}, {runs * n_blocks * design.prompts_per_block} needed for {runs} runs; ask for fewer runs, blocks or "

@@ -27,23 +27,8 @@ FIELDS: Final = ("name", "description", "instructions", "trial_types", "trials")
 def lay_out_file(path: Path, design: Design) -> tuple[Task, ...]:
     """Lay out every run of a user's task.
 
-    Parameters
-    ----------
-    path : Path
-        A ``.tsv``, ``.yaml`` or ``.yml`` file.
-    design : Design
-        Runs, sessions and seed; blocks are the file's own.
-
-    Returns
-    -------
-    tuple of Task
-        One per session and run. The first session shows the file's runs as they are; where more are asked for, the
-        texts of each condition are dealt anew over its places.
-
-    Raises
-    ------
-    TaskError
-        If the file cannot be read or is malformed; names line and column.
+    Returns one per session and run. The first session shows the file's runs as they are; where more are asked for, the
+    texts of each condition are dealt anew over its places.
     """
     task, runs = (_parse_tsv if path.suffix.lower() == ".tsv" else _parse_yaml)(path, _text(path))
     n_runs = design.n_runs or len(runs)

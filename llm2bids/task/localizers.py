@@ -20,13 +20,8 @@ if TYPE_CHECKING:
 def localizers() -> tuple[str, ...]:
     """List the localizers.
 
-    Returns
-    -------
-    tuple of str
-        Names of those built-in tasks that compare two conditions of matched texts.
+    Returns names of those built-in tasks that compare two conditions of matched texts.
 
-    Examples
-    --------
     >>> localizers()
     ('language', 'theoryofmind', 'multipledemand', 'syntax')
     """
@@ -36,15 +31,7 @@ def localizers() -> tuple[str, ...]:
 def localizer_texts(name: str) -> dict[str, dict[int, str]]:
     """Read the texts of a localizer.
 
-    Parameters
-    ----------
-    name : str
-        One of `localizers`.
-
-    Returns
-    -------
-    dict
-        Texts by item, by condition; the condition to be found first. Texts of one item are matched to each other.
+    Returns texts by item, by condition; the condition to be found first. Texts of one item are matched to each other.
     """
     rows = [row for row in _rows() if row["task"] == name]
     return {
@@ -57,23 +44,6 @@ def lay_out_localizer(name: str, design: Design) -> Iterator[Task]:
     """Deal the texts of a localizer over sessions, runs and blocks.
 
     No run shows both texts of an item, e.g. a sentence and the same words scrambled, as long as there are items enough.
-
-    Parameters
-    ----------
-    name : str
-        One of `localizers`.
-    design : Design
-        How many prompts in which order.
-
-    Yields
-    ------
-    Task
-        One per session and run.
-
-    Raises
-    ------
-    TaskError
-        If there are too few prompts.
     """
     fields = catalogue()["tasks"][name]
     settings = {key: fields[key] for key in ("instructions", "trial_types", "mode")}

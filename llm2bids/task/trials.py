@@ -18,18 +18,6 @@ if TYPE_CHECKING:
 def text_hash(text: str) -> str:
     """Name a text by what it says, so that it is known again in any file.
 
-    Parameters
-    ----------
-    text : str
-        What the model is shown.
-
-    Returns
-    -------
-    str
-        The first 12 hexadecimal digits of its SHA-256.
-
-    Examples
-    --------
     >>> text_hash("a b")
     'c8687a08aa5d'
     """

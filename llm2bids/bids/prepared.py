@@ -1,0 +1,154 @@
+"""A run ready for statistics: its signals, and the events, confounds and texts that belong to it."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from nibabel.filebasedimages import ImageFileError
+
+from llm2bids.bids.nifti import read_scans
+from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs, frame_times, read_events
+from llm2bids.bids.tables import read_json, read_tsv
+from llm2bids.errors import DatasetError
+from llm2bids.space import UnitMask
+from llm2bids.task import text_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A preprocessed run with what lies beside it and beside its recording."""
+
+    volumes: BoldRun
+    raw: Path
+
+    @property
+    def label(self) -> str:
+        """Session and run, e.g. ``ses-01_run-02``."""
+        found = self.volumes.entities
+        return "_".join(f"{key}-{found[key]}" for key in ("ses", "run") if key in found) or "run-1"
+
+    @cached_property
+    def times(self) -> NDArray[np.float64]:
+        """Middle of every scan in seconds, shape (n_scans,)."""
+        return frame_times(self.volumes.n_scans, self.volumes.t_r)
+
+    @cached_property
+    def events(self) -> pd.DataFrame:
+        """What was shown when."""
+        name = self.volumes.beside("events.tsv", space=None, desc=None).name
+        return read_events(self.raw / self.volumes.place / name, self.volumes.n_scans * self.volumes.t_r)
+
+    @cached_property
+    def confounds(self) -> pd.DataFrame:
+        """All confounds, shape (n_scans, n_confounds)."""
+        path = self.volumes.beside("timeseries.tsv", space=None, desc="confounds")
+        table: pd.DataFrame = read_tsv(path).apply(pd.to_numeric, errors="coerce")
+        if len(table) != self.volumes.n_scans or table.isna().to_numpy().any():
+            raise DatasetError(f"{path} must hold one number per scan in every column; prepare the run again")
+        return table
+
+    @cached_property
+    def varying(self) -> UnitMask:
+        """Units that vary in this run."""
+        path = self.volumes.beside("mask.nii.gz", desc="brain")
+        try:
+            return UnitMask.from_image(nib.load(path), self.volumes.space)
+        except (OSError, EOFError, zlib.error, ImageFileError) as error:
+            raise DatasetError(
+                f"{path} cannot be read ({error}); prepare the run again with llm2bids prep --overwrite"
+            ) from error
+
+    def stimuli(self, prompts: Iterable[str]) -> list[str]:
+        """Say which prompts are the same text.
+
+        Returns one per prompt: the start of the SHA-256 of its text, or where texts were not recorded the name of run
+        and prompt.
+        """
+        return [self.texts.get(str(prompt), f"{self.label}_{prompt}") for prompt in prompts]
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What the run was shown, for sidecars of results: by this a network is known to be defined by a text."""
+        return {
+            "File": self.volumes.own.get("Stimuli"),
+            "SHA256": self.volumes.own.get("Settings", {}).get("StimuliSHA256"),
+            "Texts": sorted(set(self.texts.values())),
+        }
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """Start of the SHA-256 of each prompt's text, by number of the prompt; empty where texts were not recorded."""
+        path = self.raw / str(self.volumes.own.get("Stimuli") or "no texts")
+        shown = read_json(path).get("Prompts", []) if path.is_file() else []
+        return {str(one["prompt"]): text_hash(one["text"]) for one in shown}
+
+    @property
+    def conditions(self) -> set[str]:
+        """Conditions shown."""
+        return set(self.events["trial_type"]) - {"n/a"}
+
+    def recording(self) -> BoldRun:
+        """Find what it was prepared from."""
+        name = self.volumes.beside("bold.nii", space=None, desc=None).name
+        home = self.raw / self.volumes.place
+        there = [BoldRun(self.raw, home / one) for one in (name, f"{name}.gz") if (home / one).exists()]
+        if not there or self.volumes.own.get("SourceSHA256") != there[0].fingerprint:
+            raise DatasetError(
+                f"{self.volumes.name} was recorded anew, or its events changed or its recording removed, since it was "
+                f"prepared; run: llm2bids prep {self.raw} --overwrite"
+            )
+        return there[0]
+
+    def signals(self, kept: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Read the run.
+
+        `kept` (n_units,): units to read. Returns (n_scans, n_kept): in standard deviations of each unit around its
+        mean.
+        """
+        own = self.volumes.own
+        baseline, one_sd = np.float32(own.get("Baseline", 0.0)), np.float32(own.get("OneStandardDeviation", 1.0))
+        parts = [self.volumes.space.from_volumes(part)[:, kept] for part in read_scans(self.volumes.bold)]
+        signals: NDArray[np.float32] = (np.concatenate(parts) - baseline) / one_sd
+        if not np.isfinite(signals).all():
+            raise DatasetError(f"NaN or infinity found in {self.volumes.bold}; prepare the run again")
+        return signals
+
+
+def find_prepared(raw: Path) -> dict[str, PreparedRun]:
+    """Find the prepared runs of a dataset."""
+    root = raw / PREPARED
+    if not any(root.glob("sub-*")):
+        raise DatasetError(f"{raw} is not prepared (there is no {PREPARED.as_posix()}); run: llm2bids prep {raw}")
+    return {run.name: PreparedRun(run, raw) for run in find_runs(root, desc=PREPROC)}
+
+
+def made_of(recorded: BoldRun, prepared: Mapping[str, PreparedRun]) -> PreparedRun:
+    """Choose what a recording was made into."""
+    run = prepared.get(recorded.name)
+    if run is None:
+        raise DatasetError(f"{recorded.name} is recorded but not prepared; run: llm2bids prep {recorded.root} --resume")
+    run.recording()
+    return run
+
+
+def check_alike(runs: Sequence[PreparedRun], *, weights: bool = True) -> None:
+    """Refuse runs that do not go together."""
+    first = runs[0].volumes
+    for run in runs[1:]:
+        for key in ("UnitSpace", "WeightsSHA256")[: 2 if weights else 1]:
+            if run.volumes.own.get(key) != first.own.get(key):
+                raise DatasetError(
+                    f"{run.volumes.name} has another {key} than {first.name}; take them apart, as subjects"
+                )

@@ -1,0 +1,1 @@
+"""Designs: matrices, regressors, BIDS Stats Models, and the files that FSL reads."""

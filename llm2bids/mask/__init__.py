@@ -1,9 +1,0 @@
-"""Statistic maps of any program → units: masks read, thresholded, combined, shown and saved."""
-
-from llm2bids.mask.files import load_mask, save_mask
-from llm2bids.mask.profiles import profile, show_text
-from llm2bids.mask.rules import Rule
-from llm2bids.mask.verbs import combine, convert, show
-from llm2bids.space.identity import check_same_model
-
-__all__ = ["Rule", "check_same_model", "combine", "convert", "load_mask", "profile", "save_mask", "show", "show_text"]

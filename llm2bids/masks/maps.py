@@ -1,0 +1,137 @@
+"""Reading one volume of an image that any program wrote, turned onto the grid of a space."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import OrientationError
+from nibabel.spatialimages import HeaderDataError, ImageDataError, SpatialImage
+from nibabel.wrapstruct import WrapStructError
+
+from llm2bids.bids.names import parse_name
+from llm2bids.errors import MaskError, SpaceError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from llm2bids.space import UnitSpace
+
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".HEAD", ".BRIK.gz", ".BRIK", ".img.gz", ".img", ".hdr")
+"""File names that nibabel is asked to read: NIfTI, AFNI, and the pairs of older SPM."""
+_NIFTI_P_VALUE = 22
+"""Intent code of p values (nifti1.h, NIFTI_INTENT_PVAL)."""
+_CHUNK = 1 << 22
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,  # AFNI headers that lack an attribute
+    OverflowError,
+    zlib.error,
+    ImageFileError,
+    HeaderDataError,
+    ImageDataError,
+    WrapStructError,
+)
+
+
+def open_image(path: Path) -> SpatialImage:
+    """Open an image; its voxels are read later.
+
+    `path`: NIfTI of any byte order, type and scaling, AFNI's HEAD or BRIK, or what else nibabel reads.
+    """
+    try:
+        image = nib.load(path)
+    except _UNREADABLE as error:
+        raise MaskError(f"{path} is no image that can be read ({_one_line(error)}); write the map again") from error
+    if not isinstance(image, SpatialImage):
+        raise MaskError(f"{path} holds a {type(image).__name__}, a volume is needed; give a NIfTI or AFNI map")
+    return image
+
+
+def read_volume(path: Path, space: UnitSpace, volume: int | None = None) -> NDArray[np.floating[Any]]:
+    """Read one volume on the grid of a space.
+
+    Axes that another program flipped or swapped are put back, which is exact; nothing is ever interpolated.
+
+    `volume`: which volume of several, from 0 in the order of the file: AFNI's sub-brick number. An axis of length 1, as
+    in AFNI's 5-D buckets, is none. Returns (x, y, z): scaled values in the precision of the file, float32 at least; NaN
+    stays.
+    """
+    image = open_image(path)
+    if sorted(image.shape[:3]) != sorted(space.shape):
+        _check_grid(path, image, space)
+    more_axes = tuple(image.shape[3:])
+    number = _volume_number(path, int(np.prod(more_axes, dtype=np.int64)), volume)
+    try:
+        if path.suffix == ".gz":
+            _read_to_end(path)
+        values = np.asanyarray(image.dataobj[..., *np.unravel_index(number, more_axes, order="F")])
+    except _UNREADABLE as error:
+        raise MaskError(
+            f"{path} cannot be read to its end ({_one_line(error)}): truncated or corrupted; copy it again"
+        ) from error
+    if values.dtype.kind not in "biuf":
+        raise MaskError(f"{path} holds values of type {values.dtype}, real numbers are needed; write the map again")
+    plain = SpatialImage(values.astype(np.promote_types(values.dtype, np.float32)), image.affine)
+    try:
+        turned = nib.as_closest_canonical(plain)
+    except (OrientationError, np.linalg.LinAlgError):
+        turned = plain  # its affine has no directions: the check says so
+    _check_grid(path, turned, space)
+    return np.asanyarray(turned.dataobj)
+
+
+def holds_p_values(path: Path) -> bool:
+    """Whether a map says that it holds p values.
+
+    Returns true by its name (``stat-p``) or its NIfTI intent; FSL's ``corrp`` maps hold 1 - p and are none.
+    """
+    header = open_image(path).header
+    intent = int(header["intent_code"]) if isinstance(header, nib.Nifti1Header) else 0
+    return intent == _NIFTI_P_VALUE or parse_name(path.name)[1].get("stat") == "p"
+
+
+def is_binary(volume: NDArray[np.floating[Any]]) -> bool:
+    """Whether a volume is a mask: 0 or NaN, and one other value at most.
+
+    `volume` (x, y, z): any volume.
+    """
+    return len(np.unique(volume[(volume != 0) & ~np.isnan(volume)])) <= 1
+
+
+def _volume_number(path: Path, n_volumes: int, volume: int | None) -> int:
+    """The volume meant; refuses a guess."""
+    if volume is None and n_volumes != 1:
+        raise MaskError(f"{path} holds {n_volumes} volumes, one is needed; pick it with --volume 0 to {n_volumes - 1}")
+    number = volume or 0
+    if not 0 <= number < n_volumes:
+        raise MaskError(f"volume {number} of {path} wanted, 0 to {n_volumes - 1} exist; pick one of them")
+    return number
+
+
+def _check_grid(path: Path, image: SpatialImage, space: UnitSpace) -> None:
+    """`UnitSpace.check_grid`, naming the file."""
+    try:
+        space.check_grid(image)
+    except SpaceError as error:
+        raise SpaceError(f"{path}: {error}") from error
+
+
+def _read_to_end(path: Path) -> None:
+    """Compare the checksum, which nibabel does not reach."""
+    with gzip.open(path) as file:
+        while file.read(_CHUNK):
+            pass
+
+
+def _one_line(error: BaseException) -> str:
+    """What an error says; nibabel's span lines."""
+    return " ".join(str(error).split())

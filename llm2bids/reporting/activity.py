@@ -1,0 +1,241 @@
+"""What units do before any statistics: how active they are, which are massive, and a run on one sheet.
+
+Alone knows which units count as massive. Volumes are read as they come, so that memory does not grow with the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from llm2bids.bids.nifti import n_scans_of, read_signals
+from llm2bids.errors import DatasetError
+from llm2bids.preparation.scale import BASELINE, ONE_SD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from llm2bids.space import UnitSpace
+
+MAX_RUNS: Final = 6
+"""Runs that are measured: more of them hardly change means, and each has to be decompressed."""
+_OTHER_GRID: Final = "give runs of one site and geometry"
+"""What to do about a run on another grid."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Activity:
+    """How active the units of a space are.
+
+    - `space`: which voxel is which unit.
+    - `runs`: file names of the runs that were measured.
+    - `n_scans`: scans of all of them.
+    - `mean`, `magnitude`, `variance` (n_units,): of every unit over scans: mean, mean of the absolute value, variance
+      (divided by the number of scans), in the units of the recording; NaN for units without a finite value.
+    - `table`: one row per hookpoint: ``hookpoint``, ``block``, ``units``, ``mean``, ``magnitude`` and ``variance``
+      (means over its units), ``magnitude_median`` (of units that are ever active) and ``variance_median``,
+      ``largest_channel`` (the unit of the largest magnitude; -1 where no value is finite), ``largest`` (that
+      magnitude), ``ratio`` (of it to the median), ``constant`` (units that do not vary), ``nonfinite`` (NaN and
+      infinite values, left out).
+    - `massive`: one row per massive unit, the largest ratio first: ``unit``, ``hookpoint``, ``block``, ``channel``,
+      ``mean``, ``magnitude``, ``ratio``.
+    """
+
+    space: UnitSpace
+    runs: tuple[str, ...]
+    n_scans: int
+    mean: NDArray[np.float64]
+    magnitude: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    table: pd.DataFrame
+    massive: pd.DataFrame
+
+
+def measure_activity(
+    runs: Sequence[Path], space: UnitSpace, *, ratio: float = 100.0, least: float = 10.0, max_runs: int = MAX_RUNS
+) -> Activity:
+    """Measure how active every unit is, and find massive ones.
+
+    Sun et al. (2024, "Massive Activations in Large Language Models", arXiv 2402.17762) call an activation massive that
+    is above 100 and about 1000 times the median of its hidden state. That is one value at one token. Here a unit is
+    judged by its mean over scans, most of which are other tokens, hence lower bounds: `ratio` times the median of its
+    layer, and `least`. Massive units are such as decide norms, distances and global signals alone.
+
+    `ratio`: mean absolute value, relative to the median of the layer, from which a unit is massive.
+    """
+    if not len(runs):
+        raise DatasetError("no run found, at least one needed to measure activity; record a model first")
+    chosen = spread_evenly(runs, max_runs)
+    sums = _Sums(space.n_units)
+    for run in chosen:
+        for signals in read_signals(run, space, _OTHER_GRID):
+            sums.add(signals)
+    mean, magnitude, variance = sums.moments()
+    table = _tabulate(space, sums, mean, magnitude, variance)
+    massive = _find_massive(space, mean, magnitude, (ratio, least))
+    return Activity(space, tuple(run.name for run in chosen), sums.n_scans, mean, magnitude, variance, table, massive)
+
+
+def read_carpet(
+    run: Path, space: UnitSpace, *, max_rows: int = 600, max_columns: int = 1200
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Read a prepared run small enough to be drawn: neighbouring channels and scans are averaged.
+
+    `max_rows`: rows at most, in equal shares for all layers, though at least one for each. Returns `values` (n_rows,
+    n_columns): standard deviations of the unit; NaN where all units of a row are constant. Returns `layers` (n_rows,):
+    number of the hookpoint of each row, in depth order.
+    """
+    starts, layers = _rows(space, max_rows)
+    if not (n_scans := n_scans_of(run)):
+        raise DatasetError(f"{run.name} holds no scan, at least one needed; prepare the run again")
+    per_column = -(-n_scans // max_columns)
+    sums = np.zeros((-(-n_scans // per_column), len(starts)))
+    used, done = np.zeros(len(starts)), 0
+    for signals in read_signals(run, space, _OTHER_GRID):
+        varies = signals[0] != 0  # constant units are background, in all scans
+        scores = np.where(varies, (signals - BASELINE) / ONE_SD, 0)
+        columns = np.arange(done, done + len(signals)) // per_column
+        used = np.add.reduceat(varies.astype(float), starts)
+        np.add.at(sums, columns, np.add.reduceat(scores, starts, axis=1, dtype=np.float64))
+        done += len(signals)
+    per_mean = np.bincount(np.arange(n_scans) // per_column)[:, None] * np.where(used > 0, used, np.nan)
+    return (sums / per_mean).T.astype(np.float32), layers
+
+
+def spread_evenly(runs: Sequence[Path], max_runs: int) -> list[Path]:
+    """Choose runs at even distances.
+
+    Returns in the same order, with the first and the last where there is room.
+
+    >>> spread_evenly(list("abcdefg"), 3), spread_evenly(["a", "b"], 3)
+    (['a', 'd', 'g'], ['a', 'b'])
+    """
+    places = np.linspace(0, len(runs) - 1, min(len(runs), max_runs)).round().astype(int)
+    return [runs[place] for place in places]
+
+
+class _Sums:
+    """Moments of every unit, scans by scans (Chan, Golub and LeVeque 1979), over finite values."""
+
+    def __init__(self, n_units: int) -> None:
+        self.n_scans = 0
+        self.count, self.mean, self.squares, self.absolute = np.zeros((4, n_units))
+        self.nonfinite = np.zeros(n_units, np.int64)
+        self.least, self.most = np.full((2, n_units), [[np.inf], [-np.inf]])
+
+    def add(self, signals: NDArray[np.float32]) -> None:
+        """Take scans in, shape (n_scans, n_units)."""
+        finite = np.isfinite(signals)
+        values = np.where(finite, signals, 0).astype(np.float64)
+        count = finite.sum(0)
+        own = values.sum(0) / np.maximum(count, 1)
+        both = np.maximum(self.count + count, 1)
+        shift = own - self.mean
+        self.absolute += np.abs(values).sum(0)
+        self.least = np.minimum(self.least, np.where(finite, values, np.inf).min(0))
+        self.most = np.maximum(self.most, np.where(finite, values, -np.inf).max(0))
+        values -= own
+        values[~finite] = 0
+        self.squares += (values**2).sum(0) + shift**2 * (self.count * count / both)
+        self.mean += np.where(count > 0, shift * count / both, 0)
+        self.count += count
+        self.nonfinite += len(signals) - count
+        self.n_scans += len(signals)
+
+    @property
+    def constant(self) -> NDArray[np.bool_]:
+        """Units with finite values, all of them the same."""
+        same: NDArray[np.bool_] = (self.count > 0) & (self.least == self.most)
+        return same
+
+    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Mean, mean absolute value and variance."""
+        count = np.where(self.count > 0, self.count, np.nan)
+        variance = np.where(self.constant, 0.0, self.squares / count)
+        return np.where(self.count > 0, self.mean, np.nan), self.absolute / count, variance
+
+
+def _tabulate(
+    space: UnitSpace,
+    sums: _Sums,
+    mean: NDArray[np.float64],
+    magnitude: NDArray[np.float64],
+    variance: NDArray[np.float64],
+) -> pd.DataFrame:
+    """One row per hookpoint."""
+    parts = zip(*(space.split(one) for one in (mean, magnitude, variance, sums.constant, sums.nonfinite)), strict=True)
+    rows = []
+    for hookpoint, block, part in zip(space.hookpoints, space.blocks, parts, strict=True):
+        means, magnitudes, variances, constant, nonfinite = part
+        broken = not np.isfinite(magnitudes).any()
+        channel = -1 if broken else int(np.nanargmax(magnitudes))
+        largest = np.nan if broken else float(magnitudes[channel])
+        usual = _usual(magnitudes)
+        rows.append(
+            {
+                "hookpoint": hookpoint,
+                "block": block,
+                "units": len(means),
+                "mean": _over(np.mean, means),
+                "magnitude": _over(np.mean, magnitudes),
+                "magnitude_median": usual,
+                "variance": _over(np.mean, variances),
+                "variance_median": _over(np.median, variances),
+                "largest_channel": channel,
+                "largest": largest,
+                "ratio": largest / usual,
+                "constant": int(constant.sum()),
+                "nonfinite": int(nonfinite.sum()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _over(of: Callable[[NDArray[np.float64]], np.floating[Any]], values: NDArray[np.float64]) -> float:
+    """What a layer is over its units with finite values; NaN without one."""
+    known = values[np.isfinite(values)]
+    return float(of(known)) if known.size else float("nan")
+
+
+def _find_massive(
+    space: UnitSpace, mean: NDArray[np.float64], magnitude: NDArray[np.float64], bounds: tuple[float, float]
+) -> pd.DataFrame:
+    """The units beyond both bounds."""
+    medians = [_usual(part) for part in space.split(magnitude)]
+    ratios = magnitude / np.repeat(medians, space.n_channels)
+    units = np.flatnonzero((ratios >= bounds[0]) & (magnitude >= bounds[1]))
+    units = units[np.argsort(-ratios[units], kind="stable")]
+    hookpoints, channels = space.locate(units)
+    return pd.DataFrame(
+        {
+            "unit": units,
+            "hookpoint": [space.hookpoints[number] for number in hookpoints],
+            "block": [space.blocks[number] for number in hookpoints],
+            "channel": channels,
+            "mean": mean[units],
+            "magnitude": magnitude[units],
+            "ratio": ratios[units],
+        }
+    )
+
+
+def _usual(magnitudes: NDArray[np.float64]) -> float:
+    """The median of a layer, without units that are never active: where most are, it would be 0."""
+    return _over(np.median, magnitudes[magnitudes > 0])
+
+
+def _rows(space: UnitSpace, max_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First unit of every row of a carpet, and the hookpoint that it lies in."""
+    share = max(1, max_rows // space.n_hookpoints)
+    starts, layers = [], []
+    for number, (first, width) in enumerate(zip(space.starts(), space.n_channels, strict=True)):
+        n_rows = min(share, width)
+        starts.append(first + np.arange(n_rows) * width // n_rows)
+        layers.append(np.full(n_rows, number))
+    return np.concatenate(starts), np.concatenate(layers)
