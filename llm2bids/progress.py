@@ -1,4 +1,4 @@
-"""How far long work is: one bar for all verbs, hidden where nobody looks."""
+"""The progress bar of all verbs; hidden where output is no terminal."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def progress_bar(
     over: Iterable[Any] | None = None,
     done: int = 0,
     *,
-    shown: bool | None = None,
+    visible: bool | None = None,
 ) -> tqdm[Any]:
-    """Show how far work is.
+    """Show a progress bar.
 
-    >>> with progress_bar("runs", 2, over=["one", "other"], shown=False) as bar:
+    >>> with progress_bar("runs", 2, over=["first", "second"], visible=False) as bar:
     ...     list(bar)
-    ['one', 'other']
+    ['first', 'second']
     """
-    hidden = None if shown is None else not shown
+    hidden = None if visible is None else not visible
     return tqdm(over, name, total, unit=f" {unit}", initial=done, disable=hidden, dynamic_ncols=True)

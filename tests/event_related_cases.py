@@ -101,8 +101,8 @@ class Run:
     def stimuli(self, prompts: Sequence[str]) -> list[str]:
         return list(self.texts) or [f"{self.label}_{prompt}" for prompt in prompts]
 
-    def signals(self, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-        return self.activity[:, kept]
+    def signals(self, units: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return self.activity[:, units]
 
 
 def noise(rng: np.random.Generator, lengths: Sequence[int], n_units: int, rho: float = 0.5) -> NDArray[np.float64]:

@@ -55,7 +55,7 @@ def nilearns(run: BoldRun, dataset: Path, confounds: list[str]) -> np.ndarray:
             frame_times(run.n_scans, 1.0),
             events,
             hrf_model=None,
-            high_pass=prepared.own["HighPassHz"],
+            high_pass=prepared.metadata["HighPassHz"],
             **(extra if confounds else {}),
         )
     drift = [name for name in matrix.columns if name.startswith("drift")]
@@ -87,7 +87,7 @@ def test_fsf_names_files_that_are_there(dataset: Path) -> None:
     shown = read_events(run.beside("events.tsv"), run.n_scans)
     np.testing.assert_array_equal(events[:, 0], shown.loc[shown["trial_type"] == "on", "onset"])
     assert len(np.loadtxt(settings["confoundev_files(1)"], ndmin=2)) == run.n_scans
-    period = 1 / find_runs(dataset / PREPARED, tasks=["pathology"], desc="preproc")[0].own["HighPassHz"]
+    period = 1 / find_runs(dataset / PREPARED, tasks=["pathology"], desc="preproc")[0].metadata["HighPassHz"]
     assert float(settings["paradigm_hp"]) == pytest.approx(period)
 
 

@@ -114,7 +114,7 @@ def test_all_subjects_sessions_and_sites_are_prepared_alike(varied: Path) -> Non
         assert np.array_equal(mask, signals.std(0) > 0)
         np.testing.assert_allclose(signals[:, mask].mean(0, dtype=np.float64), 10000, atol=1e-2)
         np.testing.assert_allclose(signals[:, mask].std(0, dtype=np.float64), 100, atol=1e-2)
-        assert (run.own["NumberOfScans"], run.own["NumberVarying"]) == (len(signals), mask.sum())
+        assert (run.metadata["NumberOfScans"], run.metadata["NumberVarying"]) == (len(signals), mask.sum())
 
 
 def test_confounds_tell_what_was_recorded_of_each_token(varied: Path) -> None:
@@ -122,7 +122,7 @@ def test_confounds_tell_what_was_recorded_of_each_token(varied: Path) -> None:
     told = {run.name: read_stim(run.beside("stim.tsv.gz"), STIM) for run in runs}
     ids = np.concatenate([told[run.name]["token_id"] for run in runs if run.entities["acq"] == "mlp"])
     for run in runs:
-        derived = BoldRun(varied / PREPARED, varied / PREPARED / run.place / run.beside("bold.nii.gz").name)
+        derived = BoldRun(varied / PREPARED, varied / PREPARED / run.folder / run.beside("bold.nii.gz").name)
         path = derived.beside("timeseries.tsv", desc="confounds")
         table, tokens = pd.read_csv(path, sep="\t"), told[run.name]
         assert list(read_json(path.with_suffix(".json"))) == list(table)
@@ -169,7 +169,7 @@ def test_nilearn_loads_and_analyses_the_derivative(prepared: tuple[Path, list[Pr
     on = events[0].loc[events[0]["trial_type"] == "on", ["onset", "duration", "trial_type"]]
     model = models[0].fit(images[0], on, tables[0])
     effect = model.compute_contrast("on", output_type="effect_size")
-    shown = read_events(root / first.place / f"{first.name}_events.tsv", 50)
+    shown = read_events(root / first.folder / f"{first.name}_events.tsv", 50)
     matrix = token_design(shown, frame_times(50, 1.0), ["on"], tables[0])
     signals = first.space.to_signals(nib.load(first.bold)).astype(np.float64)
     length = np.linalg.norm(matrix, axis=0)
@@ -337,7 +337,7 @@ def flip(path: Path) -> None:
 def change_sidecar(root: Path, **fields: Any) -> None:
     """Change what the first sidecar says, our own part of it included."""
     run = first_run(root)
-    own = run.own | fields.pop("own", {})
+    own = run.metadata | fields.pop("own", {})
     write_json(run.beside("bold.json"), run.sidecar | {"Llm2bids": own} | fields)
 
 

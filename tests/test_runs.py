@@ -232,7 +232,7 @@ TWO = (
 def test_recordings_are_found_and_nothing_else(tmp_path: Path) -> None:
     first, second = find_runs(tree(tmp_path, *TWO))
     assert (first.name, second.name) == ("sub-a_ses-01_task-x_acq-block_run-02", "sub-b_task-y_acq-mlp_run-01")
-    assert first.place == Path("sub-a/ses-01/func")
+    assert first.folder == Path("sub-a/ses-01/func")
     assert first.entities == {"sub": "a", "ses": "01", "task": "x", "acq": "block", "run": "02"}
     assert first.uri("raw") == f"bids:raw:{TWO[1]}"
     assert second.beside("events.tsv", acq=None).name == "sub-b_task-y_run-01_events.tsv"
@@ -280,7 +280,7 @@ def test_a_recorded_run_knows_what_lies_beside_it(small_dataset: tuple[Path, lis
     assert [run.bold for run in runs] == sorted(one.bold for one in recordings)
     for run, one in zip(runs, sorted(recordings, key=lambda one: one.bold), strict=True):
         assert (run.space, run.n_scans, run.t_r) == (one.space, one.n_scans, 1.0)
-        assert run.own["NumberOfScans"] == one.n_scans
+        assert run.metadata["NumberOfScans"] == one.n_scans
 
 
 @pytest.fixture

@@ -36,8 +36,8 @@ class PreparedRun:
     @property
     def label(self) -> str:
         """Session and run, e.g. ``ses-01_run-02``."""
-        found = self.volumes.entities
-        return "_".join(f"{key}-{found[key]}" for key in ("ses", "run") if key in found) or "run-1"
+        entities = self.volumes.entities
+        return "_".join(f"{key}-{entities[key]}" for key in ("ses", "run") if key in entities) or "run-1"
 
     @cached_property
     def times(self) -> NDArray[np.float64]:
@@ -46,9 +46,9 @@ class PreparedRun:
 
     @cached_property
     def events(self) -> pd.DataFrame:
-        """What was shown when."""
+        """Onset and duration of every event in seconds, with its condition, block and prompt."""
         name = self.volumes.beside("events.tsv", space=None, desc=None).name
-        return read_events(self.raw / self.volumes.place / name, self.volumes.n_scans * self.volumes.t_r)
+        return read_events(self.raw / self.volumes.folder / name, self.volumes.n_scans * self.volumes.t_r)
 
     @cached_property
     def confounds(self) -> pd.DataFrame:
@@ -71,56 +71,58 @@ class PreparedRun:
             ) from error
 
     def stimuli(self, prompts: Iterable[str]) -> list[str]:
-        """Say which prompts are the same text.
+        """Identify the text of each prompt, so that prompts of the same text get the same name.
 
-        Returns one per prompt: the start of the SHA-256 of its text, or where texts were not recorded the name of run
-        and prompt.
+        The name is the start of the text's SHA-256; where texts were not recorded, it is the name of run and prompt.
         """
         return [self.texts.get(str(prompt), f"{self.label}_{prompt}") for prompt in prompts]
 
     @property
-    def shown(self) -> dict[str, Any]:
-        """What the run was shown, for sidecars of results: by this a network is known to be defined by a text."""
+    def stimuli_metadata(self) -> dict[str, Any]:
+        """File and hashes of the texts, for sidecars of results: they say which texts a network was defined by."""
         return {
-            "File": self.volumes.own.get("Stimuli"),
-            "SHA256": self.volumes.own.get("Settings", {}).get("StimuliSHA256"),
+            "File": self.volumes.metadata.get("Stimuli"),
+            "SHA256": self.volumes.metadata.get("Settings", {}).get("StimuliSHA256"),
             "Texts": sorted(set(self.texts.values())),
         }
 
     @cached_property
     def texts(self) -> dict[str, str]:
-        """Start of the SHA-256 of each prompt's text, by number of the prompt; empty where texts were not recorded."""
-        path = self.raw / str(self.volumes.own.get("Stimuli") or "no texts")
-        shown = read_json(path).get("Prompts", []) if path.is_file() else []
-        return {str(one["prompt"]): text_hash(one["text"]) for one in shown}
+        """Start of the SHA-256 of each prompt's text, by prompt number; empty where texts were not recorded."""
+        path = self.raw / str(self.volumes.metadata.get("Stimuli") or "no texts")
+        prompts = read_json(path).get("Prompts", []) if path.is_file() else []
+        return {str(prompt["prompt"]): text_hash(prompt["text"]) for prompt in prompts}
 
     @property
     def conditions(self) -> set[str]:
-        """Conditions shown."""
+        """Names of the conditions in the events."""
         return set(self.events["trial_type"]) - {"n/a"}
 
     def recording(self) -> BoldRun:
-        """Find what it was prepared from."""
+        """Find the recording from which the run was prepared; raise if it was removed or changed since."""
         name = self.volumes.beside("bold.nii", space=None, desc=None).name
-        home = self.raw / self.volumes.place
-        there = [BoldRun(self.raw, home / one) for one in (name, f"{name}.gz") if (home / one).exists()]
-        if not there or self.volumes.own.get("SourceSHA256") != there[0].fingerprint:
+        folder = self.raw / self.volumes.folder
+        bolds = [path for path in (folder / name, folder / f"{name}.gz") if path.exists()]
+        recordings = [BoldRun(self.raw, path) for path in bolds]
+        if not recordings or self.volumes.metadata.get("SourceSHA256") != recordings[0].fingerprint:
             raise DatasetError(
                 f"{self.volumes.name} was recorded anew, or its events changed or its recording removed, since it was "
                 f"prepared; run: llm2bids prep {self.raw} --overwrite"
             )
-        return there[0]
+        return recordings[0]
 
-    def signals(self, kept: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Read the run.
+    def signals(self, units: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Read the signals of some units.
 
-        `kept` (n_units,): units to read. Returns (n_scans, n_kept): in standard deviations of each unit around its
-        mean.
+        `units` (n_units,): the units to read. The signals, (n_scans, n_selected), are in standard deviations of each
+        unit around its mean.
         """
-        own = self.volumes.own
-        baseline, one_sd = np.float32(own.get("Baseline", 0.0)), np.float32(own.get("OneStandardDeviation", 1.0))
-        parts = [self.volumes.space.from_volumes(part)[:, kept] for part in read_scans(self.volumes.bold)]
-        signals: NDArray[np.float32] = (np.concatenate(parts) - baseline) / one_sd
+        metadata = self.volumes.metadata
+        baseline = np.float32(metadata.get("Baseline", 0.0))
+        unit_sd = np.float32(metadata.get("OneStandardDeviation", 1.0))
+        parts = [self.volumes.space.from_volumes(part)[:, units] for part in read_scans(self.volumes.bold)]
+        # Files hold z scores as baseline + unit_sd * z, so that masks by brightness (FEAT, SPM) find a brain.
+        signals: NDArray[np.float32] = (np.concatenate(parts) - baseline) / unit_sd
         if not np.isfinite(signals).all():
             raise DatasetError(f"NaN or infinity found in {self.volumes.bold}; prepare the run again")
         return signals
@@ -134,8 +136,8 @@ def find_prepared(raw: Path) -> dict[str, PreparedRun]:
     return {run.name: PreparedRun(run, raw) for run in find_runs(root, desc=PREPROC)}
 
 
-def made_of(recorded: BoldRun, prepared: Mapping[str, PreparedRun]) -> PreparedRun:
-    """Choose what a recording was made into."""
+def choose_prepared(recorded: BoldRun, prepared: Mapping[str, PreparedRun]) -> PreparedRun:
+    """Choose the prepared run of a recording; raise if there is none or the recording changed since."""
     run = prepared.get(recorded.name)
     if run is None:
         raise DatasetError(f"{recorded.name} is recorded but not prepared; run: llm2bids prep {recorded.root} --resume")
@@ -143,12 +145,12 @@ def made_of(recorded: BoldRun, prepared: Mapping[str, PreparedRun]) -> PreparedR
     return run
 
 
-def check_alike(runs: Sequence[PreparedRun], *, weights: bool = True) -> None:
-    """Refuse runs that do not go together."""
+def check_compatible(runs: Sequence[PreparedRun], *, weights: bool = True) -> None:
+    """Raise if runs differ in their unit space, or (if asked) in the weights of their model."""
     first = runs[0].volumes
     for run in runs[1:]:
         for key in ("UnitSpace", "WeightsSHA256")[: 2 if weights else 1]:
-            if run.volumes.own.get(key) != first.own.get(key):
+            if run.volumes.metadata.get(key) != first.metadata.get(key):
                 raise DatasetError(
                     f"{run.volumes.name} has another {key} than {first.name}; take them apart, as subjects"
                 )

@@ -63,7 +63,7 @@ class BoldRun:
         return self.beside("bold.nii.gz", space=None, desc=None).name.removesuffix("_bold.nii.gz")
 
     @property
-    def place(self) -> Path:
+    def folder(self) -> Path:
         """Folder of its files, relative to the dataset."""
         return self.bold.parent.relative_to(self.root)
 
@@ -73,19 +73,19 @@ class BoldRun:
         return read_json(self.beside("bold.json"))
 
     @property
-    def own(self) -> dict[str, Any]:
-        """Our own part of the sidecar: model, site, settings, unit space."""
-        own = self.sidecar.get("Llm2bids")
-        if not isinstance(own, dict) or "UnitSpace" not in own:
+    def metadata(self) -> dict[str, Any]:
+        """Object ``Llm2bids`` of the sidecar: model, site, settings, unit space."""
+        metadata = self.sidecar.get("Llm2bids")
+        if not isinstance(metadata, dict) or "UnitSpace" not in metadata:
             raise DatasetError(
                 f"{self.bold.name} has no Llm2bids.UnitSpace in its sidecar; record it with llm2bids, or restore it"
             )
-        return own
+        return metadata
 
     @cached_property
     def space(self) -> UnitSpace:
         """Which voxel is which unit."""
-        return UnitSpace.from_json(self.own["UnitSpace"])
+        return UnitSpace.from_json(self.metadata["UnitSpace"])
 
     @property
     def t_r(self) -> float:

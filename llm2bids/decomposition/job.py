@@ -249,7 +249,7 @@ class Job:
             courses = courses_of(self.source.signals(number), maps)
             own = {key: run.volumes.entities.get(key) for key in ("sub", "ses", "task", "acq", "run", "space")}
             layer = {"label": self.source.entities.get("label")}
-            path = stage / run.volumes.place / self._series_name(own | layer)
+            path = stage / run.volumes.folder / self._series_name(own | layer)
             names = [f"ica{one}" for one in numbers]
             write_tsv(path, pd.DataFrame(courses, columns=names))
             about = "Time courses: every scan regressed on the maps of all components as fitted, one column each."
@@ -272,11 +272,11 @@ class Job:
     def _common(self) -> dict[str, Any]:
         """What every sidecar says."""
         source, first = self.source, self.source.runs[0].volumes
-        models = {str(run.volumes.own.get("WeightsSHA256")): run.volumes.own for run in source.runs}
+        models = {str(run.volumes.metadata.get("WeightsSHA256")): run.volumes.metadata for run in source.runs}
         identity = {
-            key: first.own[key]
+            key: first.metadata[key]
             for key in REPEATED
-            if key in first.own and len({str(own.get(key)) for own in models.values()}) == 1
+            if key in first.metadata and len({str(own.get(key)) for own in models.values()}) == 1
         }
         several = {
             "Models": [{key: own.get(key) for key in ("Model", "Revision", "WeightsSHA256")} for own in models.values()]
@@ -291,7 +291,7 @@ class Job:
             | (several if len(models) > 1 else {})
             | {
                 "UnitSpace": source.space.to_json(),
-                "Stimuli": [run.shown for run in source.runs],
+                "Stimuli": [run.stimuli_metadata for run in source.runs],
                 "Decomposition": source.settings.to_json(),
                 "Versions": versions(*LIBRARIES, "scikit-learn"),
             },
@@ -300,7 +300,7 @@ class Job:
 
 def hash_of(runs: Sequence[PreparedRun], settings: Mapping[str, Any], entities: Mapping[str, str]) -> str:
     """Hash all that a decomposition depends on."""
-    every = [(run.volumes.name, run.volumes.own.get("SourceSHA256")) for run in runs]
+    every = [(run.volumes.name, run.volumes.metadata.get("SourceSHA256")) for run in runs]
     return hash_parts(every, settings, entities)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llm2bids.bids.nifti import read_scans
-from llm2bids.bids.prepared import check_alike, find_prepared, made_of
+from llm2bids.bids.prepared import check_compatible, choose_prepared, find_prepared
 from llm2bids.bids.runs import find_runs
 from llm2bids.errors import DatasetError, DesignError
 
@@ -139,11 +139,11 @@ def find_sources(
         "run": ("sub", "ses", "task", "acq", "run"),
     }.get(settings.by, ("sub", "acq"))
     for recorded in find_runs(raw, subjects, tasks, sites):
-        run = made_of(recorded, prepared)
+        run = choose_prepared(recorded, prepared)
         key = (*(recorded.entities.get(name, "") for name in keys), run.volumes.space.label)
         groups.setdefault(key, []).append(run)
     for runs in groups.values():
-        check_alike(runs, weights=settings.by != "group")
+        check_compatible(runs, weights=settings.by != "group")
     sources = [Source(tuple(runs), settings) for runs in groups.values()]
     if settings.by != "layer":
         return sources

@@ -178,7 +178,7 @@ def _worth_it(lesion: Lesion, drawn: Controls) -> Controls:
 def _run_all(exam: Exam, ledger: Ledger, keys: Mapping[str, Condition], *, progress: bool | None) -> None:
     """Score what is not scored yet, one state after the other."""
     missing = dict(ledger.missing(keys))
-    with progress_bar("runs", len(keys), done=len(keys) - len(missing), shown=progress) as bar:
+    with progress_bar("runs", len(keys), done=len(keys) - len(missing), visible=progress) as bar:
         for key, condition in missing.items():
             bar.set_description(condition.name or "intact")
             changed = condition.changed(exam.subject.model)

@@ -150,7 +150,7 @@ def profile(  # noqa: PLR0913 - the arguments of the command
     refuse_existing(out, joined, "profilesites", overwrite=overwrite)
     total = n_draws * sum(len(networks.networks) for networks in asked)
     answers = []
-    with progress_bar("draws", total, "profile", shown=progress) as bar:
+    with progress_bar("draws", total, "profile", visible=progress) as bar:
         for networks in asked:
             answer = _answer(networks, n_draws, np.random.default_rng(seed), bar.update)
             answers.append(write_answer(out, networks, answer))

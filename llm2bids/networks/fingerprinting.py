@@ -125,7 +125,7 @@ def fingerprint(  # noqa: PLR0913 - the arguments of the command
     target = Dataset(Path(out) if out is not None else _root(summaries[0]), "derivative")
     entities = {"sub": one.subject, "desc": f"fingerprint{to_label(other.subject)}"}
     refuse_answer(target, entities, overwrite=overwrite, instead=", or write elsewhere with --out")
-    with progress_bar("draws", n_draws, "fingerprint", shown=progress) as bar:
+    with progress_bar("draws", n_draws, "fingerprint", visible=progress) as bar:
         answer = compare(one, other, used, n_draws, np.random.default_rng(seed), bar.update)
     sources = [Path(os.path.relpath(path, target.root)).as_posix() for path in summaries]
     told = [read_json(path)["Llm2bids"] for path in summaries]

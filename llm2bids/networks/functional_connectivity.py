@@ -135,7 +135,7 @@ def connectivity(  # noqa: PLR0913 - the arguments of the command
     for run in (run for runs in found for run in runs):
         cleaning.regressors(run)  # refuses a confound that is not there before any volume is read or answer written
     answers = []
-    with progress_bar("runs", sum(map(len, found)), "connectivity", shown=progress) as bar:
+    with progress_bar("runs", sum(map(len, found)), "connectivity", visible=progress) as bar:
         for study in studies:
             answer = study.answer(question, lambda: bar.update(1), shared=shared)
             answers.append(write_answer(out, study.networks, answer))

@@ -141,7 +141,7 @@ def identify(  # noqa: PLR0913 - the arguments of the command
         study.check(allow_overlap=allow_overlap)
         studies.append(study)
     answers = []
-    with progress_bar("draws", len(studies) * n_permutations, "identify", shown=progress) as bar:
+    with progress_bar("draws", len(studies) * n_permutations, "identify", visible=progress) as bar:
         for study in studies:
             answer = study.answer(n_permutations, lambda: bar.update(1), decoder=decoder)
             answers.append(write_answer(out, study.networks, answer))

@@ -126,7 +126,7 @@ def match(  # noqa: PLR0913 - the arguments of the command
     target = _target(b, out)
     entities = {"space": one.space.label, "desc": "match"}
     refuse_answer(target, entities, overwrite=overwrite, instead=", or write elsewhere with --out")
-    with progress_bar("draws", len(one.items) * n_draws, "match", shown=progress) as bar:
+    with progress_bar("draws", len(one.items) * n_draws, "match", visible=progress) as bar:
         answer = compare(one, other, bound, n_draws, np.random.default_rng(seed), bar.update)
     sources = {
         name: sorted({item.file.name for item in part.items}) for name, part in zip("AB", (one, other), strict=True)

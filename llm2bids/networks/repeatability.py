@@ -142,7 +142,7 @@ def reliability(  # noqa: PLR0913 - the arguments of the command
     chosen = None if rule is None else NetworkRule.from_text(rule)  # refuses before anything is read
     refuse_existing(out, asked, "reliability", overwrite=overwrite)
     answers = []
-    with progress_bar("draws", len(asked) * n_permutations, "reliability", shown=progress) as bar:
+    with progress_bar("draws", len(asked) * n_permutations, "reliability", visible=progress) as bar:
         for networks in asked:
             own = networks.networks[0].rule
             used = own if chosen is None else NetworkRule(chosen.name, chosen.level, own.tail)

@@ -38,7 +38,7 @@ def find_scans(results: Path, networks: NetworkSet, tasks: Sequence[str] = ()) -
         raise DatasetError(f"{prep} holds no run of {networks.name}; prepare it with llm2bids prep {raw}")
     weights = networks.networks[0].fields["Llm2bids"].get("WeightsSHA256")
     for run in found:
-        if run.space != networks.space or run.own.get("WeightsSHA256") != weights:
+        if run.space != networks.space or run.metadata.get("WeightsSHA256") != weights:
             raise DatasetError(
                 f"{run.name} has another geometry or other weights than the networks of {networks.name}; analyse it "
                 "again with llm2bids glm --overwrite, or leave it out with --scans"

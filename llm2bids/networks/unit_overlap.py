@@ -121,7 +121,7 @@ def overlap(  # noqa: PLR0913 - the arguments of the command
     asked = with_tasks(find_networks(out.root, **labels, contrasts=contrasts), 2, "overlap")
     refuse_existing(out, asked, "overlap", overwrite=overwrite)
     answers = []
-    with progress_bar("draws", len(asked) * n_draws, "overlap", shown=progress) as bar:
+    with progress_bar("draws", len(asked) * n_draws, "overlap", visible=progress) as bar:
         for networks in asked:
             answer = _answer(networks, n_draws, np.random.default_rng(seed), bar.update)
             answers.append(write_answer(out, networks, answer))

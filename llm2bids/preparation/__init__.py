@@ -74,7 +74,7 @@ class _Job:
     def bold(self) -> Path:
         """The preprocessed volumes."""
         name = self.run.beside("bold.nii.gz", space=self.run.space.label, desc=PREPROC).name
-        return self.out.root / self.run.place / name
+        return self.out.root / self.run.folder / name
 
     @property
     def outputs(self) -> list[Path]:
@@ -174,7 +174,7 @@ def prep(  # noqa: PLR0913 - the arguments of the command
     with (
         out.tidied(job.run.name for job in todo),
         closing(finished),
-        progress_bar("runs", len(todo), "prep", finished, shown=work.progress) as bar,
+        progress_bar("runs", len(todo), "prep", finished, visible=work.progress) as bar,
     ):
         done |= {job.run: prepared for job, prepared in zip(todo, bar, strict=True)}
     return [done[job.run] for job in jobs]
@@ -216,7 +216,7 @@ def _is_done(job: _Job, work: Work) -> bool:
         raise DatasetError(f"{job.bold} exists already; go on with --resume, or replace it with --overwrite")
     if not outdated and not all(path.exists() for path in job.outputs):
         return False
-    before = {} if outdated else BoldRun(job.out.root, job.bold).own
+    before = {} if outdated else BoldRun(job.out.root, job.bold).metadata
     if before.get("SourceSHA256") != job.run.fingerprint:
         raise DatasetError(f"{job.run.name} was prepared from another recording or events; replace it with --overwrite")
     if job.bold.stat().st_size != before.get("NumberOfBytes"):
@@ -233,7 +233,7 @@ def _is_done(job: _Job, work: Work) -> bool:
 
 def _existing(job: _Job) -> Prepared:
     """A run that is there already."""
-    own = BoldRun(job.out.root, job.bold).own
+    own = BoldRun(job.out.root, job.bold).metadata
     counts = (own["NumberOfScans"], own["NumberOfUnits"], own["NumberVarying"], own["NumberClipped"])
     return Prepared(job.bold, *counts, skipped=True)
 
@@ -253,7 +253,7 @@ def _publish(job: _Job) -> Prepared:
     """Prepare one run and publish it whole."""
     run, space = job.run, job.run.space
     moments = measure(run)
-    if moments.n_scans != run.own.get("NumberOfScans", moments.n_scans):
+    if moments.n_scans != run.metadata.get("NumberOfScans", moments.n_scans):
         raise DatasetError(f"{run.bold.name} has {moments.n_scans} scans, its sidecar says otherwise; record it again")
     with job.out.stage(run.name) as stage:
         staged = BoldRun(stage, stage / job.bold.relative_to(job.out.root))
@@ -284,7 +284,7 @@ def _publish(job: _Job) -> Prepared:
 
 def _own(job: _Job, prepared: Prepared) -> dict[str, Any]:
     """Our own part of the sidecars of a run."""
-    before = job.run.own
+    before = job.run.metadata
     kept = {key: before[key] for key in (*REPEATED, "Settings", "Stimuli", "UnitSpace") if key in before}
     return kept | {
         "Version": __version__,

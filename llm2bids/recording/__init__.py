@@ -262,7 +262,7 @@ def _record_all(
 ) -> Iterator[Recording]:
     """Record run after run, what is missing of each, under one progress bar."""
     expected = {run: _expected_scans(session, run, tokens) for run, tokens in shown.items()}
-    with progress_bar("tokens", sum(expected.values()), shown=progress) as bar:
+    with progress_bar("tokens", sum(expected.values()), visible=progress) as bar:
         for run, tokens in shown.items():
             bar.set_description(run.name)
             missing = tuple(place for place in session.sites if place[0].site in todo[run])

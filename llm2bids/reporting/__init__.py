@@ -93,7 +93,7 @@ def report(
     steps = [*((label, path) for label, path in pages.items()), ("", out / PAGE)]
     panels: dict[str, list[str]] = {}
     written: list[tuple[Path, str, list[str | Panel]]] = []
-    with progress_bar("pages", len(steps), "report", steps, shown=progress) as bar:
+    with progress_bar("pages", len(steps), "report", steps, visible=progress) as bar:
         for label, path in bar:
             title = f"sub-{label}: a language model in the scanner" if label else _title(raw)
             parts = list(_subject(sources, label) if label else _dataset(sources))

@@ -48,7 +48,7 @@ def _subjects(sources: Sources) -> Panel:
     rows = []
     for label in sources.subjects:
         runs = sources.of(label).runs
-        own = runs[0].own
+        own = runs[0].metadata
         spaces = dict.fromkeys(run.space.label for run in runs)
         counted = f"{own.get('NumberOfParameters') or 0:,}"
         cells = [f"sub-{label}", own.get("Model"), own.get("Revision") or "-", own.get("NumberOfBlocks", "-"), counted]
@@ -63,7 +63,7 @@ def model_panel(runs: Sequence[BoldRun]) -> Panel:
 
     Returns A card, and a table of what was recorded.
     """
-    sidecar, own = runs[0].sidecar, runs[0].own
+    sidecar, own = runs[0].sidecar, runs[0].metadata
     card = {
         "Model": str(own.get("Model", "")),
         "Revision": str(own.get("Revision") or ""),
@@ -106,7 +106,7 @@ def _recorded(runs: Sequence[BoldRun]) -> str:
     for (task, site), own in groups.items():
         space = own[0].space
         scans = f"{sum(run.n_scans for run in own):,}"
-        cells = [task, site, own[0].own.get("Mode", "-"), len(own), scans, space.n_hookpoints]
+        cells = [task, site, own[0].metadata.get("Mode", "-"), len(own), scans, space.n_hookpoints]
         rows.append(([*map(str, cells), f"{space.n_units:,}", space.label], None))
     return table_html(columns, rows, {"task", "site", "mode", "space"})
 
@@ -139,7 +139,7 @@ def _conditions(runs: Sequence[BoldRun]) -> str:
 
 def _examples(raw: Path, run: BoldRun) -> str:
     """The first prompts of each condition, with what the model said."""
-    path = raw / str(run.own.get("Stimuli") or "no texts")
+    path = raw / str(run.metadata.get("Stimuli") or "no texts")
     shown = read_json(path).get("Prompts", []) if path.is_file() else []
     seen: dict[str, int] = {}
     lines = []

@@ -81,7 +81,7 @@ def lesions_of(sources: Sources, subject: str | None) -> list[Result]:
     `subject`: its label; None for lesions of models that did not lie in the scanner.
     """
     labels = sources.subjects if subject is None else [subject]
-    weights = {sources.of(label).runs[0].own.get("WeightsSHA256") for label in labels}
+    weights = {sources.of(label).runs[0].metadata.get("WeightsSHA256") for label in labels}
     return [one for one in sources.lesions if (one.own.get("WeightsSHA256") in weights) == (subject is not None)]
 
 
@@ -111,7 +111,7 @@ def _programs(run: BoldRun) -> list[str]:
 
 def _recording(runs: Sequence[BoldRun], tasks: Sequence[str]) -> str:
     """Who lay in the scanner, and what was shown."""
-    own = runs[0].own
+    own = runs[0].metadata
     sites = list(dict.fromkeys(run.entities.get("acq", "") for run in runs))
     named = [_SITES.get(site, f"the modules of site {site}") for site in sites]
     shown = [task for task in tasks if any(run.entities["task"] == task for run in runs)]
@@ -147,7 +147,7 @@ def _version(runs: Sequence[BoldRun], program: str, name: str) -> str:
 
 def _scanned(runs: Sequence[BoldRun]) -> str:
     """Which tokens are scans."""
-    modes = {str(run.own.get("Mode")) for run in runs}
+    modes = {str(run.metadata.get("Mode")) for run in runs}
     told = {"generate": "every generated token", "read": "every token of the texts (special tokens left out)"}
     return listed([text for mode, text in told.items() if mode in modes]) if modes & set(told) else "every token"
 
@@ -171,7 +171,7 @@ def _modes(runs: Sequence[BoldRun], shown: Sequence[str]) -> str:
     """Whether texts were read or continued, task by task where that differs."""
     tasks: dict[str, list[str]] = {}
     for task in shown:
-        for text in dict.fromkeys(_mode(run.own) for run in runs if run.entities["task"] == task):
+        for text in dict.fromkeys(_mode(run.metadata) for run in runs if run.entities["task"] == task):
             tasks.setdefault(text, []).append(task)
     if len(tasks) == 1:
         return f"It {next(iter(tasks))}."
@@ -210,7 +210,7 @@ def _preparation(prepared: Sequence[PreparedRun]) -> str:
     """How volumes were prepared."""
     if not prepared:
         return ""
-    own = prepared[0].volumes.own
+    own = prepared[0].volumes.metadata
     return (
         f"Every unit was shifted to a baseline of {own.get('Baseline', 0):g} and scaled to a standard deviation of "
         f"{own.get('OneStandardDeviation', 1):g} within each run, clipped at "

@@ -164,7 +164,7 @@ def _prepared(raw: Path, runs: Sequence[BoldRun]) -> dict[str, PreparedRun]:
     return {
         name: one
         for name, one in found.items()
-        if name in told and one.volumes.own.get("SourceSHA256") == told[name].fingerprint
+        if name in told and one.volumes.metadata.get("SourceSHA256") == told[name].fingerprint
     }
 
 

@@ -194,7 +194,7 @@ def run_all(
     finished = Parallel(n_jobs=work.n_jobs, return_as="generator")(delayed(_safely)(job) for job in todo)
     with jobs[0].out.tidied(map(stage_of, todo)):
         try:
-            with progress_bar(unit, len(todo), name, finished, shown=work.progress) as bar:
+            with progress_bar(unit, len(todo), name, finished, visible=work.progress) as bar:
                 for job, outcome in zip(todo, bar, strict=True):
                     if isinstance(outcome, LLM2BIDSError):
                         raise outcome

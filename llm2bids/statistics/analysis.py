@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from llm2bids.bids.prepared import check_alike, find_prepared, made_of
+from llm2bids.bids.prepared import check_compatible, choose_prepared, find_prepared
 from llm2bids.bids.runs import PREPARED, find_runs, stats_model_path
 from llm2bids.design.matrix import SPIKE, average, check_estimable, name_prompts, prompt_design, token_design
 from llm2bids.design.regressors import FACTOR, MEAN, WILDCARDS, Regressors, is_slope
@@ -146,7 +146,7 @@ class Analysis:
         """Of the drift, in Hz: as asked, as the model says, or as `prep` fitted it to the design."""
         if self.settings.drift == "none":
             return None
-        fitted = [value for run in self.runs if (value := run.volumes.own.get("HighPassHz"))]
+        fitted = [value for run in self.runs if (value := run.volumes.metadata.get("HighPassHz"))]
         return self.settings.high_pass or self.model.run.high_pass or min(fitted, default=None)
 
     def token_design(self, run: PreparedRun) -> pd.DataFrame:
@@ -299,12 +299,12 @@ def find_analyses(
         asked = models.get(run.entities["task"])
         if asked and asked.keeps(run.entities):
             key = tuple(run.entities.get(name, "") for name in ("sub", "task", "acq"))
-            groups.setdefault(key, []).append(made_of(run, prepared))
+            groups.setdefault(key, []).append(choose_prepared(run, prepared))
     if not groups:
         raise StatsModelError(f"Input of {model or raw / 'code' / 'models'} lets none of the runs in; mend it")
     found = []
     for (_, task, _), group in groups.items():
-        check_alike(group)
+        check_compatible(group)
         asked = models[task].asking(contrasts) if contrasts else models[task]
         found.append(Analysis(tuple(group), asked, settings))
     return found

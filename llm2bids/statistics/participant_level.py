@@ -59,7 +59,7 @@ class SubjectJob:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of all that the result depends on."""
-        runs = [(run.label, run.volumes.own.get("SourceSHA256")) for run in self.analysis.runs]
+        runs = [(run.label, run.volumes.metadata.get("SourceSHA256")) for run in self.analysis.runs]
         contrasts = [describe_contrast(contrast) for contrast in self.analysis.contrasts]
         x, settings = self.analysis.model.run.x, self.analysis.settings.to_json()
         return hash_parts(runs, contrasts, x, settings, self.analysis.cutoff, *self._made.values())
@@ -117,10 +117,10 @@ class SubjectJob:
             "TaskName": analysis.entities["task"],
             "SpatialReference": str(first.sidecar.get("SpatialReference", "")).replace("bids::", "bids:prep:"),
             "Sources": [run.volumes.uri("prep") for run in analysis.runs],
-            "Llm2bids": {key: first.own[key] for key in REPEATED if key in first.own}
+            "Llm2bids": {key: first.metadata[key] for key in REPEATED if key in first.metadata}
             | {
                 "UnitSpace": analysis.space.to_json(),
-                "Stimuli": [run.shown for run in analysis.runs],
+                "Stimuli": [run.stimuli_metadata for run in analysis.runs],
                 "StatsModel": analysis.model.name,
                 "Design": list(analysis.model.run.x),
                 **self._made,
