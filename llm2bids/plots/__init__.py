@@ -5,48 +5,66 @@ Recordings and maps
     active layers are, and massive units; `draw_layers` a map layer by layer; `draw_profile` and `draw_sizes` the size
     of one and of several networks over depth; `draw_design_matrix` a design matrix.
 Networks
-    `draw_overlap` what networks share; `draw_reliability` how well they repeat; `draw_identification` how tasks were
-    told apart; `draw_profiles`, `draw_effects`, `draw_sites` in which layers they lie, and how large their effects are;
-    `draw_connectivity` how they go together over time; `draw_match` two sets of networks; `draw_iou` planted networks
-    and components; `draw_fingerprint` two models.
+    `draw_overlap` what networks share; `draw_reliability` how well they repeat; `draw_identification` how well tasks
+    were told apart; `draw_profiles`, `draw_effects`, `draw_sites` in which layers networks lie, and how large their
+    effects are; `draw_connectivity` how they go together over time; `draw_match` two sets of networks; `draw_iou`
+    planted networks and components; `draw_fingerprint` two models.
 Lesions
-    `draw_dissociation` what every lesion does to every text; `draw_curve` how well a model does with units kept.
+    `draw_dissociation` what every lesion does to every text; `draw_curve` how well a model does with few units left.
 
 `llm2bids.plots.pictures` has what they share: colours, matrices with numbers, and `llm2bids.plots.pictures.as_png`.
+A picture's module is imported when the picture is first used.
 """
 
-from llm2bids.plots.activity import draw_activity
-from llm2bids.plots.carpet import draw_carpet
-from llm2bids.plots.connectivity import draw_connectivity
-from llm2bids.plots.design import draw_design
-from llm2bids.plots.fingerprint import draw_fingerprint
-from llm2bids.plots.identification import draw_identification
-from llm2bids.plots.layers import draw_layers, draw_profile, draw_sizes
-from llm2bids.plots.lesions import draw_curve, draw_dissociation
-from llm2bids.plots.match import draw_iou, draw_match
-from llm2bids.plots.matrix import draw_design_matrix
-from llm2bids.plots.overlap import draw_overlap
-from llm2bids.plots.profiles import draw_effects, draw_profiles, draw_sites
-from llm2bids.plots.reliability import draw_reliability
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "draw_activity",
-    "draw_carpet",
-    "draw_connectivity",
-    "draw_curve",
-    "draw_design",
-    "draw_design_matrix",
-    "draw_dissociation",
-    "draw_effects",
-    "draw_fingerprint",
-    "draw_identification",
-    "draw_iou",
-    "draw_layers",
-    "draw_match",
-    "draw_overlap",
-    "draw_profile",
-    "draw_profiles",
-    "draw_reliability",
-    "draw_sites",
-    "draw_sizes",
-]
+if TYPE_CHECKING:
+    # ruff: noqa: F401 - exported by __all__
+    from llm2bids.plots.activity import draw_activity
+    from llm2bids.plots.carpet import draw_carpet
+    from llm2bids.plots.connectivity import draw_connectivity
+    from llm2bids.plots.design import draw_design, draw_design_matrix
+    from llm2bids.plots.fingerprint import draw_fingerprint
+    from llm2bids.plots.identification import draw_identification
+    from llm2bids.plots.layers import draw_layers, draw_profile, draw_sizes
+    from llm2bids.plots.lesions import draw_curve, draw_dissociation
+    from llm2bids.plots.match import draw_iou, draw_match
+    from llm2bids.plots.overlap import draw_overlap
+    from llm2bids.plots.profiles import draw_effects, draw_profiles, draw_sites
+    from llm2bids.plots.reliability import draw_reliability
+
+_MODULES = {
+    "draw_activity": "activity",
+    "draw_carpet": "carpet",
+    "draw_connectivity": "connectivity",
+    "draw_curve": "lesions",
+    "draw_design": "design",
+    "draw_design_matrix": "design",
+    "draw_dissociation": "lesions",
+    "draw_effects": "profiles",
+    "draw_fingerprint": "fingerprint",
+    "draw_identification": "identification",
+    "draw_iou": "match",
+    "draw_layers": "layers",
+    "draw_match": "match",
+    "draw_overlap": "overlap",
+    "draw_profile": "layers",
+    "draw_profiles": "profiles",
+    "draw_reliability": "reliability",
+    "draw_sites": "profiles",
+    "draw_sizes": "layers",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a picture when it is first used (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List pictures that are not imported yet too."""
+    return sorted({*globals(), *_MODULES})

@@ -23,7 +23,7 @@ _TRACE: Final = 0.42
 """Height of a confound, in inches."""
 _STRIP: Final = 0.22
 _CARPET: Final = 4.6
-_NAMED: Final = 24
+_MAX_NAMES: Final = 24
 """Layers that have room for their names."""
 _LONGEST: Final = 22
 _COLOURS: Final = 11
@@ -42,30 +42,30 @@ def draw_carpet(
     events: pd.DataFrame | None = None,
     t_r: float = 1.0,
 ) -> Figure:
-    """Draw a whole run at once: units as rows, scans as columns, below what varied along with them.
+    """Draw a whole run at once: units as rows, scans as columns; above them confounds and conditions.
 
-    After Power (2017, "A simple but useful way to assess fMRI scan qualities", NeuroImage 154) and fMRIPrep: what all
-    units do together, jumps, and drifts are seen at a glance.
+    After Power (2017, "A simple but useful way to assess fMRI scan qualities", NeuroImage 154) and fMRIPrep: jumps,
+    drifts and whatever all units do together are seen at a glance.
 
     Parameters
     ----------
     values : ndarray, shape (n_rows, n_columns)
-        Standard deviations of units; NaN is grey. See `llm2bids.reporting.activity.read_carpet`.
+        Activations in standard deviations of the unit, from `llm2bids.reporting.activity.read_carpet`; NaN is grey.
     layers : ndarray of int, shape (n_rows,)
         Number of the layer of each row; rows of a layer lie together.
     names : sequence of str
-        What layers are called.
+        Names of the layers.
     confounds : DataFrame
         One row per scan; every column becomes a trace.
     events : DataFrame, optional
-        ``onset``, ``duration`` (seconds), ``trial_type``: becomes a strip.
+        ``onset``, ``duration`` (seconds), ``trial_type``: the strip of conditions.
     t_r : float
         Repetition time in seconds.
 
     Returns
     -------
     Figure
-        Traces, the strip, and the carpet, over one axis of scans.
+        Traces, strip and carpet over one axis of scans.
     """
     n_scans = len(confounds)
     heights = [*[_TRACE] * confounds.shape[1], *[_STRIP] * (events is not None), _CARPET]
@@ -91,27 +91,27 @@ def draw_carpet(
 
 
 def _draw_trace(axes: Axes, name: str, course: NDArray[np.float64]) -> None:
-    """A confound, its name to the left, its range to the right."""
+    """Draw a confound, with its name to the left and its range to the right."""
     axes.plot(np.arange(len(course)) + 0.5, course, color=COLOURS[0], linewidth=0.8)
     _name(axes, name)
-    known = course[np.isfinite(course)]
-    form = ",.0f" if np.abs(known).max(initial=0.0) >= 1000 else ".4g"  # noqa: PLR2004
-    text = f"{known.max():{form}}\n{known.min():{form}}" if known.size else "n/a"
+    finite = course[np.isfinite(course)]
+    form = ",.0f" if np.abs(finite).max(initial=0.0) >= 1000 else ".4g"  # noqa: PLR2004
+    text = f"{finite.max():{form}}\n{finite.min():{form}}" if finite.size else "n/a"
     axes.annotate(text, (1, 0.5), (6, 0), xycoords="axes fraction", textcoords="offset points", va="center", fontsize=7)
 
 
 def _name(axes: Axes, name: str) -> None:
-    """What a panel is, to its left."""
+    """Write the name of a panel to its left."""
     axes.set_ylabel(shorten(name, _LONGEST), rotation=0, ha="right", va="center", fontsize=8.5)
 
 
 def _draw_rows(
     axes: Axes, values: NDArray[np.float32], layers: NDArray[np.int64], names: Sequence[str], n_scans: int
 ) -> None:
-    """The carpet, lines between layers, their names in the middle of their rows."""
-    known = np.abs(values[np.isfinite(values)])
-    limit = max(float(np.percentile(known, _EXTREME)) if known.size else 0.0, _LEAST)
-    drawn = axes.imshow(
+    """Draw the carpet, lines between layers, and the name of each layer in the middle of its rows."""
+    sizes = np.abs(values[np.isfinite(values)])
+    limit = max(float(np.percentile(sizes, _EXTREME)) if sizes.size else 0.0, _LEAST)
+    image = axes.imshow(
         values,
         cmap=colormaps["PuOr_r"].resampled(_COLOURS).with_extremes(bad="#b0b0b0"),
         vmin=-limit,
@@ -122,12 +122,12 @@ def _draw_rows(
     )
     numbers, starts = np.unique(layers, return_index=True)
     ends = np.append(starts[1:], len(layers))
-    axes.hlines(starts[1:], 0, n_scans, color="black", linewidth=0.6 if len(numbers) <= _NAMED else 0.3)
-    shown = slice(None, None, -(-len(numbers) // _NAMED))
+    axes.hlines(starts[1:], 0, n_scans, color="black", linewidth=0.6 if len(numbers) <= _MAX_NAMES else 0.3)
+    ticks = slice(None, None, -(-len(numbers) // _MAX_NAMES))
     labels = [shorten(names[number], _LONGEST) for number in numbers]
-    axes.set_yticks(((starts + ends) / 2)[shown], labels[shown], fontsize=8 if len(labels) <= _NAMED / 2 else 7)
+    axes.set_yticks(((starts + ends) / 2)[ticks], labels[ticks], fontsize=8 if len(labels) <= _MAX_NAMES / 2 else 7)
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, n_scans)
     axes.set_xlabel("scan (one per token)")
-    beyond = "both" if known.size and known.max() > limit else "neither"
-    axes.figure.colorbar(drawn, ax=axes, label="standard deviations", extend=beyond, fraction=0.02, pad=0.01, aspect=30)
+    beyond = "both" if sizes.size and sizes.max() > limit else "neither"
+    axes.figure.colorbar(image, ax=axes, label="standard deviations", extend=beyond, fraction=0.02, pad=0.01, aspect=30)

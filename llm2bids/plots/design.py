@@ -1,4 +1,4 @@
-"""Picture of what runs were shown, and when."""
+"""Pictures of designs: what runs were shown and when, and the matrix of a general linear model."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from llm2bids.plots.connectivity import BASELINES
-from llm2bids.plots.pictures import COLOURS
+from llm2bids.plots.pictures import BASELINES, COLOURS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,24 +16,26 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 OTHERS: Final = "others"
-"""Key of the style of all conditions that have none of their own."""
+"""Name under which conditions without a look of their own share one."""
 _PLAIN: Final = "#dcdcdc"
 _FILLS: Final = COLOURS[:7]
 _HATCHES: Final = ("", "////", "....", "xxxx")
 """Colours are repeated with these."""
 _WIDTH: Final = 11.0
 _TALLEST: Final = 14.0
-"""Of the rows of all runs, in inches."""
+"""Most inches for the rows of all runs."""
 _LABELS: Final = 72
-"""Runs that have room for their names in it."""
+"""Runs that have room for their names in this height."""
 _LONGEST: Final = 26
 """Characters of a name that are shown."""
+_MATRIX_LABELS: Final = 48
+"""Columns or rows of a design matrix that have room for their names."""
 _BORDER: Final = 0.2
 """Share of an event that its borders may take, lest they hide its colour."""
 
 
 def draw_design(runs: Mapping[str, pd.DataFrame], t_r: float = 1.0) -> Figure:
-    """Draw what every run was shown, scan by scan.
+    """Draw what every run was shown, scan by scan: one row per run, one box per event in the colour of its condition.
 
     Parameters
     ----------
@@ -46,7 +47,7 @@ def draw_design(runs: Mapping[str, pd.DataFrame], t_r: float = 1.0) -> Figure:
     Returns
     -------
     Figure
-        One row per run; one box per event, in the colour of its condition.
+        One panel.
     """
     styles = style_conditions(str(name) for events in runs.values() for name in events["trial_type"])
     names = [shorten(label, 2 * _LONGEST) for label in runs]
@@ -58,8 +59,8 @@ def draw_design(runs: Mapping[str, pd.DataFrame], t_r: float = 1.0) -> Figure:
     ends = [float((events["onset"] + events["duration"]).max()) / t_r for events in runs.values() if len(events)]
     axes.set_xlim(0, max(ends, default=1.0))
     axes.set_ylim(len(runs) - 0.5, -0.5)
-    shown = slice(None, None, -(-len(runs) // _LABELS))
-    axes.set_yticks(range(len(runs))[shown], names[shown], fontsize=8.5)
+    ticks = slice(None, None, -(-len(runs) // _LABELS))
+    axes.set_yticks(range(len(runs))[ticks], names[ticks], fontsize=8.5)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("scan (one per token)")
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -67,29 +68,52 @@ def draw_design(runs: Mapping[str, pd.DataFrame], t_r: float = 1.0) -> Figure:
     return figure
 
 
-def style_conditions(conditions: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Choose how conditions look: baselines grey, others in colours that are repeated with hatching.
+def draw_design_matrix(matrix: pd.DataFrame) -> Figure:
+    """Draw a design matrix.
 
     Parameters
     ----------
-    conditions : iterable of str
-        As they come, with repetition.
+    matrix : DataFrame, shape (n_rows, n_regressors)
+        The design; rows with names, such as subjects, are labelled.
 
     Returns
     -------
-    dict of dict
-        Arguments of a patch by condition, in order of appearance, or of name where they are many. Where there are more
-        than 28 besides baselines, the most frequent have a style of their own, and all others that of `OTHERS`.
+    Figure
+        One row per row of the design, one column per regressor.
+    """
+    n_rows, n_columns = matrix.shape
+    width, height = min(max(3.5 + 0.28 * n_columns, 4.5), 14), min(max(2 + 0.25 * n_rows, 3), 5.5)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    relative = matrix / matrix.abs().max().replace(0, 1)
+    image = axes.imshow(relative, aspect="auto", cmap="PuOr_r", vmin=-1, vmax=1, interpolation="none")
+    columns = range(0, n_columns, -(-n_columns // _MATRIX_LABELS))  # more would be written over each other
+    names = [str(matrix.columns[number]) for number in columns]
+    axes.set_xticks(columns, names, rotation=90 if max(map(len, names)) > 1 else 0, fontsize=8)
+    if n_rows <= _MATRIX_LABELS and all(isinstance(name, str) for name in matrix.index):
+        axes.set_yticks(range(n_rows), matrix.index, fontsize=8)
+    else:
+        axes.set_ylabel("row")
+        axes.locator_params(axis="y", integer=True)
+    figure.colorbar(image, ax=axes, label="relative to the largest")
+    return figure
+
+
+def style_conditions(conditions: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Choose the look of each condition (arguments of a patch): baselines grey, others coloured, then also hatched.
+
+    Conditions come as they were shown, with repetition. Of more than 28 (baselines aside) the most frequent 28 have a
+    look each, and all others share that of `OTHERS`.
     """
     counts: dict[str, int] = {}
     for name in conditions:
         counts[name] = counts.get(name, 0) + 1
     if len(counts) > len(COLOURS):
         counts = dict(sorted(counts.items()))
-    shown = [name for name in counts if name not in BASELINES]
+    tasks = [name for name in counts if name not in BASELINES]
     room = len(_FILLS) * len(_HATCHES)
-    often = set(sorted(shown, key=lambda name: -counts[name])[:room])
-    numbers = {name: number for number, name in enumerate(name for name in shown if name in often)}
+    often = set(sorted(tasks, key=lambda name: -counts[name])[:room])
+    numbers = {name: number for number, name in enumerate(name for name in tasks if name in often)}
     styles: dict[str, dict[str, Any]] = {}
     for name in counts:
         if name in numbers:
@@ -97,7 +121,7 @@ def style_conditions(conditions: Iterable[str]) -> dict[str, dict[str, Any]]:
             styles[name] = {"facecolor": _FILLS[column], "hatch": _HATCHES[row]}
         elif name in BASELINES:
             styles[name] = {"facecolor": _PLAIN, "hatch": ""}
-    if len(shown) > room:
+    if len(tasks) > room:
         styles[OTHERS] = {"facecolor": "#8c8c8c", "hatch": "\\\\\\"}
     return styles
 
@@ -105,40 +129,18 @@ def style_conditions(conditions: Iterable[str]) -> dict[str, dict[str, Any]]:
 def draw_events(
     axes: Axes, events: pd.DataFrame, styles: Mapping[str, Mapping[str, Any]], row: float = 0.0, t_r: float = 1.0
 ) -> None:
-    """Draw events as boxes with borders.
-
-    Parameters
-    ----------
-    axes : Axes
-        Where; its x axis counts scans.
-    events : DataFrame
-        ``onset``, ``duration`` (seconds), ``trial_type``.
-    styles : mapping
-        See `style_conditions`.
-    row : float
-        Middle of the boxes.
-    t_r : float
-        Repetition time in seconds.
-    """
-    shown = events["trial_type"].map(lambda name: str(name) if str(name) in styles else OTHERS)
+    """Draw events as boxes with borders at height `row`; the x axis counts scans."""
+    conditions = events["trial_type"].map(lambda name: str(name) if str(name) in styles else OTHERS)
     width = axes.get_position().width * axes.figure.get_figure(root=True).get_figwidth() * 72
     border = min(1.0, _BORDER * width / max(len(events), 1))
-    for name, own in events.groupby(shown, sort=False):
-        spans = [(onset / t_r, duration / t_r) for onset, duration in own[["onset", "duration"]].to_numpy(float)]
+    for name, group in events.groupby(conditions, sort=False):
+        spans = [(onset / t_r, duration / t_r) for onset, duration in group[["onset", "duration"]].to_numpy(float)]
         look: dict[str, Any] = {"edgecolor": "white", "linewidth": border} | dict(styles[str(name)])
         axes.broken_barh(spans, (row - 0.4, 0.8), **look)
 
 
 def explain_conditions(figure: Figure, styles: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put a legend of conditions below a figure.
-
-    Parameters
-    ----------
-    figure : Figure
-        With constrained layout.
-    styles : mapping
-        See `style_conditions`.
-    """
+    """Put a legend of conditions below a figure with constrained layout."""
     handles = [
         Patch(edgecolor="white", linewidth=0, label=shorten(name, _LONGEST), **look) for name, look in styles.items()
     ]
@@ -148,22 +150,8 @@ def explain_conditions(figure: Figure, styles: Mapping[str, Mapping[str, Any]]) 
 
 
 def shorten(name: str, longest: int) -> str:
-    """Leave out the middle of a long name.
+    """Leave out the middle of a name that is longer than `longest` characters.
 
-    Parameters
-    ----------
-    name : str
-        Any.
-    longest : int
-        Characters to keep.
-
-    Returns
-    -------
-    str
-        At most as long.
-
-    Examples
-    --------
     >>> shorten("a_very_long_condition", 12)
     'a_very…ition'
     """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-_SHOWN: Final = 20
+_MAX_PAIRS: Final = 20
 """Pairs with room for a row."""
 _SMALL: Final = 0.001
 
@@ -24,21 +24,21 @@ def draw_fingerprint(
     matches: pd.DataFrame,
     rho: pd.DataFrame,
     scores: NDArray[np.float64],
-    told: Mapping[str, Any],
+    score: Mapping[str, Any],
     models: tuple[str, str],
     bound: float,
 ) -> Figure:
-    """Draw the correlations of the best pairs, and the score beside chance.
+    """Draw the correlations of the best pairs of networks, and the score beside chance.
 
     Parameters
     ----------
     matches : DataFrame
-        ``network_a``, ``network_b``, the best first.
-    rho : DataFrame, shape (n_one, n_other)
+        ``network_a``, ``network_b``, the best pair first.
+    rho : DataFrame, shape (n_networks_a, n_networks_b)
         Absolute correlations.
     scores : ndarray, shape (n_draws,)
-        Scores when texts are permuted.
-    told : mapping
+        Scores with texts permuted.
+    score : mapping
         ``score``, ``score_p``, ``strong``, ``pairs``, ``texts``, ``level``.
     models : tuple of str
         Names of the models.
@@ -50,32 +50,32 @@ def draw_fingerprint(
     Figure
         Two panels.
     """
-    shown = matches.iloc[:_SHOWN]
-    values = rho.loc[list(shown["network_a"]), list(shown["network_b"])].to_numpy()
+    pairs = matches.iloc[:_MAX_PAIRS]
+    values = rho.loc[list(pairs["network_a"]), list(pairs["network_b"])].to_numpy()
     texts = [[decimal(value) for value in line] for line in values]
-    side = max(3.5, 0.4 * len(shown))
+    side = max(3.5, 0.4 * len(pairs))
     figure = Figure(figsize=(side + 6.5, side + 2.2), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[side + 2, 4.5])
-    drawn = draw_matrix(left, values, list(shown["network_a"]), texts)
-    left.set_xticks(range(len(shown)), list(shown["network_b"]))
-    more = f" ({len(shown)} best of {len(matches)} pairs)" if len(matches) > len(shown) else ""
-    left.set_title(f"Networks that run alike{more}\npairs on the diagonal, the best first", fontsize=10)
-    left.set_ylabel(f"networks of A: {models[0]}")
-    left.set_xlabel(f"networks of B: {models[1]}")
-    figure.colorbar(drawn, ax=left, label="absolute Spearman correlation", shrink=0.7)
-    right.hist(scores, bins=30, color=GREY, label="texts permuted between the models")
-    right.axvline(told["score"], color=COLOURS[5], linewidth=2.5, label="score")
-    right.set_xlim(0, min(1.0, 1.3 * max(told["score"], scores.max(initial=0.0))) or 1.0)
-    right.locator_params(axis="x", nbins=5)
-    right.margins(y=0.3)
-    right.set_xlabel("mean absolute correlation of the pairs")
-    right.set_ylabel("permutations")
-    right.legend(fontsize=8, frameon=False)
-    p_value = f"p = {told['score_p']:.3f}" if told["score_p"] >= _SMALL else f"p < {_SMALL:g}"
-    right.set_title(
-        f"Score {decimal(told['score'])}, {p_value}\n{told['strong']} of {told['pairs']} pairs above "
-        f"{bound:g}; {told['texts']} texts, by {told['level']}",
+    matrix_axes, score_axes = figure.subplots(1, 2, width_ratios=[side + 2, 4.5])
+    image = draw_matrix(matrix_axes, values, list(pairs["network_a"]), texts)
+    matrix_axes.set_xticks(range(len(pairs)), list(pairs["network_b"]))
+    more = f" ({len(pairs)} best of {len(matches)} pairs)" if len(matches) > len(pairs) else ""
+    matrix_axes.set_title(f"Networks that run alike{more}\npairs on the diagonal, the best first", fontsize=10)
+    matrix_axes.set_ylabel(f"networks of A: {models[0]}")
+    matrix_axes.set_xlabel(f"networks of B: {models[1]}")
+    figure.colorbar(image, ax=matrix_axes, label="absolute Spearman correlation", shrink=0.7)
+    score_axes.hist(scores, bins=30, color=GREY, label="texts permuted between the models")
+    score_axes.axvline(score["score"], color=COLOURS[5], linewidth=2.5, label="score")
+    score_axes.set_xlim(0, min(1.0, 1.3 * max(score["score"], scores.max(initial=0.0))) or 1.0)
+    score_axes.locator_params(axis="x", nbins=5)
+    score_axes.margins(y=0.3)
+    score_axes.set_xlabel("mean absolute correlation of the pairs")
+    score_axes.set_ylabel("permutations")
+    score_axes.legend(fontsize=8, frameon=False)
+    p_value = f"p = {score['score_p']:.3f}" if score["score_p"] >= _SMALL else f"p < {_SMALL:g}"
+    score_axes.set_title(
+        f"Score {decimal(score['score'])}, {p_value}\n{score['strong']} of {score['pairs']} pairs above "
+        f"{bound:g}; {score['texts']} texts, by {score['level']}",
         fontsize=10,
     )
-    right.spines[["top", "right"]].set_visible(False)
+    score_axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -1,4 +1,4 @@
-"""Pictures of how tasks were told apart."""
+"""Picture of how well tasks were told apart by their networks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from llm2bids.plots.pictures import COLOURS, GREY, decimal, draw_matrix
+from llm2bids.plots.pictures import COLOURS, GREY, decimal, draw_matrix, split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,49 +27,48 @@ def draw_identification(
     counts: Mapping[tuple[str, str], NDArray[np.int64]],
     across: str,
 ) -> Figure:
-    """Draw how well tasks were told apart, and what was taken for what.
+    """Draw how well tasks were told apart, and which were mistaken for which.
 
     Parameters
     ----------
     tasks : sequence of str
-        Their names.
+        Names of the tasks.
     summary : DataFrame
         ``level``, ``score``, ``accuracy``, ``low``, ``high``, ``chance``, ``p``; levels in the order to draw.
     counts : mapping
-        Confusion matrices, shape (n_tasks, n_tasks), by level and score.
+        Confusion matrices (n_tasks, n_tasks) by level and score.
     across : str
         What was held out: run, session or subject.
 
     Returns
     -------
     Figure
-        Accuracies on the left, a matrix per level (of the first score) on the right.
+        Accuracies on the left, one matrix per level (of the first score) on the right.
     """
     side = max(3.3, 0.42 * len(tasks) + 1.4)
     levels = list(dict.fromkeys(summary["level"]))
     figure = Figure(figsize=(4.6 + side * len(levels), side + 1.1), layout="constrained")
-    grid = figure.add_gridspec(1, 2, width_ratios=[4.6, side * len(levels)])
-    left, right = (figure.add_subfigure(grid[number]) for number in (0, 1))
-    _draw_accuracies(left.subplots(), summary, levels, across)
+    accuracies, confusions = split(figure, (4.6, side * len(levels)), side_by_side=True)
+    _draw_accuracies(accuracies.subplots(), summary, levels, across)
     first = str(summary["score"].iloc[0])
-    panels = np.atleast_1d(right.subplots(1, len(levels), sharey=True))
+    panels = np.atleast_1d(confusions.subplots(1, len(levels), sharey=True))
     for axes, level in zip(panels, levels, strict=True):
-        drawn = _draw_confusion(axes, tasks, counts[level, first], level)
+        image = _draw_confusion(axes, tasks, counts[level, first], level)
     panels[0].set_ylabel("task that was shown")
-    right.colorbar(drawn, ax=panels.tolist(), label="share of the row", shrink=0.7)
-    right.suptitle(f"What was taken for what (by {first})", fontsize=10)
+    confusions.colorbar(image, ax=panels.tolist(), label="share of the row", shrink=0.7)
+    confusions.suptitle(f"What was taken for what (by {first})", fontsize=10)
     figure.suptitle(f"Telling the task of a {across} from networks of other {across}s", fontsize=12)
     return figure
 
 
 def _draw_accuracies(axes: Axes, summary: pd.DataFrame, levels: Sequence[str], across: str) -> None:
-    """Points with intervals, level by level."""
+    """Draw accuracies with intervals, level by level."""
     names = list(dict.fromkeys(summary["score"]))
     for number, name in enumerate(names):
-        own = summary[summary["score"] == name].set_index("level").loc[list(levels)]
+        scores = summary[summary["score"] == name].set_index("level").loc[list(levels)]
         places = np.arange(len(levels)) + (number - (len(names) - 1) / 2) * 0.17
-        rate = own["accuracy"].to_numpy()
-        ends = np.clip([rate - own["low"], own["high"] - rate], 0, None)
+        rate = scores["accuracy"].to_numpy()
+        ends = np.clip([rate - scores["low"], scores["high"] - rate], 0, None)
         style: dict[str, Any] = {"color": COLOURS[number], "marker": _MARKERS.get(name, "o"), "linestyle": "none"}
         axes.errorbar(places, rate, yerr=ends, capsize=3, markersize=6, label=name, **style)
     chance = float(summary["chance"].iloc[0])
@@ -84,11 +83,11 @@ def _draw_accuracies(axes: Axes, summary: pd.DataFrame, levels: Sequence[str], a
 
 
 def _draw_confusion(axes: Axes, tasks: Sequence[str], matrix: NDArray[np.int64], level: str) -> Any:
-    """Shares of each row as colours, counts as numbers."""
+    """Draw the share of each row as colour and its count as number."""
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     texts = [[str(count) if count else "" for count in row] for row in matrix]
-    drawn = draw_matrix(axes, shares, tasks, texts)
+    image = draw_matrix(axes, shares, tasks, texts)
     axes.tick_params(labelsize=8 if len(tasks) <= _CROWDED else 7)
     axes.set_xlabel("told")
     axes.set_title(f"each {level} ({matrix.sum()})", fontsize=10)
-    return drawn
+    return image

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 _PANELS_PER_ROW: Final = 8
 _WIDTH: Final = 10.5
-"""Of the picture of a map, in inches."""
+"""Width of the picture of a map, in inches."""
 _PIXELS_PER_UNIT: Final = 3
-"""If the picture does not become too large."""
+"""Unless the picture becomes too large."""
 _COLOURS: Final = 31
 """Few enough that pictures stay small, odd so that 0 is white."""
 _EXTREME: Final = 99.5
@@ -49,7 +49,7 @@ def draw_layers(z: NDArray[np.float64], network: NDArray[np.bool_], space: UnitS
     z : ndarray, shape (n_units,)
         The map.
     network : ndarray of bool, shape (n_units,)
-        Units to mark.
+        Units to mark with dots.
     space : UnitSpace
         Which voxel is which unit.
 
@@ -68,19 +68,19 @@ def draw_layers(z: NDArray[np.float64], network: NDArray[np.bool_], space: UnitS
     panels = np.ravel(figure.subplots(n_rows, n_columns, squeeze=False))
     limit = max(float(np.percentile(np.abs(z), _EXTREME)), 1.0)
     colours = colormaps["PuOr_r"].resampled(_COLOURS).with_extremes(bad="#cccccc")
-    volume, chosen = space.to_volumes(z), space.to_volumes(network)
+    volume, dots_volume = space.to_volumes(z), space.to_volumes(network)
     volume = np.where(space.to_volumes(np.ones(space.n_units, bool)), volume, np.nan)
-    own = slice(space.n_empty, space.n_empty + space.n_hookpoints)
+    layers = slice(space.n_empty, space.n_empty + space.n_hookpoints)
     titles = label_layers(space.blocks, space.hookpoints)
-    for axes, values, marked, title in zip(panels, volume[own], chosen[own], titles, strict=False):
-        drawn = axes.imshow(values, cmap=colours, vmin=-limit, vmax=limit, origin="lower", interpolation="none")
-        _mark(axes, marked, np.abs(values) > _DARK * limit, 72 * panel / x)
+    for axes, values, dots, title in zip(panels, volume[layers], dots_volume[layers], titles, strict=False):
+        image = axes.imshow(values, cmap=colours, vmin=-limit, vmax=limit, origin="lower", interpolation="none")
+        _mark(axes, dots, np.abs(values) > _DARK * limit, 72 * panel / x)
         axes.set_title(title, fontsize=9)
         axes.set(xticks=[], yticks=[])
     for axes in panels[space.n_hookpoints :]:
         axes.set_axis_off()
     beyond = "both" if np.abs(z).max() > limit else "neither"
-    figure.colorbar(drawn, ax=list(panels), label="z", extend=beyond, fraction=0.03, pad=0.01, aspect=12)
+    figure.colorbar(image, ax=list(panels), label="z", extend=beyond, fraction=0.03, pad=0.01, aspect=12)
     return figure
 
 
@@ -103,13 +103,9 @@ def draw_profile(network: NDArray[np.bool_], space: UnitSpace) -> Figure:
     figure = Figure(figsize=(7, 2.4), layout="constrained", dpi=110)
     axes = figure.subplots()
     axes.bar(range(space.n_hookpoints), share, color="#542788", width=0.8)
-    shown = range(0, space.n_hookpoints, -(-space.n_hookpoints // _TICKS))
-    named = _by_block(space.blocks)
-    names = space.blocks if named else label_layers(space.blocks, space.hookpoints)
-    labels = [str(names[number]) for number in shown]
-    axes.set_xticks(shown, labels, rotation=0 if named else 90, fontsize=9 if named else 7)
+    by_block = number_layers(axes, space.blocks, space.hookpoints, _TICKS)
     axes.set(
-        xlabel=f"block, site {space.site}" if named else f"hookpoint, site {space.site}",
+        xlabel=f"block, site {space.site}" if by_block else f"hookpoint, site {space.site}",
         ylabel="units found (%)",
         xlim=(-0.75, space.n_hookpoints - 0.25),
         ylim=(0, max(1.05 * share.max(), 1.0)),
@@ -137,9 +133,6 @@ def draw_sizes(networks: Mapping[str, NDArray[np.bool_]], space: UnitSpace) -> F
     n_rows = -(-len(networks) // n_columns)
     figure = Figure(figsize=(_WIDTH, 1.75 * n_rows + 0.6), layout="constrained", dpi=110)
     panels = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=True)
-    named, names = _by_block(space.blocks), label_layers(space.blocks, space.hookpoints)
-    shown = range(0, space.n_hookpoints, -(-space.n_hookpoints // (_TICKS // 2)))
-    labels = [names[number].removeprefix("block ") for number in shown]
     most = 0.0
     for axes, (task, network) in zip(panels.flat, networks.items(), strict=False):
         share = _shares(network, space)
@@ -148,51 +141,47 @@ def draw_sizes(networks: Mapping[str, NDArray[np.bool_]], space: UnitSpace) -> F
         if not network.any():
             axes.text(0.5, 0.5, "no unit", ha="center", va="center", transform=axes.transAxes, color=GREY)
         axes.set_title(f"{shorten(task, _LONGEST)}: {int(network.sum()):,} units", fontsize=10)
-        axes.set_xticks(shown, labels, rotation=0 if named else 90, fontsize=9 if named else 7)
+        number_layers(axes, space.blocks, space.hookpoints, _TICKS // 2)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0, 0].set(xlim=(-0.75, space.n_hookpoints - 0.25), ylim=(0, max(1.05 * most, 1.0)))
+    by_block = one_per_block(space.blocks)
     for number, axes in enumerate(panels.flat):
         axes.set_visible(number < len(networks))
-        axes.xaxis.set_tick_params(labelbottom=number + n_columns >= (len(networks) if named else len(panels.flat)))
-    figure.supxlabel(f"block, site {space.site}" if named else f"hookpoint, site {space.site}", fontsize=10)
+        axes.xaxis.set_tick_params(labelbottom=number + n_columns >= (len(networks) if by_block else len(panels.flat)))
+    figure.supxlabel(f"block, site {space.site}" if by_block else f"hookpoint, site {space.site}", fontsize=10)
     figure.supylabel("units found (%)", fontsize=10)
     return figure
 
 
 def label_layers(blocks: Sequence[int], hookpoints: Sequence[str]) -> list[str]:
-    """Call layers by the number of their block where that tells them apart, else by what fits of their name.
+    """Name layers by their block (-1: in none) where every block has one, else by what fits of their hookpoint.
 
-    Parameters
-    ----------
-    blocks : sequence of int
-        Number of the block of each hookpoint, -1 where it lies in none.
-    hookpoints : sequence of str
-        Their names.
-
-    Returns
-    -------
-    list of str
-        One per hookpoint.
-
-    Examples
-    --------
     >>> label_layers([0, 1], ["h.0:out", "h.1:out"]), label_layers([0, -1], ["h.0:out", "lm_head:out"])
     (['block 0', 'block 1'], ['h.0:out', 'lm_head:out'])
     >>> label_layers([0, 0], ["model.layers.0.mlp.down_projection:in", "model.layers.0.attn:out"])
     ['mlp.down_…ction:in', 'attn:out']
     """
-    if _by_block(blocks):
+    if one_per_block(blocks):
         return [f"block {number}" for number in blocks]
     parts = [name.split(".") for name in hookpoints]
     levels = enumerate(zip(*parts, strict=False))
     n_common = next((number for number, level in levels if len(set(level)) > 1), min(map(len, parts)) - 1)
     if n_common:  # the number of the block comes next, and must stay
-        return [shorten(".".join(own[n_common:]), _TITLE) for own in parts]
+        return [shorten(".".join(path[n_common:]), _TITLE) for path in parts]
     return [name if len(name) <= _TITLE else f"…{name[1 - _TITLE :].lstrip('.')}" for name in hookpoints]
 
 
+def number_layers(axes: Axes, blocks: Sequence[int], hookpoints: Sequence[str], max_ticks: int) -> bool:
+    """Number blocks below an axis, or write names of hookpoints upright; return whether blocks are numbered."""
+    names, by_block = label_layers(blocks, hookpoints), one_per_block(blocks)
+    ticks = range(0, len(names), -(-len(names) // max_ticks))
+    labels = [names[number].removeprefix("block ") for number in ticks]
+    axes.set_xticks(ticks, labels, rotation=0 if by_block else 90, fontsize=9 if by_block else 7)
+    return by_block
+
+
 def _mark(axes: Axes, marked: NDArray[np.bool_], dark: NDArray[np.bool_], size: float) -> None:
-    """Dots on units, in the shade that stands out; a unit is `size` points wide."""
+    """Put dots on units, in the shade that stands out; a unit is `size` points wide."""
     dark = dark & (size >= _ROOM)
     for on, colour in ((marked & ~dark, "black"), (marked & dark, "white")):
         rows, columns = on.nonzero()
@@ -200,11 +189,11 @@ def _mark(axes: Axes, marked: NDArray[np.bool_], dark: NDArray[np.bool_], size: 
 
 
 def _shares(network: NDArray[np.bool_], space: UnitSpace) -> NDArray[np.float64]:
-    """Per cent of the units of each hookpoint that are in a network."""
+    """Compute the per cent of the units of each hookpoint that are in a network."""
     share: NDArray[np.float64] = np.add.reduceat(network.astype(float), space.starts()) / np.asarray(space.n_channels)
     return 100 * share
 
 
-def _by_block(blocks: Sequence[int]) -> bool:
-    """Whether each hookpoint is the only one of its block."""
+def one_per_block(blocks: Sequence[int]) -> bool:
+    """Check whether each hookpoint is the only one of its block."""
     return min(blocks) >= 0 and len(set(blocks)) == len(blocks)

@@ -1,4 +1,4 @@
-"""Pictures of lesions: to be read without the code, by the colour-blind too."""
+"""Pictures of lesions: what each does to each text, and how well a model does with few units left."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def draw_dissociation(table: pd.DataFrame, title: str, n_controls: int) -> Figur
     Parameters
     ----------
     table : DataFrame
-        See `llm2bids.lesioning.scores.dissociation`.
+        From `llm2bids.lesioning.scores.dissociation`.
     title : str
-        What was done.
+        Model and method.
     n_controls : int
         Random masks per lesion.
 
     Returns
     -------
     Figure
-        A matrix, its numbers in the cells.
+        A matrix with its numbers in the cells.
     """
     changes = _matrix(table, "change")
     percentiles = _matrix(table, "percentile")
@@ -50,10 +50,10 @@ def draw_dissociation(table: pd.DataFrame, title: str, n_controls: int) -> Figur
         for rows in zip(changes.tolist(), percentiles.tolist(), strict=True)
     ]
     networks = [_short(name) for name in short_names(masks)]
-    drawn = draw_matrix(axes, changes, networks, cells, (low, high), columns=[_short(name) for name in texts])
+    image = draw_matrix(axes, changes, networks, cells, (low, high), columns=[_short(name) for name in texts])
     axes.set_xlabel("text that is read")
     axes.set_ylabel("network that is lesioned")
-    figure.colorbar(drawn, ax=axes, label="change of log2 perplexity (bits per token)", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="change of log2 perplexity (bits per token)", shrink=0.8)
     beyond = f"* more than all {n_controls} random masks of as many units"
     below = "" if crowded or not n_controls else "\nin brackets: percentage of random masks that do less harm"
     axes.set_title(f"{title}\n{beyond if n_controls else 'no random masks'}{below}", fontsize=9)
@@ -66,9 +66,9 @@ def draw_curve(table: pd.DataFrame, title: str) -> Figure:
     Parameters
     ----------
     table : DataFrame
-        See `llm2bids.lesioning.scores.tabulate`; its rows of bits per token are drawn.
+        From `llm2bids.lesioning.scores.tabulate`; its rows of bits per token are drawn.
     title : str
-        What was done.
+        Model and method.
 
     Returns
     -------
@@ -85,15 +85,15 @@ def draw_curve(table: pd.DataFrame, title: str) -> Figure:
         if number >= len(names):
             panel.set_axis_off()
             continue
-        own = chosen[chosen["text"] == names[number]]
-        panel.axhline(own["before"].iloc[0], color="black", linestyle=":", label="intact")
-        line = "-" if own["units"].is_unique else ""  # masks of one size do not lie on one curve
-        panel.plot(own["units"], own["after"], color=COLOURS[0], marker="o", linestyle=line, label="masks kept")
-        if own["control_mean"].notna().all():
-            reach = [own["control_mean"] - own["control_low"], own["control_high"] - own["control_mean"]]
+        scores = chosen[chosen["text"] == names[number]]
+        panel.axhline(scores["before"].iloc[0], color="black", linestyle=":", label="intact")
+        line = "-" if scores["units"].is_unique else ""  # masks of one size do not lie on one curve
+        panel.plot(scores["units"], scores["after"], color=COLOURS[0], marker="o", linestyle=line, label="masks kept")
+        if scores["control_mean"].notna().all():
+            reach = [scores["control_mean"] - scores["control_low"], scores["control_high"] - scores["control_mean"]]
             look = {"color": GREY, "marker": "s", "linestyle": line, "capsize": 3}
             label = "random units kept, mean and 95 %"
-            panel.errorbar(own["units"], own["control_mean"], np.maximum(reach, 0), label=label, **look)
+            panel.errorbar(scores["units"], scores["control_mean"], np.maximum(reach, 0), label=label, **look)
         panel.set_title(_short(names[number]), fontsize=9)
         panel.set_xlabel("units kept")
         panel.set_ylabel("bits per token")
@@ -105,7 +105,7 @@ def draw_curve(table: pd.DataFrame, title: str) -> Figure:
 
 
 def _matrix(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    """Values by mask and text, in the order in which they come."""
+    """Arrange values by mask and text, in the order in which they come."""
     masks, texts = (list(dict.fromkeys(table[name])) for name in ("mask", "text"))
     matrix = np.full((len(masks), len(texts)), np.nan)
     for row in table.to_dict("records"):
@@ -114,7 +114,7 @@ def _matrix(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
 
 
 def _text(change: float, percentile: float, *, crowded: bool) -> str:
-    """What a cell says: the change, and what part of the controls it beats."""
+    """Write the change and, in brackets, the percentage of controls that do less harm."""
     rounded = f"{change:.1f}" if crowded else f"{change:.2f}"
     number = rounded.lstrip("-") if float(rounded) == 0 else rounded
     star = "*" if percentile == 100 and float(rounded) > 0 else ""  # noqa: PLR2004 - per cent
@@ -123,5 +123,5 @@ def _text(change: float, percentile: float, *, crowded: bool) -> str:
 
 
 def _short(name: str) -> str:
-    """A name that fits."""
+    """Shorten a name, and keep its end."""
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 12]}…{name[-11:]}"

@@ -1,4 +1,4 @@
-"""Pictures of answers about networks: to be read without the code, by the colour-blind too."""
+"""Picture of what networks share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from llm2bids.plots.pictures import COLOURS, CROWDED, decimal, draw_matrix
+from llm2bids.plots.pictures import COLOURS, CROWDED, decimal, draw_matrix, split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-_SHOWN: Final = 20
+_MAX_BARS: Final = 20
 """Combinations of tasks with room for a bar."""
 
 
@@ -24,57 +24,55 @@ def draw_overlap(
     tasks: Sequence[str],
     dice: NDArray[np.float64],
     pairs: pd.DataFrame,
-    combined: Mapping[tuple[str, ...], int],
+    combinations: Mapping[tuple[str, ...], int],
     space: str,
 ) -> Figure:
-    """Draw what networks share: a matrix of Dice, and how many units each combination of tasks has to itself.
+    """Draw Dice of every two networks, and how many units are in just these tasks' networks.
 
     Parameters
     ----------
     tasks : sequence of str
         Names of the networks.
     dice : ndarray, shape (n_tasks, n_tasks)
-        The matrix.
+        Dice of every two networks.
     pairs : DataFrame
         ``task_a``, ``task_b``, ``dice_chance``, ``p_holm``, ``units_a``, ``units_b``.
-    combined : mapping
-        Units of each combination of tasks and no other; the most frequent first.
+    combinations : mapping
+        Units of each combination of tasks and no other; the most frequent combination first.
     space : str
-        Label of the geometry.
+        Label of the space.
 
     Returns
     -------
     Figure
         Two panels.
     """
-    n_tasks, n_bars = len(tasks), min(len(combined), _SHOWN)
+    n_tasks, n_bars = len(tasks), min(len(combinations), _MAX_BARS)
     side = max(3.4, 0.62 * n_tasks)
-    figure = Figure(
-        figsize=(side + 3.2 + max(3.0, 0.34 * n_bars + 2.4), side + 2.6), layout=ConstrainedLayoutEngine(h_pad=0.1)
-    )
-    grid = figure.add_gridspec(1, 2, width_ratios=[side + 3.2, max(3.0, 0.34 * n_bars + 2.4)])
-    left, right = (figure.add_subfigure(grid[number]) for number in (0, 1))
-    _draw_dice(left, tasks, dice, pairs)
-    _draw_combinations(right, tasks, combined)
+    widths = (side + 3.2, max(3.0, 0.34 * n_bars + 2.4))
+    figure = Figure(figsize=(sum(widths), side + 2.6), layout=ConstrainedLayoutEngine(h_pad=0.1))
+    matrix_part, bars_part = split(figure, widths, side_by_side=True)
+    _draw_dice(matrix_part, tasks, dice, pairs)
+    _draw_combinations(bars_part, tasks, combinations)
     figure.suptitle(f"Overlap of the networks of {n_tasks} tasks (units of space {space})", fontsize=12)
     return figure
 
 
 def _draw_dice(figure: Any, tasks: Sequence[str], dice: NDArray[np.float64], pairs: pd.DataFrame) -> None:
-    """The matrix: Dice, chance in brackets, a star where it is more; units on the diagonal."""
+    """Draw the matrix: Dice with chance in brackets, a star where it is more, and units on the diagonal."""
     n_tasks, place = len(tasks), {task: number for number, task in enumerate(tasks)}
     texts = [[""] * n_tasks for _ in tasks]
-    shown = np.where(np.eye(n_tasks, dtype=bool), np.nan, dice)
-    for row in pairs.to_dict("records"):
-        one, other = place[row["task_a"]], place[row["task_b"]]
-        star = "*" if row["p_holm"] <= 0.05 else ""  # noqa: PLR2004 - the usual level
-        below = "" if n_tasks > CROWDED else f"\n({decimal(row['dice_chance'])})"
-        texts[one][other] = texts[other][one] = f"{decimal(row['dice'])}{star}{below}"
-        texts[one][one], texts[other][other] = f"{row['units_a']:,}", f"{row['units_b']:,}"
+    off_diagonal = np.where(np.eye(n_tasks, dtype=bool), np.nan, dice)
+    for pair in pairs.to_dict("records"):
+        row, column = place[pair["task_a"]], place[pair["task_b"]]
+        star = "*" if pair["p_holm"] <= 0.05 else ""  # noqa: PLR2004 - the usual level
+        below = "" if n_tasks > CROWDED else f"\n({decimal(pair['dice_chance'])})"
+        texts[row][column] = texts[column][row] = f"{decimal(pair['dice'])}{star}{below}"
+        texts[row][row], texts[column][column] = f"{pair['units_a']:,}", f"{pair['units_b']:,}"
     axes = figure.subplots()
-    largest = np.nanmax(shown) if np.isfinite(shown).any() else 1.0
-    drawn = draw_matrix(axes, shown, tasks, texts, (0.0, max(0.1, float(np.ceil(10 * largest) / 10))))
-    figure.colorbar(drawn, ax=axes, label="Dice (0: no unit shared, 1: the same units)", shrink=0.75)
+    largest = np.nanmax(off_diagonal) if np.isfinite(off_diagonal).any() else 1.0
+    image = draw_matrix(axes, off_diagonal, tasks, texts, (0.0, max(0.1, float(np.ceil(10 * largest) / 10))))
+    figure.colorbar(image, ax=axes, label="Dice (0: no unit shared, 1: the same units)", shrink=0.75)
     chance = "" if n_tasks > CROWDED else "(in brackets: by chance, units permuted within layers)\n"
     axes.set_title(
         f"Units shared by two tasks\n{chance}* more than tasks without effect share, p < .05 corrected\n"
@@ -83,15 +81,15 @@ def _draw_dice(figure: Any, tasks: Sequence[str], dice: NDArray[np.float64], pai
     )
 
 
-def _draw_combinations(figure: Any, tasks: Sequence[str], combined: Mapping[tuple[str, ...], int]) -> None:
-    """Bars of the units of each combination above dots that say which tasks it joins."""
+def _draw_combinations(figure: Any, tasks: Sequence[str], combinations: Mapping[tuple[str, ...], int]) -> None:
+    """Draw units of each combination as bars, above dots that say which tasks it joins."""
     bars, dots = figure.subplots(2, 1, sharex=True, height_ratios=[1.4, max(0.5, 0.13 * len(tasks))])
-    shown = list(combined.items())[:_SHOWN]
-    places = range(len(shown))
-    drawn = bars.bar(places, [count for _, count in shown], color=COLOURS[0], width=0.7)
-    bars.bar_label(drawn, [f"{count:,}" for _, count in shown], fontsize=8, padding=1)
-    left_out = sum(list(combined.values())[_SHOWN:])
-    rest = f"; {len(combined) - _SHOWN} rarer ones with {left_out:,} units not shown" if left_out else ""
+    frequent = list(combinations.items())[:_MAX_BARS]
+    places = range(len(frequent))
+    image = bars.bar(places, [count for _, count in frequent], color=COLOURS[0], width=0.7)
+    bars.bar_label(image, [f"{count:,}" for _, count in frequent], fontsize=8, padding=1)
+    left_out = sum(list(combinations.values())[_MAX_BARS:])
+    rest = f"; {len(combinations) - _MAX_BARS} rarer ones with {left_out:,} units not shown" if left_out else ""
     bars.set_title(f"Units in just these tasks' networks{rest}", fontsize=9)
     bars.set_ylabel("units")
     bars.margins(y=0.15)
@@ -99,14 +97,14 @@ def _draw_combinations(figure: Any, tasks: Sequence[str], combined: Mapping[tupl
     bars.tick_params(axis="x", length=0, labelbottom=False)
     for row in range(0, len(tasks), 2):
         dots.axhspan(row - 0.5, row + 0.5, color="#f2f2f2", zorder=0)
-    for place, (names, _) in enumerate(shown):
+    for place, (names, _) in enumerate(frequent):
         members = [row for row, task in enumerate(tasks) if task in names]
         dots.scatter([place] * len(tasks), range(len(tasks)), s=16, color="#cccccc", zorder=1)
         dots.scatter([place] * len(members), members, s=26, color="black", zorder=3)
         dots.plot([place, place], [min(members), max(members)], color="black", linewidth=1.4, zorder=2)
     dots.set_yticks(range(len(tasks)), tasks)
     dots.set_ylim(len(tasks) - 0.5, -0.5)
-    dots.set_xlim(-0.6, max(len(shown), 1) - 0.4)
+    dots.set_xlim(-0.6, max(len(frequent), 1) - 0.4)
     dots.set_xticks([])
     dots.set_xlabel("combinations of tasks (black dots),\nthe most frequent first")
     dots.tick_params(axis="y", length=0)

@@ -1,4 +1,4 @@
-"""Pictures of how well networks repeat."""
+"""Picture of how well networks repeat over runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from llm2bids.plots.pictures import COLOURS, GREY
+from llm2bids.plots.pictures import COLOURS, GREY, split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,13 +32,13 @@ def draw_reliability(
     Parameters
     ----------
     tasks : sequence of str
-        Task of each run, runs of one task together.
+        Task of each run; runs of one task together.
     similarities : mapping
-        Of every two runs, shape (n_runs, n_runs): ``dice`` and ``correlation``.
+        ``dice`` and ``correlation`` of every two runs, each (n_runs, n_runs).
     growth : DataFrame
         ``of``, ``task``, ``n``, ``correlation``, ``dice``.
     layers : DataFrame or None
-        Quantiles of ICC(3,1) per layer; None for a single task.
+        Quantiles of ICC(3,1) per layer; None with a single task.
     rule : str
         How networks were chosen.
 
@@ -48,8 +48,7 @@ def draw_reliability(
         Two matrices above, growth and layers below.
     """
     figure = Figure(figsize=(13, 10.5), layout="constrained")
-    grid = figure.add_gridspec(2, 1, height_ratios=[1.15, 1])
-    above, below = (figure.add_subfigure(grid[number]) for number in (0, 1))
+    above, below = split(figure, (1.15, 1))
     panels = above.subplots(1, 2).tolist()
     _draw_runs(panels[0], similarities["dice"], tasks, f"Dice of the networks of two runs ({rule})", (0.0, 1.0))
     bound = float(np.nanmax(np.abs(similarities["correlation"] - np.eye(len(tasks)))))
@@ -57,10 +56,10 @@ def draw_reliability(
     title = "Correlation of the effects of two runs (all units)"
     _draw_runs(panels[1], similarities["correlation"], tasks, title, (-limit, limit))
     bottom = below.subplots(1, 3, width_ratios=[1, 1, 1.1])
-    for axes, of, label in zip(
+    for axes, varied, label in zip(
         bottom, ("runs", "prompts"), ("runs in each of two sets", "prompts per condition in each set"), strict=False
     ):
-        _draw_growth(axes, growth[growth["of"] == of], label)
+        _draw_growth(axes, growth[growth["of"] == varied], label)
     _draw_layers(bottom[2], layers)
     handles, labels = bottom[1].get_legend_handles_labels()
     if not handles:
@@ -73,10 +72,10 @@ def draw_reliability(
 def _draw_runs(
     axes: Axes, values: NDArray[np.float64], tasks: Sequence[str], title: str, limits: tuple[float, float]
 ) -> None:
-    """A matrix of runs, with lines between tasks and the name of each in the middle of its runs."""
+    """Draw a matrix of runs, with lines between tasks and the name of each task in the middle of its runs."""
     colours = "cividis" if limits[0] == 0 else "PuOr_r"
-    shown = np.where(np.eye(len(values), dtype=bool), np.nan, values)
-    drawn = axes.imshow(shown, vmin=limits[0], vmax=limits[1], cmap=colours, interpolation="none")
+    off_diagonal = np.where(np.eye(len(values), dtype=bool), np.nan, values)
+    image = axes.imshow(off_diagonal, vmin=limits[0], vmax=limits[1], cmap=colours, interpolation="none")
     names = list(dict.fromkeys(tasks))
     starts = [tasks.index(name) for name in names]
     ends = [*starts[1:], len(tasks)]
@@ -88,18 +87,18 @@ def _draw_runs(
     axes.set_yticks(middles, names, fontsize=9)
     axes.tick_params(length=0)
     axes.set_title(f"{title}\none row and column per run; a run with itself is left white", fontsize=10)
-    axes.figure.colorbar(drawn, ax=axes, shrink=0.8, label=title.partition(" ")[0])
+    axes.figure.colorbar(image, ax=axes, shrink=0.8, label=title.partition(" ")[0])
 
 
 def _draw_growth(axes: Axes, growth: pd.DataFrame, label: str) -> None:
-    """Agreement of two sets against their size."""
-    for number, (task, own) in enumerate(growth.groupby("task", sort=False)):
+    """Draw how far two sets of runs or prompts agree, against their size."""
+    for number, (task, curve) in enumerate(growth.groupby("task", sort=False)):
         style: dict[str, Any] = {
             "color": COLOURS[number % len(COLOURS)],
             "linestyle": _STYLES[number // len(COLOURS) % len(_STYLES)],
             "marker": _MARKERS[number % len(_MARKERS)],
         }
-        axes.plot(own["n"], own["correlation"], label=task, markersize=5, linewidth=1.5, **style)
+        axes.plot(curve["n"], curve["correlation"], label=task, markersize=5, linewidth=1.5, **style)
     if len(growth):
         sizes = sorted(growth["n"].unique())
         if label.startswith("prompts"):
@@ -118,24 +117,28 @@ def _draw_growth(axes: Axes, growth: pd.DataFrame, label: str) -> None:
 
 
 def _draw_layers(axes: Axes, layers: pd.DataFrame | None) -> None:
-    """Distribution of ICC(3,1) over the units of each layer."""
+    """Draw the distribution of ICC(3,1) over the units of each layer."""
     axes.set_title("Single units: ICC(3,1) of runs over tasks", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     if layers is None:
         axes.text(0.5, 0.5, "needs two tasks", ha="center", va="center", transform=axes.transAxes, color=GREY)
         return
-    own = layers[layers["measure"] == "icc31"]
-    place = own["layer"].to_numpy()
+    quantiles = layers[layers["measure"] == "icc31"]
+    place = quantiles["layer"].to_numpy()
     axes.fill_between(
-        place, own["q05"], own["q95"], color=COLOURS[0], alpha=0.2, linewidth=0, label="5 to 95 % of units"
+        place, quantiles["q05"], quantiles["q95"], color=COLOURS[0], alpha=0.2, linewidth=0, label="5 to 95 % of units"
     )
-    axes.fill_between(place, own["q25"], own["q75"], color=COLOURS[0], alpha=0.45, linewidth=0, label="25 to 75 %")
-    axes.plot(place, own["q50"], color=COLOURS[0], marker="o", markersize=4, label="median")
-    if "chance" in own:
-        axes.plot(place, own["chance"], color="black", linestyle="--", linewidth=1.2, label="median by chance, 95 %")
+    axes.fill_between(
+        place, quantiles["q25"], quantiles["q75"], color=COLOURS[0], alpha=0.45, linewidth=0, label="25 to 75 %"
+    )
+    axes.plot(place, quantiles["q50"], color=COLOURS[0], marker="o", markersize=4, label="median")
+    if "chance" in quantiles:
+        axes.plot(
+            place, quantiles["chance"], color="black", linestyle="--", linewidth=1.2, label="median by chance, 95 %"
+        )
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_xlabel("layer (number of the hookpoint, 0 is the first)")
     axes.set_ylabel("ICC(3,1)")
     axes.locator_params(axis="x", integer=True)
-    axes.set_ylim(min(-0.1, float(own["q05"].min()) - 0.05), 1.02)
+    axes.set_ylim(min(-0.1, float(quantiles["q05"].min()) - 0.05), 1.02)
     axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)

@@ -18,7 +18,7 @@ from llm2bids.bids.tables import read_json, write_bytes, write_tsv
 from llm2bids.design.matrix import check_estimable, partition
 from llm2bids.design.statsmodel import INTERCEPT, Contrast, StatsModel
 from llm2bids.errors import DatasetError, DesignError, InferenceError
-from llm2bids.plots.matrix import draw_design_matrix
+from llm2bids.plots.design import draw_design_matrix
 from llm2bids.plots.pictures import as_png
 from llm2bids.results.jobs import describe_output, stage_of
 from llm2bids.results.summaries import LIBRARIES, SUMMARY

@@ -11,7 +11,7 @@ from llm2bids.bids.nifti import write_image
 from llm2bids.bids.tables import write_bytes, write_json, write_tsv
 from llm2bids.bids.templates import template_json
 from llm2bids.design.regressors import is_slope
-from llm2bids.plots.matrix import draw_design_matrix
+from llm2bids.plots.design import draw_design_matrix
 from llm2bids.plots.pictures import as_png
 from llm2bids.results import jobs
 from llm2bids.results.summaries import TAILS, Finding, findings
