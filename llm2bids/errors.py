@@ -90,6 +90,10 @@ class InferenceError(LLM2BIDSError, ValueError):
     """A statistic is asked for that means nothing for units of a model, or that the samples do not allow."""
 
 
+class SelectionError(MaskError, InferenceError):
+    """A rule that chooses units of a map contradicts itself, or would choose none or others than meant."""
+
+
 class LesionError(LLM2BIDSError, ValueError):
     """A lesion cannot be made as asked, or what it is to be scored on is unsuitable."""
 

@@ -15,8 +15,8 @@ import pytest
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.tables import write_json
 from llm2bids.errors import DatasetError, MaskError, SpaceError
-from llm2bids.masks import Rule, convert, load_mask, save_mask
-from llm2bids.space import UnitMask
+from llm2bids.masks import convert, load_mask, save_mask
+from llm2bids.space import Selection, UnitMask
 
 from .maps import IDENTITY, SPACE, SUFFIXES, VALUES, on_grid, write_map
 
@@ -223,13 +223,33 @@ def test_rules_choose_what_numpy_does(
     assert mask.units.tolist() == np.flatnonzero(expected).tolist()
 
 
-@pytest.mark.parametrize(("top", "n_selected"), [(0.01, 3), (0.02, 3), (0.03, 5), (0.5, 9)])
-def test_equals_are_chosen_together_and_zeros_never(tmp_path: Path, top: float, n_selected: int) -> None:
+@pytest.mark.parametrize(
+    ("top", "units"),
+    [
+        (0.01, [3]),
+        ("1%", [3]),
+        (0.3, [3, 60, 120]),
+        (0.5, [3, 5, 60, 120]),
+        (0.6, [3, 5, 60, 70, 120]),
+        (1, [3, 5, 9, 10, 11, 60, 70, 120, 130]),
+    ],
+)
+def test_a_share_is_met_exactly_by_the_first_of_equals_and_zeros_never(
+    tmp_path: Path, top: float | str, units: list[int]
+) -> None:
     values = np.zeros(SPACE.n_units)
     values[[3, 60, 120]], values[[5, 70]], values[[9, 10, 11, 130]] = 8, 4, 2
     mask, _ = convert(write_map(tmp_path / "map.nii.gz", values), tmp_path / "net.json", top=top)
-    assert mask.n_selected == n_selected
-    assert (values[mask.selected].min() > values[~mask.selected]).all()
+    assert mask.units.tolist() == units
+
+
+def test_a_share_of_p_values_is_of_the_units_tested(tmp_path: Path) -> None:
+    values = np.ones(SPACE.n_units)
+    values[[3, 60, 120, 130]] = 0.02, 0, 0.01, 0.9
+    path = write_map(tmp_path / "x_stat-p_statmap.nii.gz", values)
+    mask, _ = convert(path, tmp_path / "net.json", top="50%", below=True)
+    assert mask.units.tolist() == [60, 120]
+    assert mask.provenance["UnitsNotTested"] == SPACE.n_units - 4
 
 
 @pytest.mark.parametrize(("background", "expected"), [(0, [1]), (1, [0, 1]), (np.nan, [0, 1])])
@@ -258,7 +278,7 @@ def test_p_values_are_not_taken_for_z_values(tmp_path: Path, zstat: Path) -> Non
     by_intent = write_map(tmp_path / "prob.nii.gz", VALUES)
     write_image(by_intent, image)
     for source in (path, by_intent):
-        with pytest.raises(MaskError, match=r"holds p values.*--below"):
+        with pytest.raises(MaskError, match=r"holds p values.*below=True"):
             convert(source, tmp_path / "net.json", threshold=0.05)
     with pytest.raises(MaskError, match="0 to 1, were expected"):
         convert(zstat, tmp_path / "net.json", threshold=0.05, below=True)
@@ -288,14 +308,21 @@ def test_rules_that_mean_something_else_are_refused(
 
 
 def test_a_rule_says_in_words_what_it_does() -> None:
-    rules = [Rule(), Rule(0), Rule(0, "negative"), Rule(3.1, "negative"), Rule(top=0.005), Rule(top=0.1, below=True)]
+    rules = [
+        Selection(),
+        Selection(0),
+        Selection(0, "negative"),
+        Selection(3.1, "negative"),
+        Selection(top=0.005),
+        Selection(top=0.1, below=True),
+    ]
     assert [rule.text for rule in rules] == [
         "value other than 0",
         "value > 0",
         "value < 0",
         "value < -3.1",
-        "top 0.5 % of units by value",
-        "top 10 % of units by small p",
+        "top 0.5 % of tested units by value",
+        "top 10 % of tested units by small p",
     ]
 
 

@@ -12,8 +12,9 @@ from scipy import stats
 from llm2bids.design.statsmodel import Contrast
 from llm2bids.errors import InferenceError
 from llm2bids.networks.chance import p_at_least
-from llm2bids.networks.rules import NetworkRule, ranks, strongest
-from llm2bids.networks.run_statistics import Maps, RunContrast, RunSums, SharedTexts, relabelled, strength
+from llm2bids.networks.rules import NetworkRule
+from llm2bids.networks.run_statistics import Maps, RunContrast, RunSums, SharedTexts, relabelled
+from llm2bids.space.selection import largest, ranks, strength
 from llm2bids.statistics.linear_model import contrasts_of_run, join
 
 ON_OFF = Contrast.from_expression("on - off")
@@ -249,8 +250,8 @@ def test_networks_of_a_share() -> None:
     }
     assert chosen == {
         "two": [[0, 1, 5], [5, 6, 7]],  # of equal ones the first
-        "positive": [[0, 2, 6], [0, 1, 2]],
-        "negative": [[1, 4, 5], [5, 6, 7]],
+        "positive": [[0, 2, 6], []],  # never of the other side
+        "negative": [[1, 5], [5, 6, 7]],  # never 0
     }
     assert NetworkRule.from_text("1%").select(maps).sum(1).tolist() == [1, 1]
 
@@ -271,10 +272,10 @@ def test_networks_of_a_test(text: str, tail: str) -> None:
     assert not NetworkRule.from_text(text, 0.05, tail).select(nothing).any()  # type: ignore[arg-type]
 
 
-def test_strongest_and_ranks() -> None:
+def test_largest_and_ranks() -> None:
     values = np.array([[1.0, 5.0, 5.0, -2.0], [0.0, np.nan, -1.0, 3.0]])
     assert ranks(values).tolist() == [[2, 0, 1, 3], [1, 3, 2, 0]]
-    assert strongest(values, [2, 3]).tolist() == [[False, True, True, False], [True, False, True, True]]
+    assert largest(values, [2, 3]).tolist() == [[False, True, True, False], [True, False, True, True]]
     assert strength(values[0], "negative").tolist() == [-1, -5, -5, 2]
 
 

@@ -16,10 +16,11 @@ from llm2bids.masks.files import choice_text
 from llm2bids.preparation import prep
 from llm2bids.recording import record
 from llm2bids.results.targets import read_map
+from llm2bids.space.selection import share_label
 from llm2bids.statistics import glm
 from llm2bids.statistics.linear_model import StatMaps
 from llm2bids.statistics.settings import Settings
-from llm2bids.statistics.top import strongest, top_label
+from llm2bids.statistics.top import select_top
 from llm2bids.validation import validate
 
 if TYPE_CHECKING:
@@ -48,17 +49,17 @@ def maps(z: Sequence[float], t: Sequence[float] | None = None, test: str = "t") 
     ],
 )
 def test_the_strongest_are_chosen(z: list[float], tail: str, share: float, chosen: list[int]) -> None:
-    assert np.flatnonzero(strongest(maps(z), tail, share)).tolist() == chosen
+    assert np.flatnonzero(select_top(maps(z), tail, share)).tolist() == chosen
 
 
 def test_among_equal_z_the_larger_statistic_counts() -> None:
     """Far out z has no digits left."""
-    assert np.flatnonzero(strongest(maps([9, -9, 9], [40, -60, 50]), "two", 0.34)).tolist() == [1]
-    assert np.flatnonzero(strongest(maps([9, -9, 9], [40, -60, 50]), "positive", 0.34)).tolist() == [2]
+    assert np.flatnonzero(select_top(maps([9, -9, 9], [40, -60, 50]), "two", 0.34)).tolist() == [1]
+    assert np.flatnonzero(select_top(maps([9, -9, 9], [40, -60, 50]), "positive", 0.34)).tolist() == [2]
 
 
 def test_f_has_one_side() -> None:
-    assert np.flatnonzero(strongest(maps([-1, 2, 3], [1, 2, 3], "F"), "negative", 0.34)).tolist() == [2]
+    assert np.flatnonzero(select_top(maps([-1, 2, 3], [1, 2, 3], "F"), "negative", 0.34)).tolist() == [2]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_f_has_one_side() -> None:
     [(0.01, "top1"), (0.005, "top0p5"), (0.007, "top0p7"), (0.1, "top10"), (1.0, "top100"), (1e-5, "top0p001")],
 )
 def test_labels_are_percents(share: float, label: str) -> None:
-    assert top_label(share) == label
+    assert share_label(share) == label
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_labels_are_percents(share: float, label: str) -> None:
         ([1.5], "top share 1.5"),
         ([-0.1], "top share -0.1"),
         ([float("nan")], "top share nan"),
-        ([0.01, 0.010], "top1 asked for twice"),
+        ([0.01, 0.010], "top1 given twice"),
     ],
 )
 def test_shares_that_choose_nothing_or_twice_are_refused(shares: list[float], told: str) -> None:
@@ -100,7 +101,7 @@ def test_masks_of_top_shares_lie_beside_the_network(prepared: Path, tmp_path: Pa
     for path, share, one in zip(found.top, SHARES, told["top"], strict=True):
         mask = load_mask(path)
         own = read_json(path.with_name(path.name.replace(".nii.gz", ".json")))
-        label = top_label(share)
+        label = share_label(share)
         assert path.name == found.mask.name.replace("desc-fdr05", f"desc-{label}")
         assert mask.n_selected == round(share * found.n_tested)
         assert np.abs(z[mask.selected]).min() >= np.abs(z[~mask.selected]).max()

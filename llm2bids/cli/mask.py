@@ -29,9 +29,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     convert.add_argument("--threshold", type=float, metavar="X", help="choose values beyond it")
     convert.add_argument("--tail", choices=["positive", "negative", "two"], default="positive", help="(%(default)s)")
     convert.add_argument("--below", action="store_true", help="for maps of p: choose values below the threshold")
-    convert.add_argument(
-        "--top", type=float, metavar="SHARE", help="choose the largest, e.g. 0.01 for 1 %% of the units"
-    )
+    convert.add_argument("--top", metavar="SHARE", help="choose the strongest, e.g. 1%% of the tested units")
     convert.add_argument("--volume", type=int, metavar="N", help="which volume or sub-brick, from 0")
     combine = actions.add_parser("combine", help="union, intersection, difference, complement, majority, at-least")
     combine.add_argument(

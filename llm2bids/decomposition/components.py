@@ -12,6 +12,7 @@ from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 
 from llm2bids.decomposition.settings import ROBUST_Z
+from llm2bids.space import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -171,8 +172,7 @@ def cut(z: NDArray[np.float64], settings: Settings) -> NDArray[np.bool_]:
     `z` (n_components, n_units): what `over_units` gave. Returns (n_components, n_units): units beyond the bound.
     """
     bound = ROBUST_Z if settings.z is None else settings.z
-    chosen: NDArray[np.bool_] = {"positive": z, "negative": -z, "two": np.abs(z)}[settings.tail] > bound
-    return chosen
+    return Selection(bound, settings.tail).select(z)
 
 
 def correlate(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:

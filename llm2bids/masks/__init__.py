@@ -3,7 +3,6 @@
 from llm2bids.masks.conversion import combine, convert, show
 from llm2bids.masks.display import profile, show_text
 from llm2bids.masks.files import load_mask, save_mask
-from llm2bids.masks.rules import Rule
 from llm2bids.space.identity import check_same_model
 
-__all__ = ["Rule", "check_same_model", "combine", "convert", "load_mask", "profile", "save_mask", "show", "show_text"]
+__all__ = ["check_same_model", "combine", "convert", "load_mask", "profile", "save_mask", "show", "show_text"]

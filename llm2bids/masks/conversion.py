@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 
@@ -16,18 +16,26 @@ from llm2bids.masks.files import (
     Origin,
     check_same_space,
     check_target,
-    choose_units,
     existing,
     file_sha256,
     load_mask,
+    naming,
     place,
     read_origin,
     save_mask,
 )
-from llm2bids.masks.maps import IMAGE_SUFFIXES, holds_p_values, is_binary, read_volume
-from llm2bids.masks.rules import RULE_KEYS, Rule
-from llm2bids.space import UnitMask
+from llm2bids.masks.maps import (
+    IMAGE_SUFFIXES,
+    holds_p_values,
+    is_binary,
+    read_volume,
+    select_units,
+    split_volume,
+    tested_p_values,
+)
+from llm2bids.space import Selection, UnitMask
 from llm2bids.space.identity import check_same_model
+from llm2bids.space.selection import SELECTION_KEYS, read_share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,10 +43,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from llm2bids.masks.rules import Tail
+    from llm2bids.space.selection import Tail
 
 Operation = Literal["union", "intersection", "difference", "complement", "majority", "at-least"]
 """What `combine` can do."""
+_EXTREMES: Final = {"positive": "largest value", "negative": "smallest value", "two": "largest absolute value"}
 
 
 def convert(  # noqa: PLR0913 - the arguments of the command
@@ -49,7 +58,7 @@ def convert(  # noqa: PLR0913 - the arguments of the command
     threshold: float | None = None,
     tail: Tail = "positive",
     below: bool = False,
-    top: float | None = None,
+    top: float | str | None = None,
     volume: int | None = None,
     allow_empty: bool = False,
     overwrite: bool = False,
@@ -67,13 +76,14 @@ def convert(  # noqa: PLR0913 - the arguments of the command
         Bold, map or mask of the same recording, or a JSON file, that says which voxel is which unit. Needed where
         `source` has no sidecar of ours; checked against it where it has.
     threshold : float, optional
-        See `Rule`, as for `tail`, `below` and `top`. Without it and `top`, values that are not 0 are chosen.
+        Choose values beyond it; 0 or more. Without it and `top`, values that are not 0 are chosen.
     tail : {"positive", "negative", "two"}
-        Side of the map.
+        Side of the map: values above the threshold, below minus the threshold, or both.
     below : bool
-        The map holds p values: choose those below the threshold. In maps with a sidecar of ours 0 is a p value.
-    top : float, optional
-        Share of all units to choose instead of a threshold.
+        The map holds p values: choose those below the threshold.
+    top : float or str, optional
+        Share of the tested units to choose instead of a threshold, such as 0.01 or ``"1%"``: the strongest, see
+        `llm2bids.space.selection`. Values that are NaN or exactly 0 count as not tested.
     volume : int, optional
         Which volume of several, from 0: AFNI's sub-brick number.
     allow_empty : bool
@@ -96,12 +106,12 @@ def convert(  # noqa: PLR0913 - the arguments of the command
     SpaceError
         If the map lies on another grid.
     """
-    rule = Rule(threshold, tail, below, top)
+    selection = Selection(threshold, tail, below, None if top is None else read_share(top))
     source, target = existing(source), Path(target)
     check_target(target, [source, *([Path(like)] if like else [])], overwrite=overwrite)
     if source.name.endswith(IMAGE_SUFFIXES):
-        mask = _mask_of_image(source, like, rule, volume, allow_empty=allow_empty)
-    elif rule.is_given or volume is not None:
+        mask = _mask_of_image(source, like, selection, volume, allow_empty=allow_empty)
+    elif selection.is_given or volume is not None:
         raise MaskError(f"{source} is a list of units, which has no values or volumes; leave out threshold and volume")
     else:
         mask = load_mask(source, like)
@@ -196,37 +206,51 @@ def show(source: str | Path, *, like: str | Path | None = None, width: int = 80)
 
 
 def _mask_of_image(
-    source: Path, like: str | Path | None, rule: Rule, number: int | None, *, allow_empty: bool
+    source: Path, like: str | Path | None, selection: Selection, number: int | None, *, allow_empty: bool
 ) -> UnitMask:
-    """Mask of the values that pass."""
-    if holds_p_values(source) and not rule.below:
-        raise MaskError(f"{source} holds p values, where small ones count; add --below, or use the map of z values")
-    space, known = place(source, like)
-    values = read_volume(source, space, number)
-    if rule.below and read_origin(source).space is not None:  # ours are 1 where nothing was tested: 0 is a p value
-        values = np.where(space.to_volumes(np.ones(space.n_units, bool)).T, values, 1)
-    selected = choose_units(source, rule, values, space)
-    was_mask = not rule.is_given and is_binary(values)
-    provenance = known if was_mask else _told(source, known, rule, number)
-    if n_untested := rule.n_untested(values, space):
-        provenance |= {"UnitsNotTested" if rule.below else "NaNSetToZero": n_untested}
+    """Mask of the values of an image that pass."""
+    if holds_p_values(source) and not selection.below:
+        raise MaskError(f"{source} holds p values, where small ones count; add below=True, or use the map of z values")
+    space, metadata = place(source, like)
+    volume = read_volume(source, space, number)
+    with naming(source):
+        values, background = split_volume(volume, space)
+        if selection.below:
+            values = tested_p_values(values, background, is_ours=read_origin(source).space is not None)
+        selected = select_units(selection, values, background, space)
+    was_mask = not selection.is_given and is_binary(volume)
+    provenance = metadata if was_mask else _provenance(source, metadata, selection, number)
+    if n_untested := int(np.isnan(values).sum()):
+        provenance |= {"UnitsNotTested" if selection.below else "NaNSetToZero": n_untested}
     mask = UnitMask(space, selected, provenance)
     if not mask.n_selected:
-        why = rule.explain_none(values, space)
-        _check_some(mask, f"no unit passes ({rule.text}) in {source.name}: {why}", allow_empty=allow_empty)
+        why = _why_none(selection, values)
+        _check_some(mask, f"no unit passes ({selection.text}) in {source.name}: {why}", allow_empty=allow_empty)
     return mask
 
 
-def _told(source: Path, known: Mapping[str, Any], rule: Rule, number: int | None) -> dict[str, Any]:
+def _why_none(selection: Selection, values: NDArray[np.floating[Any]]) -> str:
+    """Say how far the nearest unit was from being chosen, e.g. ``the largest value is 2.9; lower the threshold``."""
+    if np.isnan(values).all():
+        return "no unit has a value; look at the map"
+    if not selection.is_given:
+        return "every unit is 0; look at the map"
+    strongest = float(np.nanmax(selection.strength(values)))
+    advice = "look at the map" if selection.top else f"{'raise' if selection.below else 'lower'} the threshold"
+    value = -strongest if selection.below or selection.tail == "negative" else strongest
+    return f"the {'smallest p value' if selection.below else _EXTREMES[selection.tail]} is {value + 0.0:.6g}; {advice}"
+
+
+def _provenance(source: Path, metadata: Mapping[str, Any], selection: Selection, number: int | None) -> dict[str, Any]:
     """Provenance of a mask made from a map: what is known of the map, and what was done."""
-    told = {key: value for key, value in known.items() if key not in {*RULE_KEYS, "Volume"}}
+    provenance = {key: value for key, value in metadata.items() if key not in {*SELECTION_KEYS, "Volume"}}
     entities = parse_name(source.name)[1]
     for key, entity in (("Contrast", "contrast"), ("Statistic", "stat")):
         if entity in entities:
-            told.setdefault(key, entities[entity])
-    told |= {"Source": source.name, "SourceSHA256": file_sha256(source)}
-    told |= {} if number is None else {"Volume": number}
-    return told | rule.to_json() | {"Version": __version__}
+            provenance.setdefault(key, entities[entity])
+    provenance |= {"Source": source.name, "SourceSHA256": file_sha256(source)}
+    provenance |= {} if number is None else {"Volume": number}
+    return provenance | selection.to_json() | {"Version": __version__}
 
 
 def _check_some(mask: UnitMask, found: str, *, allow_empty: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +15,12 @@ from llm2bids.bids.provenance import generated_by
 from llm2bids.bids.tables import read_json, read_tsv, write_bytes, write_json, write_tsv
 from llm2bids.bids.templates import template_json
 from llm2bids.errors import DatasetError, MaskError, SpaceError
-from llm2bids.masks.maps import IMAGE_SUFFIXES, is_binary, read_volume
-from llm2bids.masks.rules import Rule
-from llm2bids.space import UnitMask, UnitSpace
+from llm2bids.masks.maps import IMAGE_SUFFIXES, is_binary, read_volume, select_units, split_volume
+from llm2bids.space import Selection, UnitMask, UnitSpace
 from llm2bids.space.identity import IDENTITY, check_same_model, model_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
+    from collections.abc import Iterator, Mapping, Sequence
 
 _TARGETS = (".nii.gz", ".tsv", ".json", ".safetensors")
 
@@ -82,16 +79,15 @@ def load_mask(path: str | Path, like: str | Path | None = None) -> UnitMask:
         raise MaskError(
             f"{path} holds a map of many values, a mask is needed; make one with llm2bids mask convert --threshold"
         )
-    return UnitMask(space, choose_units(path, Rule(), volume, space), provenance)
+    with naming(path):
+        return UnitMask(space, select_units(Selection(), *split_volume(volume, space), space), provenance)
 
 
-def choose_units(path: Path, rule: Rule, volume: NDArray[np.floating[Any]], space: UnitSpace) -> NDArray[np.bool_]:
-    """Choose units, naming the file where that fails.
-
-    `volume` (x, y, z): the map. Returns (n_units,): see `Rule.select`.
-    """
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in what goes wrong with it."""
     try:
-        return rule.select(volume, space)
+        yield
     except MaskError as error:
         raise MaskError(f"{path}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Reading one volume of an image that any program wrote, turned onto the grid of a space."""
+"""Images that any program wrote: one volume read, turned onto the grid of a space, and its units chosen."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from llm2bids.space import UnitSpace
+    from llm2bids.space import Selection, UnitSpace
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".HEAD", ".BRIK.gz", ".BRIK", ".img.gz", ".img", ".hdr")
 """File names that nibabel is asked to read: NIfTI, AFNI, and the pairs of older SPM."""
@@ -105,6 +105,57 @@ def is_binary(volume: NDArray[np.floating[Any]]) -> bool:
     `volume` (x, y, z): any volume.
     """
     return len(np.unique(volume[(volume != 0) & ~np.isnan(volume)])) <= 1
+
+
+def split_volume(
+    volume: NDArray[np.floating[Any]], space: UnitSpace
+) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
+    """Take the values of the units (n_units,) and of all other voxels (n_voxels,) off a volume (x, y, z)."""
+    holds_unit = space.to_volumes(np.ones(space.n_units, bool)).T
+    return space.from_volumes(volume.T), volume[~holds_unit]
+
+
+def tested_p_values(
+    values: NDArray[np.floating[Any]], background: NDArray[np.floating[Any]], *, is_ours: bool
+) -> NDArray[np.floating[Any]]:
+    """Set p-values (n_units,) to NaN where a unit was not tested.
+
+    Our maps are 1 there. AFNI and nilearn write 0 there and in the `background`; where a background is 1 or NaN, 0 is
+    the smallest p-value, as float32 ends at 1e-45.
+    """
+    if (values < 0).any() or (values > 1).any():
+        raise MaskError(
+            f"values from {np.nanmin(values):.6g} to {np.nanmax(values):.6g} found where p values, 0 to 1, were "
+            "expected; leave out `below`"
+        )
+    if is_ours:
+        return np.where(values == 1, np.nan, values)
+    return values if background.any() else np.where(values == 0, np.nan, values)
+
+
+def select_units(
+    selection: Selection, values: NDArray[np.floating[Any]], background: NDArray[np.floating[Any]], space: UnitSpace
+) -> NDArray[np.bool_]:
+    """Choose units of a map (n_units,); raises if voxels of the `background` pass too, or if the map is no mask yet.
+
+    A share is of the units tested. Where a statistic is 0 to the last digit nothing was tested: every program, ours
+    too, writes 0 there.
+    """
+    tested = np.where(values == 0, np.nan, values) if selection.top and not selection.below else values
+    selected = selection.select(tested)
+    if not selection.below:
+        level, outside = selection.strength(values)[selected], selection.strength(background)
+        weakest = level.min() if selection.top and level.size else selection.bound
+        if n_stray := np.count_nonzero((outside > selection.bound) & (outside >= weakest)):
+            raise MaskError(
+                f"{n_stray} voxels that hold no unit of {space.label} pass ({selection.text}); "
+                "use a map of the same recording, masked with its brain mask"
+            )
+    if not selection.is_given and selected.all() and len(np.unique(values)) > 1:
+        raise MaskError(
+            f"all {space.n_units} units have a value other than 0, so this is no mask yet; give `threshold` or `top`"
+        )
+    return selected
 
 
 def _volume_number(path: Path, n_volumes: int, volume: int | None) -> int:

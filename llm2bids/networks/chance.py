@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from llm2bids.errors import InferenceError
-from llm2bids.networks.rules import strongest
-from llm2bids.networks.run_statistics import strength
+from llm2bids.space.selection import largest, strength
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from llm2bids.networks.run_statistics import Tail
+    from llm2bids.space.selection import Tail
 
 INDICES: Final[Mapping[str, str]] = {
     "dice": "twice the shared units over the units of both",
@@ -165,7 +164,7 @@ def matched_networks(
         for layer, count in enumerate(counts):
             members = layers == layer
             if count:
-                chosen[:, members] = strongest(values[:, members], np.full(len(maps), count))
+                chosen[:, members] = largest(values[:, members], np.full(len(maps), count))
         yield chosen
 
 

@@ -11,14 +11,15 @@ from scipy.stats import t as student
 
 from llm2bids.networks.agreement import jackknife
 from llm2bids.networks.chance import p_at_least
-from llm2bids.networks.run_statistics import strength
+from llm2bids.space.selection import strength
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
-    from llm2bids.networks.run_statistics import Maps, RunSums, Tail
+    from llm2bids.networks.run_statistics import Maps, RunSums
+    from llm2bids.space.selection import Tail
 
 
 def spread_evenly(

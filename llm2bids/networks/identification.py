@@ -13,8 +13,7 @@ from scipy.stats import t as student
 
 from llm2bids.errors import InferenceError
 from llm2bids.networks.agreement import standardized
-from llm2bids.networks.rules import ranks
-from llm2bids.networks.run_statistics import strength
+from llm2bids.space.selection import ranks, strength
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llm2bids.networks.rules import NetworkRule
-    from llm2bids.networks.run_statistics import Maps, RunContrast, RunSums, Tail
+    from llm2bids.networks.run_statistics import Maps, RunContrast, RunSums
+    from llm2bids.space.selection import Tail
 
 SCORES: Final = {
     "mean-z": "mean over the units of the network of the map's z over units, sign by sign",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from llm2bids.networks.run_statistics import Tail
+    from llm2bids.space.selection import Tail
 
 logger = logging.getLogger(__name__)
 

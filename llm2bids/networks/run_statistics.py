@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy.stats import norm
@@ -18,6 +18,7 @@ from scipy.stats import t as student
 
 from llm2bids.design.matrix import partition
 from llm2bids.errors import InferenceError
+from llm2bids.space.selection import strength
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from llm2bids.design.statsmodel import Contrast
+    from llm2bids.space.selection import Tail
 
-Tail = Literal["two", "positive", "negative"]
-"""Which effects make a network: both signs, or one."""
 _SMALLEST: Final = 1e-300
 """Of a p-value, so that its normal deviate is finite."""
 _VALUES_AT_A_TIME: Final = 1 << 24
@@ -256,11 +256,3 @@ def relabelled(
             for column in run.moved.astype(left.dtype).T:  # the model is fitted anew, with all else in it
                 squares -= (column[order] @ left) ** 2
         yield t_of(products, np.maximum(squares, 0), np.full(n_now, power), np.repeat(dof, n_now))
-
-
-def strength(statistic: NDArray[np.float64], tail: Tail) -> NDArray[np.float64]:
-    """Turn a statistic so that more is stronger.
-
-    `statistic` (...): of any kind: t, z or effects. Returns (...): same shape.
-    """
-    return np.abs(statistic) if tail == "two" else (statistic if tail == "positive" else -statistic)

@@ -7,7 +7,7 @@ from math import inf
 from typing import Any, Final, Literal
 
 from llm2bids.errors import InferenceError, did_you_mean
-from llm2bids.statistics.top import check_shares
+from llm2bids.space.selection import check_shares
 
 UNITS_OF_INFERENCE: Final = {
     "prompt": "Prompts are the samples: one effect per prompt, compared over prompts and runs; a text that is shown "
