@@ -35,7 +35,7 @@ from llm2bids.recording import record
 from llm2bids.statistics import glm
 from llm2bids.statistics.analysis import Analysis, find_analyses
 from llm2bids.statistics.estimation import PromptEffects, estimate, first_level, second_level
-from llm2bids.statistics.settings import Settings
+from llm2bids.statistics.settings import GLMSettings
 
 INFERENCES = ("prompt", "run", "token")
 RUNS = 4
@@ -145,10 +145,10 @@ def null_recordings(model: str, sessions: int, folder: Path, n_jobs: int, of: st
     path.parent.mkdir(parents=True, exist_ok=True)
     node = {"Level": "Run", "Name": "run", "GroupBy": ["run", "session", "subject"], "Model": {"X": [1], "Type": "glm"}}
     pd.Series({"Name": "null", "BIDSModelVersion": "1.0.0", "Nodes": [node]}).to_json(path)
-    (whole,) = find_analyses(root, Settings(), model=path)
+    (whole,) = find_analyses(root, GLMSettings(), model=path)
     labels = sorted({run.volumes.entities["ses"] for run in whole.runs})
     kept = [tuple(run for run in whole.runs if run.volumes.entities["ses"] == label) for label in labels]
-    return [Analysis(runs, null_model(of), Settings()) for runs in kept]
+    return [Analysis(runs, null_model(of), GLMSettings()) for runs in kept]
 
 
 def calibration(model: str, n_designs: dict[str, int], sessions: int, n_jobs: int, of: str = "mean") -> bool:

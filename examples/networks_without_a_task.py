@@ -162,7 +162,7 @@ def networks_table(answer: Answer, **correlations: dict[str, float]) -> pd.DataF
 
 def correlations_of(folder: Path, found: Decomposition) -> dict[str, float]:
     """Largest correlation of a component's map with the z map of each task."""
-    tasks = {one.task: one.z_map for one in glm(folder, folder / "derivatives" / "glm", resume=True)}
+    tasks = {one.task: one.z_file for one in glm(folder, folder / "derivatives" / "glm", resume=True)}
     space, maps = load_mask(found.masks[0]).space, maps_of(found)[0]
     z = space.to_signals(nib.concat_images(tasks.values())).astype(float)
     return dict(zip(tasks, np.abs(correlate(z, maps)).max(1), strict=True))

@@ -38,6 +38,10 @@ class LLM2BIDSError(Exception):
     """Anything a user can mend; catch this one to catch them all."""
 
 
+class OptionError(LLM2BIDSError, ValueError):
+    """An option of a verb has a value that it cannot take."""
+
+
 class SpaceError(LLM2BIDSError, ValueError):
     """An image, mask or table does not fit the unit space it was paired with."""
 

@@ -15,7 +15,7 @@ from llm2bids.bids.runs import frame_times
 from llm2bids.design.statsmodel import StatsModel
 from llm2bids.statistics.analysis import Analysis
 from llm2bids.statistics.estimation import check, estimate
-from llm2bids.statistics.settings import Settings
+from llm2bids.statistics.settings import GLMSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,7 +152,7 @@ def run_of(
 def analysis_of(runs: Run | Sequence[Run], fields: dict[str, Any], **settings: Any) -> Analysis:
     chosen = {"drift": "none", **settings}
     every = (runs,) if isinstance(runs, Run) else tuple(runs)
-    return Analysis(every, StatsModel.from_json(fields), Settings(**chosen))  # type: ignore[arg-type]
+    return Analysis(every, StatsModel.from_json(fields), GLMSettings(**chosen))  # type: ignore[arg-type]
 
 
 def fitted(runs: Run | Sequence[Run], fields: dict[str, Any], **settings: Any) -> Fitted:

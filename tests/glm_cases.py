@@ -15,7 +15,7 @@ from llm2bids.statistics import glm
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llm2bids.statistics import Finding
+    from llm2bids.statistics import ContrastResult
 
 SMALL: dict[str, Any] = {"runs": 2, "blocks": 2, "prompts_per_block": 2, "tokens": 5, "progress": False}
 N_RUNS, N_PROMPTS, N_TOKENS = 2, 10, 5
@@ -24,7 +24,7 @@ CUTOFF = 0.025
 PREPARED = Path("derivatives", "llm2bids", "sub-phantom", "func")
 
 
-def analysed(root: Path, name: str, **options: Any) -> Finding:
+def analysed(root: Path, name: str, **options: Any) -> ContrastResult:
     """The only network of an analysis."""
     (one,) = glm(root, root / "derivatives" / name, progress=False, **{"sites": ["mlp"], **options})
     return one
@@ -41,9 +41,9 @@ def values(path: Path) -> NDArray[np.float64]:
     return np.asarray(image.reshape(-1, *image.shape[3:]))
 
 
-def beside(one: Finding, statistic: str) -> Path:
+def beside(one: ContrastResult, statistic: str) -> Path:
     """Another map of the same contrast."""
-    return one.z_map.with_name(one.z_map.name.replace("stat-z", f"stat-{statistic}"))
+    return one.z_file.with_name(one.z_file.name.replace("stat-z", f"stat-{statistic}"))
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from llm2bids.statistics import Finding
+    from llm2bids.statistics import ContrastResult
 
 SMALL: dict[str, Any] = {"runs": 1, "blocks": 2, "prompts_per_block": 2, "tokens": 5, "progress": False}
 STEM = "task-pathology_acq-block_space-L6C128block"
@@ -61,12 +61,12 @@ class Cohort:
     def maps(self, label: str) -> Path:
         return self.out / f"sub-{label}" / "func" / f"sub-{label}_{STEM}_contrast-onVsOff_stat-effect_statmap.nii.gz"
 
-    def ask(self, **options: Any) -> dict[str, Finding]:
+    def ask(self, **options: Any) -> dict[str, ContrastResult]:
         found = glm(self.raw, self.out, "group", progress=False, **options)
         return {one.contrast: one for one in found}
 
-    def read(self, one: Finding, statistic: str = "z") -> NDArray[np.float64]:
-        path = one.z_map.with_name(one.z_map.name.replace("stat-z", f"stat-{statistic}"))
+    def read(self, one: ContrastResult, statistic: str = "z") -> NDArray[np.float64]:
+        path = one.z_file.with_name(one.z_file.name.replace("stat-z", f"stat-{statistic}"))
         signals: NDArray[np.float64] = self.space.to_signals(nib.load(path)).astype(np.float64)
         return signals
 

@@ -19,7 +19,7 @@ from llm2bids.errors import DesignError, InferenceError
 from llm2bids.statistics.estimation import check, first_level, second_level
 from llm2bids.statistics.linear_model import flips_signs, max_t
 from llm2bids.statistics.prompt_effects import with_bins, with_slopes
-from llm2bids.statistics.settings import Settings
+from llm2bids.statistics.settings import GLMSettings
 
 from .event_related_cases import (
     BINS,
@@ -239,7 +239,7 @@ def test_permutation_holds_the_family_wise_error_of_mean_slopes() -> None:
         rng = np.random.default_rng(seed)
         design = pd.DataFrame({"on": np.arange(20) < 7, "off": np.arange(20) >= 7}).astype(float)
         values = rng.standard_t(6, (20, 20))
-        settings = Settings(correction="maxt", n_permutations=100, seed=seed)
+        settings = GLMSettings(correction="maxt", n_permutations=100, seed=seed)
         asked = (values[:7], design[["on"]][:7], alone), (values, design, over)
         hits.append([max_t(*one, settings).min() <= 0.05 for one in asked])
     assert np.all(np.mean(hits, axis=0) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / len(hits)))
@@ -250,7 +250,7 @@ def test_signs_are_flipped_as_every_flip_there_is() -> None:
     design = pd.DataFrame({"on": np.arange(10) < 3, "off": np.arange(10) >= 3}).astype(float)
     values = rng.normal([0.0, 0.3, 0.6, 1.2], 1, (10, 4))
     asked = Contrast("both", ("on", "off"), ((0.5, 0.5),))
-    found = max_t(values, design, asked, Settings(correction="maxt", n_permutations=4000, seed=1))
+    found = max_t(values, design, asked, GLMSettings(correction="maxt", n_permutations=4000, seed=1))
     matrix = design.to_numpy()
     weights = np.array([0.5, 0.5])
     off_mean = matrix[:, 0] * 0.5 / 3 + matrix[:, 1] * 0.5 / 7

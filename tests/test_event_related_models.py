@@ -35,7 +35,7 @@ from .event_related_cases import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llm2bids.statistics import Finding
+    from llm2bids.statistics import ContrastResult
 
 
 # ---- contrasts in two parts
@@ -178,7 +178,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def analysed(root: Path, out: Path, fields: dict[str, Any], **options: Any) -> list[Finding]:
+def analysed(root: Path, out: Path, fields: dict[str, Any], **options: Any) -> list[ContrastResult]:
     write_json(out.with_suffix(".json"), fields)
     return glm(root, out, model=out.with_suffix(".json"), progress=False, **options)
 
@@ -190,12 +190,14 @@ def test_files_say_what_was_made_and_keep_the_mean_effects(prepared: Path, tmp_p
     both = analysed(prepared, tmp_path / "slopes", model(SURPRISAL, ["trial_type.*", *SLOPES[2:]], *asked))
     bins = model([BINS], ["trial_type.*"], contrast("bin", on_delay_4=1, off_delay_4=-1))
     (one,) = analysed(prepared, tmp_path / "bins", bins)
-    stem = plain.mask.name.split("_contrast")[0]
+    stem = plain.mask_file.name.split("_contrast")[0]
     for ending in ("_prompts.tsv", "_stat-effect_desc-prompts_statmap.nii.gz", "_desc-prompts_design.tsv"):
-        kept = plain.mask.with_name(f"{stem}{ending}").read_bytes()
-        assert [found.mask.with_name(f"{stem}{ending}").read_bytes() == kept for found in (*both, one)] == [True] * 3
+        kept = plain.mask_file.with_name(f"{stem}{ending}").read_bytes()
+        assert [found.mask_file.with_name(f"{stem}{ending}").read_bytes() == kept for found in (*both, one)] == [
+            True
+        ] * 3
     slope = read_json(
-        both[1].z_map.with_name(both[1].z_map.name.replace("stat-z_statmap.nii.gz", "stat-effect_statmap.json"))
+        both[1].z_file.with_name(both[1].z_file.name.replace("stat-z_statmap.nii.gz", "stat-effect_statmap.json"))
     )
     assert (
         slope["Description"]
@@ -204,7 +206,7 @@ def test_files_say_what_was_made_and_keep_the_mean_effects(prepared: Path, tmp_p
     assert slope["Llm2bids"]["Transformations"] == SURPRISAL
     assert slope["Llm2bids"]["NumberOfPrompts"] == 20
     assert len(read_tsv(next((tmp_path / "slopes").rglob("*_contrast-slope_design.tsv")))) == 20
-    assert "Transformations" not in read_json(plain.mask.with_name(f"{stem}_desc-brain_mask.json"))["Llm2bids"]
+    assert "Transformations" not in read_json(plain.mask_file.with_name(f"{stem}_desc-brain_mask.json"))["Llm2bids"]
     page = (tmp_path / "slopes" / "sub-phantom.html").read_text()
     assert "on_x_surprisal = trial_type.on × tok_surprisal" in page
     assert "Design matrix of slope: one row per prompt" in page

@@ -15,7 +15,7 @@ from nilearn.glm.first_level import FirstLevelModel
 from scipy import stats
 
 from llm2bids.design.statsmodel import Contrast
-from llm2bids.errors import InferenceError
+from llm2bids.errors import InferenceError, OptionError
 from llm2bids.statistics.linear_model import (
     StatMaps,
     add_runs,
@@ -27,7 +27,7 @@ from llm2bids.statistics.linear_model import (
     prompt_effects,
     weigh_runs,
 )
-from llm2bids.statistics.settings import Settings, refuse_neighbours
+from llm2bids.statistics.settings import GLMOptions, GLMSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -240,7 +240,7 @@ def test_max_t_of_two_groups_goes_through_their_orders(tail: str, *, constant: b
     sided = {"two": np.abs, "positive": np.positive, "negative": np.negative}[tail]
     largest = np.array([sided(t).max() for t in every_order(values, on)])
     exact = (largest[:, None] >= sided(two_sample(values, on)) - 1e-9).mean(0)
-    found = max_t(values, matrix, ON_OFF, Settings(correction="maxt", tail=tail, n_permutations=2000))  # type: ignore[arg-type]
+    found = max_t(values, matrix, ON_OFF, GLMSettings(correction="maxt", tail=tail, n_permutations=2000))  # type: ignore[arg-type]
     np.testing.assert_allclose(found, exact, atol=0.04)
 
 
@@ -251,7 +251,7 @@ def test_max_t_of_a_mean_goes_through_its_signs(*, covariate: bool) -> None:
     largest = np.array([np.abs(t).max() for t in every_sign(values, age)])
     exact = (largest[:, None] >= np.abs(mean_t(values, age)) - 1e-9).mean(0)
     matrix = pd.DataFrame({"1": np.ones(8)} | ({} if age is None else {"age": age}))
-    found = max_t(values, matrix, MEAN, Settings(correction="maxt", n_permutations=2000))
+    found = max_t(values, matrix, MEAN, GLMSettings(correction="maxt", n_permutations=2000))
     np.testing.assert_allclose(found, exact, atol=0.04)
 
 
@@ -259,7 +259,7 @@ def test_max_t_ranks_units_as_their_t_in_any_design() -> None:
     matrix = design(redundant=True).assign(run=(np.arange(N_SCANS) > 20) * 1.0)
     values = np.random.default_rng(1).normal(size=(N_SCANS, 200))
     values[:, 7] += 3 * matrix["on"]
-    p = max_t(values, matrix, ON_OFF, Settings(correction="maxt", n_permutations=199))
+    p = max_t(values, matrix, ON_OFF, GLMSettings(correction="maxt", n_permutations=199))
     t = np.abs(join(contrasts_of_run(values, matrix, [ON_OFF], "ols"))["onVsOff"].stat)
     assert p[7] == 1 / 200
     assert (np.diff(p[np.argsort(-t)]) >= 0).all()
@@ -270,7 +270,7 @@ def test_max_t_finds_something_in_a_twentieth_of_null_data() -> None:
     """The family-wise error of 200 null experiments is .05 up to chance: between 2 and 20 of them."""
     on = np.arange(16) % 2 == 0
     matrix = pd.DataFrame({"on": on * 1.0, "off": ~on * 1.0})
-    rng, settings = np.random.default_rng(5), Settings(correction="maxt", n_permutations=99)
+    rng, settings = np.random.default_rng(5), GLMSettings(correction="maxt", n_permutations=99)
     found = sum(max_t(rng.normal(size=(16, 30)), matrix, ON_OFF, settings).min() <= 0.05 for _ in range(200))
     assert 2 <= found <= 20
 
@@ -278,7 +278,8 @@ def test_max_t_finds_something_in_a_twentieth_of_null_data() -> None:
 def test_max_t_is_the_same_for_the_same_seed_only() -> None:
     values, matrix = np.random.default_rng(2).normal(size=(N_SCANS, 20)), design()
     one, same, other = (
-        max_t(values, matrix, ON_OFF, Settings(correction="maxt", n_permutations=50, seed=seed)) for seed in (0, 0, 1)
+        max_t(values, matrix, ON_OFF, GLMSettings(correction="maxt", n_permutations=50, seed=seed))
+        for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
@@ -286,7 +287,7 @@ def test_max_t_is_the_same_for_the_same_seed_only() -> None:
 
 def test_permutation_of_f_is_refused() -> None:
     with pytest.raises(InferenceError, match="permutation of F contrast either"):
-        max_t(noise(N_SCANS, 3), design(), EITHER, Settings(correction="maxt"))
+        max_t(noise(N_SCANS, 3), design(), EITHER, GLMSettings(correction="maxt"))
 
 
 # ---- settings
@@ -306,14 +307,14 @@ def test_permutation_of_f_is_refused() -> None:
         ({"high_pass": float("inf")}, "cutoff of inf"),
         ({"high_pass": 0.01, "drift": "none"}, "no drift"),
         ({"inference": "token", "level": "prompt-mean"}, "means of prompts and inference over tokens"),
-        ({"inference": "token", "correction": "maxt"}, "permutation with --inference token"),
-        ({"inference": "run", "correction": "maxt"}, "permutation with --inference run"),
+        ({"inference": "token", "correction": "maxt"}, 'permutation with inference="token"'),
+        ({"inference": "run", "correction": "maxt"}, 'permutation with inference="run"'),
         ({"correction": "maxt", "n_permutations": 10}, "10 permutations found; level 0.05 needs 20"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(choice: dict[str, Any], told: str) -> None:
-    with pytest.raises(InferenceError, match=told):
-        Settings(**choice)
+    with pytest.raises((InferenceError, OptionError), match=told):
+        GLMSettings(**choice)
 
 
 @pytest.mark.parametrize(
@@ -327,11 +328,10 @@ def test_settings_that_mean_nothing_are_refused(choice: dict[str, Any], told: st
     ],
 )
 def test_networks_are_labelled_by_correction_and_level(choice: dict[str, Any], label: str) -> None:
-    assert Settings(**choice).label == label
+    assert GLMSettings(**choice).label == label
 
 
 def test_what_needs_neighbours_is_refused_with_the_reason() -> None:
-    refuse_neighbours(None, None)
-    for asked in ((6.0, None), (None, 10)):
+    for options in ({"smoothing_fwhm": 6.0}, {"cluster_threshold": 10}):
         with pytest.raises(InferenceError, match="neighbours on the page only"):
-            refuse_neighbours(*asked)
+            GLMOptions(bids_dir="ds", **options)  # type: ignore[arg-type]

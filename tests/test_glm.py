@@ -48,7 +48,7 @@ from .glm_cases import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llm2bids.statistics import Finding
+    from llm2bids.statistics import ContrastResult
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def prepared(two_sites: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(prepared: Path) -> Finding:
+def found(prepared: Path) -> ContrastResult:
     """The network of the default settings, at site mlp, in derivatives/glm."""
     return analysed(prepared, "glm")
 
@@ -107,7 +107,7 @@ def test_tokens_equal_nilearn_through_its_bids_reader(
         by_hand = model.compute_contrast(vectors, output_type="z_score").get_fdata().reshape(-1)
     assert model.slice_time_ref == 0.5
     assert np.abs(by_hand).max() > 3
-    np.testing.assert_allclose(values(one.z_map), by_hand, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(values(one.z_file), by_hand, rtol=0, atol=1e-5)
 
 
 def mean_cosines(order: int) -> NDArray[np.float64]:
@@ -120,9 +120,9 @@ def mean_cosines(order: int) -> NDArray[np.float64]:
 @pytest.mark.parametrize("cutoff", [None, CUTOFF])
 def test_prompts_equal_a_second_level_model_of_their_effects(prepared: Path, cutoff: float | None) -> None:
     one = analysed(prepared, "glmprompt", high_pass=cutoff, overwrite=True)
-    shown = read_tsv(one.mask.with_name(one.mask.name.split("_contrast")[0] + "_prompts.tsv"))
+    shown = read_tsv(one.mask_file.with_name(one.mask_file.name.split("_contrast")[0] + "_prompts.tsv"))
     effects = nib.load(
-        one.mask.with_name(one.mask.name.split("_contrast")[0] + "_stat-effect_desc-prompts_statmap.nii.gz")
+        one.mask_file.with_name(one.mask_file.name.split("_contrast")[0] + "_stat-effect_desc-prompts_statmap.nii.gz")
     )
     assert effects.shape[3] == len(shown) == N_RUNS * N_PROMPTS
     design = pd.DataFrame({"on": (shown["trial_type"] == "on") * 1.0})
@@ -131,10 +131,10 @@ def test_prompts_equal_a_second_level_model_of_their_effects(prepared: Path, cut
         design[f"run{run}"] = own * 1.0
         for order in (1, 2) if cutoff else ():
             design[f"drift{run}{order}"] = own * np.tile(mean_cosines(order), N_RUNS)
-    mask = nib.load(one.mask.with_name(one.mask.name.split("_contrast")[0] + "_desc-brain_mask.nii.gz"))
+    mask = nib.load(one.mask_file.with_name(one.mask_file.name.split("_contrast")[0] + "_desc-brain_mask.nii.gz"))
     model = SecondLevelModel(mask_img=mask).fit(list(nib.four_to_three(effects)), design_matrix=design)
     by_hand = model.compute_contrast("on", output_type="z_score").get_fdata().reshape(-1)
-    np.testing.assert_allclose(values(one.z_map), by_hand, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(values(one.z_file), by_hand, rtol=0, atol=1e-5)
 
 
 def prompt_means(root: Path) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -154,7 +154,7 @@ def test_means_of_prompts_give_the_t_test_of_a_textbook(prepared: Path) -> None:
     rest = left - within[..., None] * slope
     dof = on.size - N_RUNS - 1
     error = np.sqrt((rest**2).sum((0, 1)) / dof / (within**2).sum())
-    tested = values(one.z_map) != 0
+    tested = values(one.z_file) != 0
     for statistic, expected in {"effect": slope, "variance": error**2, "t": slope / np.maximum(error, 1e-9)}.items():
         np.testing.assert_allclose(values(beside(one, statistic))[tested], expected[tested], rtol=1e-4, atol=1e-6)
     assert (
@@ -169,12 +169,12 @@ def test_means_of_prompts_give_the_t_test_of_a_textbook(prepared: Path) -> None:
 
 def test_the_mean_of_a_prompt_is_its_effect_in_a_model_of_its_own(prepared: Path) -> None:
     one = analysed(prepared, "glmmean", level="prompt-mean", drift="none", overwrite=True)
-    stem = one.mask.name.split("_contrast")[0]
-    effects = values(one.mask.with_name(f"{stem}_stat-effect_desc-prompts_statmap.nii.gz"))
+    stem = one.mask_file.name.split("_contrast")[0]
+    effects = values(one.mask_file.with_name(f"{stem}_stat-effect_desc-prompts_statmap.nii.gz"))
     means, _ = prompt_means(prepared)
-    tested = values(one.mask.with_name(f"{stem}_desc-brain_mask.nii.gz")) > 0
+    tested = values(one.mask_file.with_name(f"{stem}_desc-brain_mask.nii.gz")) > 0
     np.testing.assert_allclose(effects[tested], means.reshape(N_RUNS * N_PROMPTS, -1).T[tested], atol=1e-4)
-    mask = nib.load(one.mask.with_name(f"{stem}_desc-brain_mask.nii.gz"))
+    mask = nib.load(one.mask_file.with_name(f"{stem}_desc-brain_mask.nii.gz"))
     events = pd.DataFrame({"onset": np.arange(N_PROMPTS) * 5.0, "duration": 5.0, "trial_type": list("abcdefghij")})
     with catch_warnings():
         simplefilter("ignore")
@@ -192,37 +192,37 @@ def test_runs_are_combined_by_fixed_effects(prepared: Path) -> None:
         [beside(one, f"{name}").name.replace("_space", f"_run-0{run}_space") for run in (1, 2)]
         for name in ("effect", "variance")
     ]
-    paths = [[one.z_map.with_name(name) for name in names] for names in runs]
+    paths = [[one.z_file.with_name(name) for name in names] for names in runs]
     dofs = [
         read_json(path.with_name(path.name.replace(".nii.gz", ".json")))["Llm2bids"]["DegreesOfFreedom"]
         for path in paths[0]
     ]
     assert dofs == [N_PROMPTS - 2] * N_RUNS
-    mask = nib.load(one.mask.with_name(one.mask.name.split("_contrast")[0] + "_desc-brain_mask.nii.gz"))
+    mask = nib.load(one.mask_file.with_name(one.mask_file.name.split("_contrast")[0] + "_desc-brain_mask.nii.gz"))
     *_, z = compute_fixed_effects(*paths, mask, precision_weighted=True, dofs=dofs)
-    np.testing.assert_allclose(values(one.z_map), z.get_fdata().reshape(-1), atol=1e-4)
+    np.testing.assert_allclose(values(one.z_file), z.get_fdata().reshape(-1), atol=1e-4)
 
 
 # ---- what is written
 
 
-def test_the_network_is_what_the_false_discovery_rate_leaves(found: Finding) -> None:
-    stem = found.mask.name.split("_contrast")[0]
-    tested = values(found.mask.with_name(f"{stem}_desc-brain_mask.nii.gz")) > 0
-    p = 2 * stats.norm.sf(np.abs(values(found.z_map)[tested]))
+def test_the_network_is_what_the_false_discovery_rate_leaves(found: ContrastResult) -> None:
+    stem = found.mask_file.name.split("_contrast")[0]
+    tested = values(found.mask_file.with_name(f"{stem}_desc-brain_mask.nii.gz")) > 0
+    p = 2 * stats.norm.sf(np.abs(values(found.z_file)[tested]))
     ranks = np.arange(1, len(p) + 1)
     below = np.flatnonzero(np.sort(p) <= 0.05 * ranks / len(p))
-    network = values(found.mask)[tested] > 0
+    network = values(found.mask_file)[tested] > 0
     np.testing.assert_array_equal(network, p <= np.sort(p)[below[-1]])
     assert (found.n_tested, found.n_selected) == (tested.sum(), network.sum())
-    assert found.threshold == pytest.approx(np.abs(values(found.z_map)[values(found.mask) > 0]).min(), rel=1e-5)
+    assert found.threshold == pytest.approx(np.abs(values(found.z_file)[values(found.mask_file) > 0]).min(), rel=1e-5)
 
 
-def test_the_table_of_units_is_the_mask(found: Finding) -> None:
-    table = read_tsv(found.units)
-    mask = load_mask(found.mask)
+def test_the_table_of_units_is_the_mask(found: ContrastResult) -> None:
+    table = read_tsv(found.units_file)
+    mask = load_mask(found.mask_file)
     assert sorted(map(int, table["unit"])) == mask.units.tolist()
-    volume = nib.load(found.z_map).get_fdata()
+    volume = nib.load(found.z_file).get_fdata()
     for row in table.head(3).itertuples():
         assert volume[mask.space.voxel_of(int(row.unit))] == pytest.approx(float(row.z), rel=1e-4)
     strength = table["z"].astype(float).abs()
@@ -230,14 +230,14 @@ def test_the_table_of_units_is_the_mask(found: Finding) -> None:
     assert strength.min() == pytest.approx(found.threshold, rel=1e-4)
 
 
-def test_every_sidecar_says_where_its_image_comes_from(prepared: Path, found: Finding) -> None:
+def test_every_sidecar_says_where_its_image_comes_from(prepared: Path, found: ContrastResult) -> None:
     raw = next((prepared / "sub-phantom" / "func").glob("*acq-mlp*bold.json"))
     model = {
         key: read_json(raw)["Llm2bids"][key] for key in ("Model", "Revision", "WeightsSHA256", "Site", "UnitSpace")
     }
-    out = found.mask.parents[2]
+    out = found.mask_file.parents[2]
     links = read_json(out / "dataset_description.json")["DatasetLinks"]
-    images = sorted(found.mask.parent.glob("*acq-mlp*.nii.gz"))
+    images = sorted(found.mask_file.parent.glob("*acq-mlp*.nii.gz"))
     assert len(images) == 8
     for image in images:
         sidecar = read_json(image.with_name(image.name.replace(".nii.gz", ".json")))
@@ -252,15 +252,15 @@ def test_every_sidecar_says_where_its_image_comes_from(prepared: Path, found: Fi
             assert own["Contrast"]["Name"] == "onVsOff"
             assert own["RunsDropped"] == []
     assert (
-        read_json(found.mask.with_name(found.mask.name.replace(".nii.gz", ".json")))["Llm2bids"]["ThresholdZ"]
+        read_json(found.mask_file.with_name(found.mask_file.name.replace(".nii.gz", ".json")))["Llm2bids"]["ThresholdZ"]
         == found.threshold
     )
 
 
-def test_sidecars_hash_the_stimuli(prepared: Path, found: Finding) -> None:
+def test_sidecars_hash_the_stimuli(prepared: Path, found: ContrastResult) -> None:
     raw = sorted((prepared / "sub-phantom" / "func").glob("*acq-mlp*bold.json"))
     shown = [read_json(path)["Llm2bids"] for path in raw]
-    own = read_json(found.z_map.with_name(found.z_map.name.replace(".nii.gz", ".json")))["Llm2bids"]["Stimuli"]
+    own = read_json(found.z_file.with_name(found.z_file.name.replace(".nii.gz", ".json")))["Llm2bids"]["Stimuli"]
     texts = [[prompt["text"] for prompt in read_json(prepared / one["Stimuli"])["Prompts"]] for one in shown]
     assert own == [
         {
@@ -273,17 +273,17 @@ def test_sidecars_hash_the_stimuli(prepared: Path, found: Finding) -> None:
     assert all(re.fullmatch("[0-9a-f]{64}", one["SHA256"]) for one in own)
 
 
-def test_the_page_needs_nothing_from_elsewhere(found: Finding) -> None:
-    page = (found.mask.parents[2] / "sub-phantom.html").read_text()
+def test_the_page_needs_nothing_from_elsewhere(found: ContrastResult) -> None:
+    page = (found.mask_file.parents[2] / "sub-phantom.html").read_text()
     assert page.count("data:image/png;base64,") >= 3
     assert not re.findall(r"(?:src|href)=[\"']?(?!data:|#)[^\"'>]+", page)
     assert f"{found.n_selected} of {found.n_tested} units" in page
 
 
-def test_results_are_valid_bids_inside_and_outside(prepared: Path, found: Finding, tmp_path: Path) -> None:
+def test_results_are_valid_bids_inside_and_outside(prepared: Path, found: ContrastResult, tmp_path: Path) -> None:
     analysed(prepared, "glmrun", inference="run", overwrite=True)
     glm(prepared, tmp_path / "else where" / "out", sites=["mlp"], progress=False)
-    folders = [*validate(found.mask.parents[2]), *validate(tmp_path / "else where" / "out")]
+    folders = [*validate(found.mask_file.parents[2]), *validate(tmp_path / "else where" / "out")]
     folders += validate(prepared / "derivatives" / "glmrun")
     assert [(one.n_errors, one.n_warnings, one.summary()) for one in folders if one.issues] == []
     links = read_json(tmp_path / "else where" / "out" / "dataset_description.json")["DatasetLinks"]
@@ -320,20 +320,20 @@ def test_a_model_of_ones_own_with_f_confounds_and_wildcards(prepared: Path, tmp_
     t, f = glm(prepared, tmp_path / "out", model=tmp_path / "own_smdl.json", progress=False)
     assert (t.contrast, f.contrast, t.site) == ("difference", "any", "mlp")
     np.testing.assert_allclose(values(beside(f, "F")), values(beside(t, "t")) ** 2, rtol=1e-4)
-    own = read_json(f.z_map.with_name(f.z_map.name.replace(".nii.gz", ".json")))["Llm2bids"]
+    own = read_json(f.z_file.with_name(f.z_file.name.replace(".nii.gz", ".json")))["Llm2bids"]
     assert (own["HighPassHz"], own["Contrast"]["Weights"]) == (CUTOFF, [[1.0, -1.0]])
     (page,) = (tmp_path / "out").glob("*.html")
     assert "level 0.05, two-tailed, F tests one-tailed." in page.read_text()
     (one,) = glm(prepared, tmp_path / "half", sites=["mlp"], contrasts=["half=0.5*on - 0.5*off"],
                  confounds=["tok_*"], high_pass=CUTOFF, progress=False)  # fmt: skip
-    np.testing.assert_array_equal(values(one.z_map), values(t.z_map))
+    np.testing.assert_array_equal(values(one.z_file), values(t.z_file))
 
 
 def test_input_leaves_runs_out(prepared: Path, tmp_path: Path) -> None:
     fields = read_json(prepared / "code" / "models" / "model-pathology_smdl.json")
     write_json(tmp_path / "one_smdl.json", fields | {"Input": {"run": [2]}})
     (one,) = glm(prepared, tmp_path / "out", sites=["mlp"], model=tmp_path / "one_smdl.json", progress=False)
-    sources = read_json(one.mask.with_name(one.mask.name.replace(".nii.gz", ".json")))["Sources"]
+    sources = read_json(one.mask_file.with_name(one.mask_file.name.replace(".nii.gz", ".json")))["Sources"]
     assert [source.split("_run-")[1][:2] for source in sources] == ["02"]
     write_json(tmp_path / "none_smdl.json", fields | {"Input": {"run": [3]}})
     refused(StatsModelError, r"Input of .*none_smdl\.json lets none", prepared, model=tmp_path / "none_smdl.json")
@@ -349,20 +349,20 @@ def test_what_is_there_stays_unless_replaced(copied: Path) -> None:
         analysed(copied, "out")
     with pytest.raises(DatasetError, match="made of other data or with other settings"):
         analysed(copied, "out", alpha=0.01, resume=True)
-    with pytest.raises(DatasetError, match="both --resume and --overwrite"):
+    with pytest.raises(DatasetError, match="both resume=True and overwrite=True"):
         analysed(copied, "out", resume=True, overwrite=True)
     again = analysed(copied, "out", resume=True)
     assert again.skipped
-    assert (again.mask, again.n_selected) == (first.mask, first.n_selected)
+    assert (again.mask_file, again.n_selected) == (first.mask_file, first.n_selected)
     assert contents(copied) == before
 
 
 def test_another_correction_replaces_the_earlier_network(copied: Path) -> None:
     first = analysed(copied, "out")
     other = analysed(copied, "out", correction="maxt", n_permutations=99, overwrite=True)
-    assert other.mask.is_file()
-    assert not first.mask.exists()
-    assert [path.name for path in first.mask.parent.iterdir() if "fdr05" in path.name] == []
+    assert other.mask_file.is_file()
+    assert not first.mask_file.exists()
+    assert [path.name for path in first.mask_file.parent.iterdir() if "fdr05" in path.name] == []
 
 
 def test_a_second_task_joins_the_first(copied: Path) -> None:
@@ -381,9 +381,9 @@ def test_an_analysis_that_was_cut_off_while_moving_is_finished(copied: Path) -> 
     out = Dataset(copied / "derivatives" / "out", "derivative")
     first = analysed(copied, "out")
     before = contents(out.root)
-    stage = out.root / ".llm2bids" / first.mask.name.split("_contrast")[0]
+    stage = out.root / ".llm2bids" / first.mask_file.name.split("_contrast")[0]
     (stage / "sub-phantom" / "func").mkdir(parents=True)
-    for path in first.mask.parent.glob("*.nii.gz"):
+    for path in first.mask_file.parent.glob("*.nii.gz"):
         path.rename(stage / "sub-phantom" / "func" / path.name)
     (stage / "READY").touch()
     assert analysed(copied, "out", resume=True).skipped
@@ -396,9 +396,9 @@ def test_results_of_another_dataset_are_refused(prepared: Path, copied: Path) ->
         glm(prepared, copied / "derivatives" / "out", progress=False)
 
 
-def test_two_at_once_on_one_output_do_not_mix(copied: Path, found: Finding) -> None:
+def test_two_at_once_on_one_output_do_not_mix(copied: Path, found: ContrastResult) -> None:
     out = Dataset(copied / "derivatives" / "out", "derivative")
-    with out.stage(found.mask.name.split("_contrast")[0]) as other:
+    with out.stage(found.mask_file.name.split("_contrast")[0]) as other:
         (other / "half").mkdir()
         with pytest.raises(DatasetError, match="is being written by another process"):
             analysed(copied, "out")
@@ -417,7 +417,7 @@ def test_planted_networks_are_found(tmp_path: Path) -> None:
     rows = []
     for one in glm(tmp_path / "ds", tmp_path / "ds" / "derivatives" / "glm", progress=False):
         truth = next((tmp_path / "ds" / "derivatives" / "phantom").rglob(f"*task-{one.task}_*truth_mask.nii.gz"))
-        planted, network = values(truth) > 0, values(one.mask) > 0
+        planted, network = values(truth) > 0, values(one.mask_file) > 0
         hits = (planted & network).sum()
         rows.append((hits / planted.sum(), 2 * hits / (planted.sum() + network.sum()), 1 - hits / network.sum()))
     sensitivity, dice, false = np.mean(rows, axis=0)
@@ -444,26 +444,28 @@ def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
     one = analysed(root, "out", sites=[], model=root / "lot_smdl.json", correction="maxt", n_permutations=199)
     assert (one.n_selected, one.threshold) == (0, None)
     assert one.n_tested > 700
-    assert read_tsv(one.units).empty
+    assert read_tsv(one.units_file).empty
     assert (
-        json.loads(one.mask.with_name(one.mask.name.replace(".nii.gz", ".json")).read_text())["Llm2bids"]["ThresholdZ"]
+        json.loads(one.mask_file.with_name(one.mask_file.name.replace(".nii.gz", ".json")).read_text())["Llm2bids"][
+            "ThresholdZ"
+        ]
         is None
     )
 
 
-def test_units_that_are_constant_in_a_run_are_not_tested(copied: Path, found: Finding) -> None:
+def test_units_that_are_constant_in_a_run_are_not_tested(copied: Path, found: ContrastResult) -> None:
     record(copied, task="pathology", sites=["mlp"], overwrite=True, **SMALL)
     (path,) = (copied / "sub-phantom" / "func").glob("*acq-mlp_run-02_bold.nii.gz")
     image = nib.load(path)
-    planted = load_mask(found.mask).units[:3]
+    planted = load_mask(found.mask_file).units[:3]
     volumes = np.asarray(image.dataobj).copy()
     for unit in planted:
-        volumes[load_mask(found.mask).space.voxel_of(int(unit))] = 7.0
+        volumes[load_mask(found.mask_file).space.voxel_of(int(unit))] = 7.0
     write_image(path, nib.Nifti1Image(volumes, image.affine, image.header))
     prep(copied, overwrite=True, progress=False)
     one = analysed(copied, "out")
     assert one.n_tested == found.n_tested - 3
-    assert not set(planted) & set(load_mask(one.mask).units)
-    space = load_mask(found.mask).space
+    assert not set(planted) & set(load_mask(one.mask_file).units)
+    space = load_mask(found.mask_file).space
     for unit in planted:
         assert [nib.load(beside(one, name)).get_fdata()[space.voxel_of(int(unit))] for name in ("z", "p")] == [0.0, 1.0]

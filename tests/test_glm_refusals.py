@@ -13,7 +13,7 @@ import pytest
 
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.tables import read_json, read_tsv, write_json, write_tsv
-from llm2bids.errors import DatasetError, DesignError, InferenceError, StatsModelError
+from llm2bids.errors import DatasetError, DesignError, InferenceError, OptionError, StatsModelError
 from llm2bids.preparation import prep
 from llm2bids.recording import record
 from llm2bids.statistics import glm
@@ -121,7 +121,7 @@ def test_a_recording_made_anew_is_refused(copied: Path) -> None:
             "clusters asked for, but neighbouring voxels are neighbours on the",
         ),
         ({"compare": "group"}, InferenceError, "asked for a single subject"),
-        ({"analysis_level": "session"}, InferenceError, "level 'session' found; use participant or group"),
+        ({"analysis_level": "session"}, OptionError, "level 'session' found; use participant, group"),
         ({"model": "nowhere.json"}, DatasetError, r"nowhere\.json cannot be read"),
     ],
 )
@@ -181,12 +181,12 @@ def test_a_run_without_a_condition_is_refused_or_left_out(copied: Path, inferenc
     told = "run-01 has no condition on, which contrast onVsOff needs; it has off: .* --drop-missing"
     refused(DesignError, told, copied, inference=inference)
     one = analysed(copied, "out", inference=inference, drop_missing=True)
-    sidecar = read_json(one.mask.with_name(one.mask.name.replace(".nii.gz", ".json")))
+    sidecar = read_json(one.mask_file.with_name(one.mask_file.name.replace(".nii.gz", ".json")))
     assert sidecar["Llm2bids"]["RunsDropped"] == ["run-01"]
     fields = read_json(copied / "code" / "models" / "model-pathology_smdl.json") | {"Input": {"run": [2]}}
     write_json(copied / "second_smdl.json", fields)
     alone = analysed(copied, "alone", inference=inference, model=copied / "second_smdl.json")
-    np.testing.assert_allclose(values(one.z_map), values(alone.z_map), atol=1e-5)
+    np.testing.assert_allclose(values(one.z_file), values(alone.z_file), atol=1e-5)
 
 
 def test_no_run_with_all_conditions_is_refused(copied: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_run_of_three_scans(tmp_path: Path) -> None:
     told = "run-01 has 3 scans of 3 prompts and 3 columns: none left .* --level prompt-mean"
     refused(DesignError, told, tmp_path / "ds", sites=[])
     one = analysed(tmp_path / "ds", "out", sites=[], level="prompt-mean")
-    own = read_json(one.mask.with_name(one.mask.name.replace(".nii.gz", ".json")))["Llm2bids"]
+    own = read_json(one.mask_file.with_name(one.mask_file.name.replace(".nii.gz", ".json")))["Llm2bids"]
     assert own["DegreesOfFreedom"] == 6 - 3
     refused(DesignError, "run-01 has 3 scans and 3 columns: none left", tmp_path / "ds", sites=[], inference="token")
 

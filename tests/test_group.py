@@ -58,7 +58,7 @@ def test_two_samples_are_what_nilearn_and_scipy_say(cohort: Cohort) -> None:
     np.testing.assert_allclose(cohort.read(found)[ALIVE], expected[ALIVE], atol=1e-6)
     t, _ = stats.ttest_ind(cohort.effects[:4, ALIVE].astype(float), cohort.effects[4:, ALIVE].astype(float))
     np.testing.assert_allclose(cohort.read(found, "t")[ALIVE], t, rtol=1e-5)
-    assert read_tsv(found.units)["unit"].astype(int).sort_values().tolist()[-9:] == list(range(9, 18))
+    assert read_tsv(found.units_file)["unit"].astype(int).sort_values().tolist()[-9:] == list(range(9, 18))
 
 
 def test_pairs_are_what_nilearn_and_scipy_say(cohort: Cohort) -> None:
@@ -81,9 +81,9 @@ def test_covariates_are_centred_and_questions_of_their_own(cohort: Cohort, colum
         np.testing.assert_allclose(cohort.read(found[name]), cohort.by_nilearn(design, contrast), atol=1e-6)
     effect = stats.linregress(values, cohort.effects[:, 100].astype(float)).slope
     assert cohort.read(found[own], "effect")[100] == pytest.approx(effect, rel=1e-5)
-    assert read_json(found["onVsOff"].mask.with_name(f"{STEM}_contrast-onVsOff_glm.json"))["Llm2bids"]["Centred"] == [
-        column
-    ]
+    assert read_json(found["onVsOff"].mask_file.with_name(f"{STEM}_contrast-onVsOff_glm.json"))["Llm2bids"][
+        "Centred"
+    ] == [column]
 
 
 def test_a_comparison_takes_covariates_into_account(cohort: Cohort) -> None:
@@ -114,7 +114,7 @@ def test_a_stats_model_asks_t_and_f_of_factors_and_numbers(cohort: Cohort, tmp_p
         one = found[f"onVsOff{name}"]
         np.testing.assert_allclose(cohort.read(one), expected, atol=1e-6)
         assert cohort.read(one, test)[40] == 0
-    assert read_json(Path(str(one.z_map).replace(".nii.gz", ".json")))["Llm2bids"]["Contrast"]["Weights"] == [1.0]
+    assert read_json(Path(str(one.z_file).replace(".nii.gz", ".json")))["Llm2bids"]["Contrast"]["Weights"] == [1.0]
 
 
 def test_a_stats_model_with_dummies_asks_of_every_column(cohort: Cohort, tmp_path: Path) -> None:
@@ -140,9 +140,9 @@ def test_false_discovery_and_bonferroni_are_scipys(cohort: Cohort) -> None:
         p = cohort.read(found, "p")[ALIVE]
         adjusted = np.ones(768)
         adjusted[ALIVE] = stats.false_discovery_control(p) if correction == "fdr" else p * 766
-        chosen = cohort.space.to_signals(nib.load(found.mask)) > 0
+        chosen = cohort.space.to_signals(nib.load(found.mask_file)) > 0
         np.testing.assert_array_equal(chosen, adjusted <= 0.05)
-        assert f"desc-{label}_mask" in found.mask.name
+        assert f"desc-{label}_mask" in found.mask_file.name
         assert chosen[:9].any()
         assert not chosen[DEAD].any()
     assert not list(cohort.out.rglob("group/*fdr05*"))
@@ -173,7 +173,7 @@ def test_permutation_agrees_with_all_permutations(cohort: Cohort, kind: str) -> 
         differences = values[:4] - values[[5, 7, 4, 6]]
         expected = exact(lambda sign: stats.ttest_1samp(sign * differences, 0).statistic, signs)
     (found,) = cohort.ask(correction="maxt", n_permutations=3000, **options).values()
-    table = read_tsv(found.units).astype({"unit": int, "p_corrected": float})
+    table = read_tsv(found.units_file).astype({"unit": int, "p_corrected": float})
     alpha = options.get("alpha", 0.05)
     assert (
         set(np.flatnonzero(expected <= alpha - 0.02))
@@ -205,7 +205,7 @@ def test_nothing_is_found_where_there_is_nothing(cohort: Cohort, correction: str
 @pytest.mark.parametrize(("tail", "sign"), [("positive", 1), ("negative", -1)])
 def test_one_tail_finds_one_sign(cohort: Cohort, tail: str, sign: int) -> None:
     (found,) = cohort.ask(compare="family", tail=tail, correction="maxt").values()
-    z = read_tsv(found.units)["z"].astype(float)
+    z = read_tsv(found.units_file)["z"].astype(float)
     assert len(z) == 0 if sign < 0 else (z > 0).all() & (len(z) > 4)
 
 
@@ -217,9 +217,9 @@ def test_phantoms_share_what_was_planted(phantoms: Path, tmp_path: Path) -> None
     shutil.copytree(phantoms, root)
     (found,) = glm(root, root / "derivatives" / "glm", "group", progress=False)
     space = UnitSpace.from_json(
-        read_json(found.mask.with_name(f"{STEM}_contrast-onVsOff_glm.json"))["Llm2bids"]["UnitSpace"]
+        read_json(found.mask_file.with_name(f"{STEM}_contrast-onVsOff_glm.json"))["Llm2bids"]["UnitSpace"]
     )
-    chosen = space.to_signals(nib.load(found.mask)) > 0
+    chosen = space.to_signals(nib.load(found.mask_file)) > 0
     truth = phantom_truth(space)["pathology"].selected
     assert 2 * (chosen & truth).sum() / (chosen.sum() + truth.sum()) > 0.8
     assert [(one.root.name, one.issues) for one in validate(root)] == [
@@ -233,7 +233,7 @@ def test_sidecars_say_who_entered_and_of_what(phantoms: Path, tmp_path: Path) ->
     shutil.copytree(phantoms, root)
     (found,) = glm(root, root / "derivatives" / "glm", "group", participant_label=["p3", "sub-p1"], progress=False)
     for name in ("_desc-fdr05_mask", "_desc-fdr05_units", "_stat-z_statmap", "_glm", "_desc-brain_mask"):
-        sidecar = read_json(found.mask.with_name(f"{STEM}_contrast-onVsOff{name}.json"))
+        sidecar = read_json(found.mask_file.with_name(f"{STEM}_contrast-onVsOff{name}.json"))
         own = sidecar["Llm2bids"]
         assert list(own["Subjects"]) == ["sub-p1", "sub-p3"]
         assert own["Subjects"]["sub-p3"]["Revision"] == "seed3"
@@ -244,7 +244,7 @@ def test_sidecars_say_who_entered_and_of_what(phantoms: Path, tmp_path: Path) ->
         sources = [root / "derivatives" / "glm" / one.removeprefix("bids::") for one in sidecar["Sources"]]
         assert [path.is_file() for path in sources] == [True, True]
         assert [(root / one["File"]).is_file() for one in own["Stimuli"]] == [True, True]
-    assert read_tsv(found.mask.with_name(f"{STEM}_contrast-onVsOff_design.tsv")).to_dict("list") == {
+    assert read_tsv(found.mask_file.with_name(f"{STEM}_contrast-onVsOff_design.tsv")).to_dict("list") == {
         "participant_id": ["sub-p1", "sub-p3"],
         "1": ["1", "1"],
     }

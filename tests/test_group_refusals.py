@@ -81,7 +81,7 @@ def test_a_subject_without_the_contrast_is_left_out_if_asked_and_recorded(cohort
     found = cohort.ask(drop_missing=True)
     entered = {"onVsOff": "abdfh", "mine": "ceg"}
     for name, labels in entered.items():
-        summary = read_json(found[name].mask.with_name(f"{STEM}_contrast-{name}_glm.json"))
+        summary = read_json(found[name].mask_file.with_name(f"{STEM}_contrast-{name}_glm.json"))
         assert summary["Subjects"] == [f"sub-{label}" for label in labels]
         assert summary["Llm2bids"]["SubjectsDropped"] == [f"sub-{label}" for label in "abcdefgh" if label not in labels]
     expected = stats.ttest_1samp(cohort.effects[[2, 4, 6]].astype(float)[:, :40], 0).statistic
@@ -132,7 +132,9 @@ def test_only_units_tested_in_every_subject_are_tested(cohort: Cohort) -> None:
         write_image(mask, cohort.space.to_image(~np.isin(np.arange(768), units)))
     (found,) = cohort.ask().values()
     assert found.n_tested == 746
-    tested = cohort.space.to_signals(nib.load(found.mask.with_name(found.mask.name.replace("fdr05", "brain"))))
+    tested = cohort.space.to_signals(
+        nib.load(found.mask_file.with_name(found.mask_file.name.replace("fdr05", "brain")))
+    )
     np.testing.assert_array_equal(np.flatnonzero(tested == 0), [*range(20), *DEAD])
     assert (cohort.read(found)[:20] == 0).all()
     assert (cohort.read(found, "p")[:20] == 1).all()
@@ -257,7 +259,7 @@ def test_the_input_of_a_model_chooses_subjects(cohort: Cohort, tmp_path: Path) -
     path = stats_model(tmp_path / "m_smdl.json", [1], [], DummyContrasts={"Test": "t"})
     write_json(path, read_json(path) | {"Input": {"subject": ["a", "c", "h"], "run": ["1"]}})
     (found,) = cohort.ask(model=path).values()
-    assert read_json(found.mask.with_name(f"{STEM}_contrast-onVsOff_glm.json"))["Subjects"] == [
+    assert read_json(found.mask_file.with_name(f"{STEM}_contrast-onVsOff_glm.json"))["Subjects"] == [
         "sub-a",
         "sub-c",
         "sub-h",
@@ -324,10 +326,10 @@ def test_results_stay_unless_overwritten(cohort: Cohort) -> None:
         cohort.ask(resume=True, alpha=0.01)
     (again,) = cohort.ask(resume=True).values()
     assert again.skipped
-    assert (again.mask, again.threshold) == (first.mask, first.threshold)
+    assert (again.mask_file, again.threshold) == (first.mask_file, first.threshold)
     (strict,) = cohort.ask(overwrite=True, alpha=0.01).values()
     assert strict.n_selected < first.n_selected
-    assert not first.mask.exists()
+    assert not first.mask_file.exists()
     cohort.ask(overwrite=True)
     assert {path: path.read_bytes() for path in (cohort.out / "group").iterdir()} == before
 
@@ -345,7 +347,7 @@ def test_results_of_other_subjects_or_tables_are_not_resumed(cohort: Cohort, wha
 
 def test_a_mean_and_a_comparison_live_side_by_side(cohort: Cohort, tmp_path: Path) -> None:
     mean, compared = cohort.ask(), cohort.ask(compare="family", covariates=["depth"])
-    assert all(one.mask.exists() for one in [*mean.values(), *compared.values()])
+    assert all(one.mask_file.exists() for one in [*mean.values(), *compared.values()])
     asked = [{"Name": "llama_minus_qwen", "ConditionList": [1], "Weights": [1], "Test": "t"}]
     asked = [{**asked[0], "Name": "m"}, asked[0]]
     with pytest.raises(DatasetError, match=r"LlamaMinusQwen_glm.json has results named onVsOffLlamaMinusQwen"):

@@ -8,14 +8,23 @@ import shlex
 import shutil
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from llm2bids import __version__
-from llm2bids.bids.history import HISTORY, UNTOLD, Step, command_line, note, noted, read_history, steps_of
+from llm2bids.bids.history import (
+    HISTORY,
+    UNTOLD,
+    Step,
+    _call_line,
+    command_line,
+    note,
+    noted_call,
+    read_history,
+    steps_of,
+)
 from llm2bids.cli import build_parser
 from llm2bids.cli.terminal import options
 from llm2bids.decomposition import ica
@@ -23,7 +32,13 @@ from llm2bids.errors import DatasetError
 from llm2bids.lesioning import lesion
 from llm2bids.masks import load_mask
 from llm2bids.networks.depth_profile import profile
+from llm2bids.networks.fingerprinting import fingerprint
+from llm2bids.networks.functional_connectivity import connectivity
+from llm2bids.networks.identification_study import identify
 from llm2bids.networks.matching import match
+from llm2bids.networks.repeatability import reliability
+from llm2bids.networks.unit_overlap import overlap
+from llm2bids.options import as_tuple, declared_options
 from llm2bids.preparation import prep
 from llm2bids.pruning import prune
 from llm2bids.recording import record
@@ -35,19 +50,19 @@ if TYPE_CHECKING:
 
 TINY: dict[str, Any] = {"task": "pathology", "runs": 2, "blocks": 2, "prompts_per_block": 2, "tokens": 3}
 VERBS = {
-    "record": "record",
-    "prep": "prep",
-    "glm": "glm",
-    "ica": "ica",
-    "networks overlap": "networks.overlap",
-    "networks reliability": "networks.reliability",
-    "networks identify": "networks.identify",
-    "networks profile": "networks.profiles",
-    "networks connectivity": "networks.connectivity",
-    "networks match": "networks.match",
-    "fingerprint": "fingerprint",
-    "lesion": "lesion",
-    "prune": "prune",
+    "record": record,
+    "prep": prep,
+    "glm": glm,
+    "ica": ica,
+    "networks overlap": overlap,
+    "networks reliability": reliability,
+    "networks identify": identify,
+    "networks profile": profile,
+    "networks connectivity": connectivity,
+    "networks match": match,
+    "fingerprint": fingerprint,
+    "lesion": lesion,
+    "prune": prune,
 }
 SHARED = {".bidsignore", "README.md", "dataset_description.json", "bids-validator-config.json", HISTORY, "lock"}
 """Files that belong to no single command."""
@@ -72,7 +87,7 @@ def make(root: Path) -> None:
     profile(root / "derivatives" / "glm", n_draws=10, progress=False)
     match(root / "derivatives" / "phantom", root / "derivatives" / "ica", n_draws=10, progress=False)
     Path("text.txt").write_text("an apple fell down and rolled away over the grass of the garden\n")
-    lesion(root / "derivatives" / "lesion", masks=[found.top[0]], text="text.txt", controls=2, progress=False)
+    lesion(root / "derivatives" / "lesion", masks=[found.top_files[0]], text="text.txt", controls=2, progress=False)
 
 
 def files_in(root: Path) -> set[str]:
@@ -218,7 +233,7 @@ def test_what_fails_and_what_wrote_nothing_is_not_noted(tmp_path: Path) -> None:
     def wrote(found: list[Path], asked: Mapping[str, Any]) -> tuple[Path, Iterable[Path]]:
         return asked["folder"], found
 
-    @noted("verb", wrote)
+    @noted_call("verb", wrote)
     def verb(folder: Path, *, files: int = 0) -> list[Path]:
         if files < 0:
             raise DatasetError("fewer than none; ask for more")
@@ -251,34 +266,59 @@ def test_a_damaged_history_is_named(tmp_path: Path, text: str) -> None:
 
 def test_what_lives_in_memory_is_named_by_its_type(chain: Path) -> None:
     mask = load_mask(next((chain / "ds").rglob("*_mask.nii.gz")))
-    assert command_line("lesion", lesion, "out", masks={"net": mask}, model=object(), text="a b.txt") == (  # type: ignore[arg-type]
+    assert line_of("lesion", lesion, "out", masks={"net": mask}, model=object(), text="a b.txt") == (  # type: ignore[arg-type]
         "llm2bids lesion out --mask '<UnitMask>' --model '<object>' --text 'a b.txt'"
     )
-    assert command_line("prune", prune, "phantom", mask, Path("small")) == (
+    assert line_of("prune", prune, "phantom", mask, Path("small")) == (
         "llm2bids prune --model phantom --mask '<UnitMask>' --out small"
     )
-    assert command_line("networks match", match, ["a.nii", "b.nii"], "set/*.nii") == (
+    assert line_of("networks match", match, ["a.nii", "b.nii"], "set/*.nii") == (
         "llm2bids networks match '<a.nii b.nii>' 'set/*.nii'"
     )
 
 
 def test_a_value_like_an_option_is_tied_to_its_own() -> None:
-    line = command_line("glm", glm, "ds", "out", contrasts=["-off"], seed=-1)
-    assert line == "llm2bids glm ds out participant --contrasts=-off --seed -1"
+    line = line_of("glm", glm, "ds", "out", contrasts=["-off"], high_pass=1)
+    assert line == "llm2bids glm ds out participant --contrasts=-off --high-pass 1"
     assert options(build_parser().parse_args(shlex.split(line)[1:]))["contrasts"] == ["-off"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_comes_back_from_the_command_line(verb: str) -> None:
     """Whatever is typed becomes a call, and that call the same command."""
-    function = getattr(import_module(f"llm2bids.{VERBS[verb]}"), verb.rpartition(" ")[2])
+    function = VERBS[verb]
     typed = [*verb.split(), *everything(parser_of(verb))]
-    asked = options(build_parser().parse_args(typed))
-    line = command_line(verb, function, **asked)
+    values = options(build_parser().parse_args(typed))
+    line = line_of(verb, function, **values)
     again = options(build_parser().parse_args(shlex.split(line)[1:]))
-    told = {name: value for name, value in asked.items() if name not in UNTOLD}
-    assert told == {name: value for name, value in again.items() if name not in UNTOLD}
-    assert len(told) > 1
+    assert noted_values(function, values) == noted_values(function, again)
+    assert len(noted_values(function, values)) > 1
+
+
+def line_of(verb: str, function: Any, *args: Any, **kwargs: Any) -> str:
+    """The command of a call."""
+    if hasattr(function, "options"):
+        return command_line(verb, unchecked(function.options, args, kwargs))
+    return _call_line(verb, function, *args, **kwargs)
+
+
+def unchecked(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Options that may contradict each other, as all of them together do."""
+    made = object.__new__(cls)
+    by_place = [part.name for part in declared_options(cls) if not part.kw_only]
+    values = {**dict(zip(by_place, args, strict=False)), **kwargs}
+    for part in declared_options(cls):
+        value = values.get(part.name, part.default)
+        object.__setattr__(made, part.name, as_tuple(value) if part.metadata["many"] else value)
+    return made
+
+
+def noted_values(function: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """The values that the history keeps."""
+    left_out = UNTOLD
+    if hasattr(function, "options"):
+        left_out = {part.name for part in declared_options(function.options) if not part.metadata["noted"]}
+    return {name: value for name, value in values.items() if name not in left_out}
 
 
 def parser_of(verb: str) -> argparse.ArgumentParser:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llm2bids.recording import Recording
-    from llm2bids.statistics import Finding
+    from llm2bids.statistics import ContrastResult
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 """No test here looks at a picture."""
@@ -43,7 +43,7 @@ def repeated(folder: Path, runs: int) -> Path:
     return root
 
 
-def analyse(root: Path, out: Path, **options: Any) -> Finding:
+def analyse(root: Path, out: Path, **options: Any) -> ContrastResult:
     (found,) = glm(root, out, progress=False, **options)
     return found
 
@@ -52,9 +52,9 @@ def test_texts_that_are_shown_again_are_no_new_samples(tmp_path: Path) -> None:
     """Eight times the same recording says no more than one: nothing is found, and p is about as large."""
     once, often = (analyse(repeated(tmp_path, runs), tmp_path / f"out{runs}", drift="none") for runs in (1, 8))
     assert (once.n_selected, often.n_selected) == (0, 0)
-    own = read_json(often.mask.with_name(often.mask.name.replace(".nii.gz", ".json")))["Llm2bids"]
+    own = read_json(often.mask_file.with_name(often.mask_file.name.replace(".nii.gz", ".json")))["Llm2bids"]
     assert (own["NumberOfPrompts"], own["NumberOfSamples"]) == (8 * 24, 24)
-    table = read_tsv(next(often.mask.parent.glob("*_prompts.tsv")))
+    table = read_tsv(next(often.mask_file.parent.glob("*_prompts.tsv")))
     assert table["stimulus"].nunique() == 24
 
 
@@ -102,11 +102,11 @@ def test_a_negative_seed_is_refused(prepared: Path, tmp_path: Path) -> None:
 
 def test_resume_makes_missing_maps_anew(prepared: Path, tmp_path: Path) -> None:
     (found,) = glm(prepared, tmp_path / "out", progress=False)
-    content = found.mask.read_bytes()
-    found.mask.unlink()
+    content = found.mask_file.read_bytes()
+    found.mask_file.unlink()
     (again,) = glm(prepared, tmp_path / "out", resume=True, progress=False)
     assert not again.skipped
-    assert found.mask.read_bytes() == content
+    assert found.mask_file.read_bytes() == content
 
 
 def test_volumes_without_a_recording_are_refused(prepared: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from llm2bids.errors import LLM2BIDSError, did_you_mean
 from llm2bids.networks.identification_study import identify
 from llm2bids.networks.unit_overlap import overlap
 from llm2bids.space import UnitMask
-from llm2bids.statistics.settings import Settings
+from llm2bids.statistics.settings import GLMSettings
 
 from .glm_cases import analysed
 from .maps import SPACE
@@ -78,7 +78,7 @@ def test_single_parts_know_what_was_meant(two_sites: Path) -> None:
     with pytest.raises(LLM2BIDSError, match=r"method 'fastika' found; did you mean fastica[?] use"):
         IcaSettings(method="fastika")  # type: ignore[arg-type]
     with pytest.raises(LLM2BIDSError, match=r"tail 'positivv' found; did you mean positive[?] use two"):
-        replace(Settings(), tail="positivv")  # type: ignore[arg-type]
+        replace(GLMSettings(), tail="positivv")  # type: ignore[arg-type]
 
 
 def test_a_hookpoint_is_suggested() -> None:

@@ -19,7 +19,7 @@ from llm2bids.results.targets import read_map
 from llm2bids.space.selection import share_label
 from llm2bids.statistics import glm
 from llm2bids.statistics.linear_model import StatMaps
-from llm2bids.statistics.settings import Settings
+from llm2bids.statistics.settings import GLMSettings
 from llm2bids.statistics.top import select_top
 from llm2bids.validation import validate
 
@@ -82,7 +82,7 @@ def test_labels_are_percents(share: float, label: str) -> None:
 )
 def test_shares_that_choose_nothing_or_twice_are_refused(shares: list[float], told: str) -> None:
     with pytest.raises(InferenceError, match=told):
-        Settings(top=tuple(shares))
+        GLMSettings(top=tuple(shares))
 
 
 @pytest.fixture(scope="module")
@@ -95,14 +95,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_masks_of_top_shares_lie_beside_the_network(prepared: Path, tmp_path: Path) -> None:
     (found,) = glm(prepared, tmp_path / "glm", top=SHARES, progress=False)
-    network = load_mask(found.mask)
-    z = read_map(found.z_map, network.space)
+    network = load_mask(found.mask_file)
+    z = read_map(found.z_file, network.space)
     (told,) = read_json(next((tmp_path / "glm").rglob("*_glm.json")))["Found"]
-    for path, share, one in zip(found.top, SHARES, told["top"], strict=True):
+    for path, share, one in zip(found.top_files, SHARES, told["top"], strict=True):
         mask = load_mask(path)
         own = read_json(path.with_name(path.name.replace(".nii.gz", ".json")))
         label = share_label(share)
-        assert path.name == found.mask.name.replace("desc-fdr05", f"desc-{label}")
+        assert path.name == found.mask_file.name.replace("desc-fdr05", f"desc-{label}")
         assert mask.n_selected == round(share * found.n_tested)
         assert np.abs(z[mask.selected]).min() >= np.abs(z[~mask.selected]).max()
         outside = int((mask.selected & ~network.selected).sum())
@@ -114,7 +114,7 @@ def test_masks_of_top_shares_lie_beside_the_network(prepared: Path, tmp_path: Pa
         assert (own["Type"], fields["Top"], fields["NumberSelected"]) == ("ROI", share, mask.n_selected)
         assert (fields["NumberNotInNetwork"], fields["ThresholdZ"]) == (outside, one["threshold"])
         assert (fields["Statistics"]["Correction"], "Alpha" in fields["Statistics"]) == ("none", False)
-        line = f"top {share * 100:g} % of tested units by |z|, uncorrected, in {found.z_map.name}, contrast onVsOff"
+        line = f"top {share * 100:g} % of tested units by |z|, uncorrected, in {found.z_file.name}, contrast onVsOff"
         assert choice_text(mask.provenance) == line
         assert line in show(path, width=500)[1].replace("\n", " ")
         page = (tmp_path / "glm" / "sub-phantom.html").read_text()
@@ -127,12 +127,12 @@ def test_masks_of_top_shares_lie_beside_the_network(prepared: Path, tmp_path: Pa
 def test_other_shares_are_another_analysis_and_none_are_as_before(prepared: Path, tmp_path: Path) -> None:
     (plain,) = glm(prepared, tmp_path / "glm", progress=False)
     (with_top,) = glm(prepared, tmp_path / "top", top=[0.02], progress=False)
-    assert plain.top == ()
-    assert plain.mask.read_bytes() == with_top.mask.read_bytes()
+    assert plain.top_files == ()
+    assert plain.mask_file.read_bytes() == with_top.mask_file.read_bytes()
     with pytest.raises(ValueError, match="with other settings"):
         glm(prepared, tmp_path / "glm", top=[0.02], resume=True, progress=False)
     (again,) = glm(prepared, tmp_path / "top", top=[0.02], resume=True, progress=False)
-    assert (again.skipped, again.top) == (True, with_top.top)
+    assert (again.skipped, again.top_files) == (True, with_top.top_files)
 
 
 @pytest.mark.usefixtures("blank_figures")
@@ -145,7 +145,7 @@ def test_summaries_without_top_are_read(prepared: Path, tmp_path: Path) -> None:
         summary | {"Found": [{key: value for key, value in one.items() if key != "top"} for one in summary["Found"]]},
     )
     (found,) = glm(prepared, tmp_path / "glm", resume=True, progress=False)
-    assert (found.skipped, found.top) == (True, ())
+    assert (found.skipped, found.top_files) == (True, ())
 
 
 @pytest.mark.usefixtures("blank_figures")
@@ -156,7 +156,7 @@ def test_groups_have_top_shares_too(tmp_path: Path) -> None:
     prep(root, progress=False)
     glm(root, root / "derivatives" / "glm", progress=False)
     (found,) = glm(root, root / "derivatives" / "glm", "group", top=[0.01], progress=False)
-    assert load_mask(found.top[0]).n_selected == round(0.01 * found.n_tested)
+    assert load_mask(found.top_files[0]).n_selected == round(0.01 * found.n_tested)
 
 
 @pytest.mark.parametrize("typed", [["1%", "0.25"], ["0.01", "25 %"]])

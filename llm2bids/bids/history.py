@@ -10,7 +10,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass
 from functools import wraps
 from inspect import Parameter, signature
 from numbers import Number
@@ -21,15 +21,17 @@ from llm2bids import __version__
 from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.tables import read_json, write_bytes
 from llm2bids.errors import DatasetError
+from llm2bids.options import bind, declared_options, flag_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-Asked = ParamSpec("Asked")
-Found = TypeVar("Found")
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 HISTORY: Final = "llm2bids_history.jsonl"
 """Name of the file."""
+
 UNTOLD: Final = frozenset({"progress", "resume", "overwrite", "n_jobs"})
 """Arguments that say nothing about what is in the files, and are left out of the command."""
 _TYPED: Final[Mapping[str, Mapping[str, str]]] = {
@@ -149,72 +151,64 @@ def to_note(root: Path, found: Mapping[Path, bool]) -> set[Path]:
     return {*found} - (there & told)
 
 
-def noted(
-    verb: str, wrote: Callable[[Found, Mapping[str, Any]], tuple[Path, Iterable[Path]]]
-) -> Callable[[Callable[Asked, Found]], Callable[Asked, Found]]:
-    """Make the function of a verb note itself in the history of what it wrote; one that fails notes nothing.
+def noted(command: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+    """Make the function of a verb note its call in the history; a call that fails notes nothing.
 
-    `wrote`: makes of what the function returns, and of its arguments, the folder that keeps the history and the files
-    that this call wrote there, or one before it that was broken off and is completed now.
+    The function is made by `takes`; its options say in ``home`` which folder keeps the history. What it returns, or
+    every item of it, has ``files`` and says whether they were ``skipped``. The files are noted that this call wrote, or
+    a call before it that was broken off and is completed now.
     """
 
-    def decorate(function: Callable[Asked, Found]) -> Callable[Asked, Found]:
+    def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        cls = function.options  # type: ignore[attr-defined]
+
         @wraps(function)
-        def call(*args: Asked.args, **kwargs: Asked.kwargs) -> Found:
-            found = function(*args, **kwargs)
-            root, files = wrote(found, _bound(function, *args, **kwargs))
-            note(root, command_line(verb, function, *args, **kwargs), files)
-            return found
+        def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            options: Any = bind(cls, function.__name__, args, kwargs)
+            result: Any = function(options)  # type: ignore[call-arg]
+            skipped: dict[Path, bool] = {}
+            for item in result if isinstance(result, list) else [result]:
+                for path in item.files:  # a file that several results share is new where one of them is
+                    skipped[path] = skipped.get(path, True) and getattr(item, "skipped", False)
+            note(options.home, command_line(command, options), to_note(options.home, skipped))
+            return result  # type: ignore[no-any-return]
 
         return call
 
     return decorate
 
 
-def command_line(verb: str, function: Callable[Asked, Any], *args: Asked.args, **kwargs: Asked.kwargs) -> str:
-    """Write a call of the function of a verb as a line for a shell.
+def command_line(command: str, options: Any) -> str:
+    """Write the call of a verb as a line for a shell.
 
-    Returns the line. Arguments by place come first, since options take as many values as follow.
-
-    >>> def record(bids_dir, model="phantom", *, sites=("block",), compress=True): ...
-    >>> command_line("record", record, "my data", sites=["block", "mlp"], compress=False)
-    "llm2bids record 'my data' --sites block mlp --no-compress"
+    Options that have their default are left out. Arguments by place come first, since options take as many values as
+    follow.
     """
-    first, then = list[str](), list[str]()
-    typed = _TYPED.get(verb, {})
-    values = _bound(function, *args, **kwargs)
-    for name, parameter in signature(function).parameters.items():
-        needed = parameter.default is Parameter.empty
-        by_place = "" if needed and parameter.kind is not Parameter.KEYWORD_ONLY else f"--{name.replace('_', '-')}"
-        option, texts = typed.get(name, by_place), _texts(values[name])
-        if not option:
-            first.append(texts[0] if len(texts) == 1 else f"<{' '.join(texts)}>")
-        elif name not in UNTOLD and (needed or texts != _texts(parameter.default)):
-            then += _option(option, values[name], texts)
-    return shlex.join(["llm2bids", *verb.split(), *first, *then])
+    by_place, by_flag = list[str](), list[str]()
+    for part in declared_options(options):
+        value, flag = getattr(options, part.name), flag_of(part)
+        texts = _texts(value)
+        if not flag and value is not None:
+            by_place.append(texts[0] if len(texts) == 1 else f"<{' '.join(texts)}>")
+        elif flag and part.metadata["noted"] and (part.default is MISSING or texts != _texts(part.default)):
+            by_flag += _flag(flag, value, texts)
+    return shlex.join(["llm2bids", *command.split(), *by_place, *by_flag])
 
 
-def _bound(function: Callable[Asked, Any], *args: Asked.args, **kwargs: Asked.kwargs) -> dict[str, Any]:
-    """All arguments of a call by name."""
-    bound = signature(function).bind(*args, **kwargs)
-    bound.apply_defaults()
-    return bound.arguments
-
-
-def _option(option: str, value: object, texts: Sequence[str]) -> list[str]:
-    """An option with its values; a value that looks like an option is tied to it."""
+def _flag(flag: str, value: object, texts: Sequence[str]) -> list[str]:
+    """A flag with its values; a value that looks like a flag is tied to it."""
     if isinstance(value, bool):
-        return [option]
+        return [flag]
     if len(texts) == 1 and texts[0].startswith("-") and not isinstance(value, Number):
-        return [f"{option}={texts[0]}"]
-    return [option, *texts]
+        return [f"{flag}={texts[0]}"]
+    return [flag, *texts]
 
 
 def _texts(value: object) -> list[str]:
     """A value, or several, as they are typed."""
     if isinstance(value, Mapping):
-        return [_text(one) for one in value.values()]
-    return [_text(one) for one in value] if isinstance(value, list | tuple) else [_text(value)]
+        return [_text(item) for item in value.values()]
+    return [_text(item) for item in value] if isinstance(value, list | tuple) else [_text(value)]
 
 
 def _text(value: object) -> str:
@@ -243,3 +237,55 @@ def _write(root: Path, steps: Sequence[Step]) -> None:
     """Write all steps at once."""
     lines = [json.dumps(asdict(step), ensure_ascii=False) for step in steps]
     write_bytes(_place(root), "\n".join([*lines, ""]).encode())
+
+
+def noted_call(
+    verb: str, wrote: Callable[[Result, Mapping[str, Any]], tuple[Path, Iterable[Path]]]
+) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+    """Make the function of a verb note itself in the history of what it wrote; one that fails notes nothing.
+
+    `wrote`: makes of what the function returns, and of its arguments, the folder that keeps the history and the files
+    that this call wrote there, or one before it that was broken off and is completed now.
+    """
+
+    def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        @wraps(function)
+        def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            found = function(*args, **kwargs)
+            root, files = wrote(found, _bound(function, *args, **kwargs))
+            note(root, _call_line(verb, function, *args, **kwargs), files)
+            return found
+
+        return call
+
+    return decorate
+
+
+def _call_line(verb: str, function: Callable[Arguments, Any], *args: Arguments.args, **kwargs: Arguments.kwargs) -> str:
+    """Write a call of the function of a verb as a line for a shell.
+
+    Returns the line. Arguments by place come first, since options take as many values as follow.
+
+    >>> def record(bids_dir, model="phantom", *, sites=("block",), compress=True): ...
+    >>> command_line("record", record, "my data", sites=["block", "mlp"], compress=False)
+    "llm2bids record 'my data' --sites block mlp --no-compress"
+    """
+    first, then = list[str](), list[str]()
+    typed = _TYPED.get(verb, {})
+    values = _bound(function, *args, **kwargs)
+    for name, parameter in signature(function).parameters.items():
+        needed = parameter.default is Parameter.empty
+        by_place = "" if needed and parameter.kind is not Parameter.KEYWORD_ONLY else f"--{name.replace('_', '-')}"
+        option, texts = typed.get(name, by_place), _texts(values[name])
+        if not option:
+            first.append(texts[0] if len(texts) == 1 else f"<{' '.join(texts)}>")
+        elif name not in UNTOLD and (needed or texts != _texts(parameter.default)):
+            then += _flag(option, values[name], texts)
+    return shlex.join(["llm2bids", *verb.split(), *first, *then])
+
+
+def _bound(function: Callable[Arguments, Any], *args: Arguments.args, **kwargs: Arguments.kwargs) -> dict[str, Any]:
+    """All arguments of a call by name."""
+    bound = signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments

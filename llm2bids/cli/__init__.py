@@ -25,6 +25,7 @@ from llm2bids.cli import (
     tasks,
     validate,
 )
+from llm2bids.cli.arguments import as_typed
 from llm2bids.errors import LLM2BIDSError, did_you_mean
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.verb(args))
     except LLM2BIDSError as error:
-        sys.stderr.write(f"llm2bids: {error}\n")
+        message = as_typed(str(error), args.options) if "options" in args else str(error)
+        sys.stderr.write(f"llm2bids: {message}\n")
         return 2
     except BrokenPipeError:  # who reads our output has seen enough, as head has; the work is done
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -38,7 +38,7 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
 
     Returns the arguments without those that only the command line knows.
     """
-    return {key: value for key, value in vars(args).items() if key not in {"verb", "json"}}
+    return {key: value for key, value in vars(args).items() if key not in {"verb", "json", "options"}}
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:

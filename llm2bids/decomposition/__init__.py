@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llm2bids.bids.history import noted, to_note
+from llm2bids.bids.history import noted_call, to_note
 from llm2bids.decomposition.job import SUMMARY, Decomposition, Job
 from llm2bids.decomposition.settings import Settings
 from llm2bids.decomposition.sources import find_sources
-from llm2bids.results.jobs import Work, open_output, run_all, written
+from llm2bids.results.jobs import open_output, run_all, written
+from llm2bids.results.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ def _wrote(found: Sequence[Decomposition], asked: Mapping[str, Any]) -> tuple[Pa
     return out, written(out, SUMMARY, to_note(out, {one.components: one.skipped for one in found}))
 
 
-@noted("ica", _wrote)
+@noted_call("ica", _wrote)
 def ica(  # noqa: PLR0913 - the arguments of the command
     bids_dir: str | Path,
     out_dir: str | Path,
@@ -98,7 +99,7 @@ def ica(  # noqa: PLR0913 - the arguments of the command
     LLM2BIDSError
         If anything the user can mend is wrong.
     """
-    work = Work(n_jobs, resume, overwrite, progress)
+    work = Work(n_jobs=n_jobs, resume=resume, overwrite=overwrite, progress=progress)
     chosen = axis or ("temporal" if method == "fastica" else "spatial")
     number = None if components == "estimate" else components
     settings = Settings(method, number, samples, scale, by, chosen, seed, z, tail, resamples)

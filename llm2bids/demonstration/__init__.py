@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from llm2bids.lesioning import LesionScore
     from llm2bids.preparation import Prepared
     from llm2bids.space import UnitMask
-    from llm2bids.statistics import Finding
+    from llm2bids.statistics import ContrastResult
     from llm2bids.validation import Validation
 
 _TEXTS: Final = 4
@@ -101,7 +101,7 @@ def demo(bids_dir: str | Path = "llm2bids-demo", *, overwrite: bool = False, pro
     found = glm(root, results / "glm", **how)
     (components,) = ica(root, results / "ica", **how)
     matched = match(results / "phantom", results / "ica", **how)
-    networks = {one.task: one.mask for one in found}
+    networks = {one.task: one.mask_file for one in found}
     lesioned = lesion(
         results / "lesion",
         masks=[*networks.values()],
@@ -135,9 +135,9 @@ def _truth(results: Path, task: str) -> Path:
     return next(results.glob(f"phantom/sub-*/func/*_task-{task}_acq-block_*truth_mask.nii.gz"))
 
 
-def _tested(found: Finding, planted: UnitMask, prepared: Sequence[Prepared]) -> dict[str, object]:
+def _tested(found: ContrastResult, planted: UnitMask, prepared: Sequence[Prepared]) -> dict[str, object]:
     """What was planted for one task, and what ``glm`` found."""
-    network = load_mask(found.mask)
+    network = found.mask
     scans = [one.n_scans for one in prepared if f"_task-{found.task}_" in one.bold.name]
     hits = (planted & network).n_selected
     return {

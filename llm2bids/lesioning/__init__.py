@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm2bids.bids.history import noted
+from llm2bids.bids.history import noted_call
 from llm2bids.errors import LesionError
 from llm2bids.lesioning.controls import Drawing, draw_controls
 from llm2bids.lesioning.exam import Reading
@@ -58,7 +58,7 @@ def _wrote(found: Lesions, asked: Mapping[str, Any]) -> tuple[Path, Sequence[Pat
     return Path(asked["out_dir"]), found.files
 
 
-@noted("lesion", _wrote)
+@noted_call("lesion", _wrote)
 def lesion(  # noqa: PLR0913 - the arguments of the command
     out_dir: str | Path,
     *,

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from llm2bids.bids.dataset import Dataset
-from llm2bids.bids.history import noted
+from llm2bids.bids.history import noted_call
 from llm2bids.errors import DesignError, InferenceError
 from llm2bids.networks.agreement import quantiles_by_layer
 from llm2bids.networks.answers import Answer, files_of, refuse_existing, write_answer
@@ -100,7 +100,7 @@ _COLUMNS: Final = {
 }
 
 
-@noted("networks profile", files_of)
+@noted_call("networks profile", files_of)
 def profile(  # noqa: PLR0913 - the arguments of the command
     out_dir: str | Path,
     *,

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from llm2bids.bids.dataset import Dataset, linked
-from llm2bids.bids.history import noted
+from llm2bids.bids.history import noted_call
 from llm2bids.bids.names import parse_name, to_label
 from llm2bids.bids.prepared import find_prepared
 from llm2bids.bids.tables import read_json, read_tsv
@@ -76,7 +76,7 @@ def _wrote(answer: Answer, asked: Mapping[str, Any]) -> tuple[Path, list[Path]]:
     return files_of([answer], asked)
 
 
-@noted("fingerprint", _wrote)
+@noted_call("fingerprint", _wrote)
 def fingerprint(  # noqa: PLR0913 - the arguments of the command
     a: str | Path,
     b: str | Path,

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from llm2bids.bids.dataset import Dataset
-from llm2bids.bids.history import noted
+from llm2bids.bids.history import noted_call
 from llm2bids.errors import InferenceError
 from llm2bids.networks.answers import Answer, files_of, refuse_existing, write_answer
 from llm2bids.networks.network_set import NetworkSet, find_networks, with_tasks
@@ -68,7 +68,7 @@ _COLUMNS: Final = {
 }
 
 
-@noted("networks connectivity", files_of)
+@noted_call("networks connectivity", files_of)
 def connectivity(  # noqa: PLR0913 - the arguments of the command
     out_dir: str | Path,
     *,

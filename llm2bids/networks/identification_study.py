@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from llm2bids.bids.dataset import Dataset
-from llm2bids.bids.history import noted
+from llm2bids.bids.history import noted_call
 from llm2bids.errors import InferenceError, did_you_mean
 from llm2bids.networks.agreement import exchanged_labels
 from llm2bids.networks.answers import Answer, files_of, refuse_existing, write_answer
@@ -67,7 +67,7 @@ _COLUMNS: Final = {
 }
 
 
-@noted("networks identify", files_of)
+@noted_call("networks identify", files_of)
 def identify(  # noqa: PLR0913 - the arguments of the command
     out_dir: str | Path,
     *,

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from llm2bids.bids.dataset import Dataset
-from llm2bids.bids.history import noted
+from llm2bids.bids.history import noted_call
 from llm2bids.decomposition.components import assign, correlate
 from llm2bids.errors import DatasetError, InferenceError
 from llm2bids.masks.files import check_same_space
@@ -68,7 +68,7 @@ def _wrote(answer: Answer, asked: Mapping[str, Any]) -> tuple[Path, list[Path]]:
     return files_of([answer], asked)
 
 
-@noted("networks match", _wrote)
+@noted_call("networks match", _wrote)
 def match(  # noqa: PLR0913 - the arguments of the command
     a: str | Path | Sequence[str | Path],
     b: str | Path | Sequence[str | Path],

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from llm2bids.bids.dataset import Dataset
-from llm2bids.bids.history import noted
+from llm2bids.bids.history import noted_call
 from llm2bids.errors import InferenceError
 from llm2bids.networks.agreement import (
     correlations,
@@ -86,7 +86,7 @@ _COLUMNS: Final = {
 }
 
 
-@noted("networks reliability", files_of)
+@noted_call("networks reliability", files_of)
 def reliability(  # noqa: PLR0913 - the arguments of the command
     out_dir: str | Path,
     *,

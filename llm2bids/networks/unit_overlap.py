@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from llm2bids.bids.dataset import Dataset
-from llm2bids.bids.history import noted
+from llm2bids.bids.history import noted_call
 from llm2bids.errors import DesignError, InferenceError
 from llm2bids.networks.agreement import jackknife
 from llm2bids.networks.answers import Answer, files_of, refuse_existing, write_answer
@@ -74,7 +74,7 @@ _COLUMNS: Final = {
 }
 
 
-@noted("networks overlap", files_of)
+@noted_call("networks overlap", files_of)
 def overlap(  # noqa: PLR0913 - the arguments of the command
     out_dir: str | Path,
     *,

@@ -13,7 +13,7 @@ from joblib import Parallel, delayed
 
 from llm2bids import __version__
 from llm2bids.bids.dataset import Dataset
-from llm2bids.bids.history import noted, to_note
+from llm2bids.bids.history import noted_call, to_note
 from llm2bids.bids.names import parse_name, sidecar_of
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.runs import PREPARED, PREPROC, REPEATED, SLICE_TIME_REF, BoldRun, find_runs, read_events
@@ -26,7 +26,7 @@ from llm2bids.preparation.confounds import confounds, describe, log_frequencies
 from llm2bids.preparation.export import export_fsl, feat_run, fsl_folder, read_stats_model
 from llm2bids.preparation.scale import BASELINE, CLIP, ONE_SD, measure, rescale
 from llm2bids.progress import progress_bar
-from llm2bids.results.jobs import Work
+from llm2bids.results.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -117,7 +117,7 @@ def _wrote(prepared: Sequence[Prepared], asked: Mapping[str, Any]) -> tuple[Path
     return out, sorted(files)
 
 
-@noted("prep", _wrote)
+@noted_call("prep", _wrote)
 def prep(  # noqa: PLR0913 - the arguments of the command
     bids_dir: str | Path,
     *,
@@ -159,7 +159,7 @@ def prep(  # noqa: PLR0913 - the arguments of the command
     LLM2BIDSError
         If anything the user can mend is wrong; runs that were complete stay.
     """
-    work = Work(n_jobs, resume, overwrite, progress)
+    work = Work(n_jobs=n_jobs, resume=resume, overwrite=overwrite, progress=progress)
     root = Path(bids_dir)
     if not (root / "dataset_description.json").is_file():
         raise DatasetError(f"{root} has no dataset_description.json, so it is no BIDS dataset; give the folder of one")

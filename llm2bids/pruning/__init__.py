@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
-from llm2bids.bids.history import noted
+from llm2bids.bids.history import noted_call
 from llm2bids.bids.provenance import generated_by
 from llm2bids.errors import PruneError
 from llm2bids.lesioning.materials import read_text
@@ -62,7 +62,7 @@ def _wrote(pruned: Pruned, _asked: Mapping[str, Any]) -> tuple[Path, list[Path]]
     return pruned.folder, [path for path in pruned.folder.rglob("*") if path.is_file()]
 
 
-@noted("prune", _wrote)
+@noted_call("prune", _wrote)
 def prune(  # noqa: PLR0913 - the arguments of the command
     model: str | Subject,
     mask: str | Path | UnitMask,

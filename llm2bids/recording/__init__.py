@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from llm2bids.bids.dataset import Dataset
-from llm2bids.bids.history import noted, to_note
+from llm2bids.bids.history import noted_call, to_note
 from llm2bids.bids.names import format_name, parse_name
 from llm2bids.bids.nifti import MAX_SCANS, Grid, NiftiWriter
 from llm2bids.bids.tables import read_json, read_stim
@@ -89,7 +89,7 @@ def _wrote(recordings: Sequence[Recording], asked: Mapping[str, Any]) -> tuple[P
     return root, sorted(files)
 
 
-@noted("record", _wrote)
+@noted_call("record", _wrote)
 def record(  # noqa: PLR0913 - the arguments of the command
     bids_dir: str | Path,
     model: str | Subject = "phantom",

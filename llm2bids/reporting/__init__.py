@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from llm2bids.bids.history import noted
+from llm2bids.bids.history import noted_call
 from llm2bids.bids.tables import read_json
 from llm2bids.errors import DatasetError
 from llm2bids.pages.analysis import analysis_panel
@@ -47,7 +47,7 @@ def _wrote(made: Report, _: Mapping[str, Any]) -> tuple[Path, list[Path]]:
     return made.page.parent, [made.page, *made.subjects.values()]
 
 
-@noted("report", _wrote)
+@noted_call("report", _wrote)
 def report(
     bids_dir: str | Path,
     out_dir: str | Path | None = None,

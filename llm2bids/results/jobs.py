@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +19,8 @@ from llm2bids.progress import progress_bar
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import Protocol
+
+    from llm2bids.results.work import Work
 
     class Job(Protocol):
         """A piece of work whose files appear all at once."""
@@ -49,28 +50,6 @@ if TYPE_CHECKING:
 
 Piece = TypeVar("Piece", bound="Job")
 Found = TypeVar("Found")
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """How much is done at a time, and what may happen to what is there.
-
-    - `n_jobs`: pieces at a time, each in a process; -1 for as many as there are processors.
-    - `resume`, `overwrite`: whether what is there stays, or goes.
-    - `progress`: whether to show a progress bar; None for if the terminal can.
-    """
-
-    n_jobs: int = 1
-    resume: bool = False
-    overwrite: bool = False
-    progress: bool | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        if self.resume and self.overwrite:
-            raise DatasetError("both --resume and --overwrite asked for; choose one")
-        if self.n_jobs == 0:
-            raise DatasetError("0 processes asked for; use 1 or more, or -1 for as many as there are processors")
 
 
 def open_output(raw: Path, out: Path) -> Dataset:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from llm2bids.design.regressors import Column
     from llm2bids.design.statsmodel import Contrast
     from llm2bids.space import UnitSpace
-    from llm2bids.statistics.settings import Settings
+    from llm2bids.statistics.settings import GLMSettings
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Analysis:
 
     runs: tuple[PreparedRun, ...]
     model: StatsModel
-    settings: Settings
+    settings: GLMSettings
 
     @property
     def entities(self) -> dict[str, str]:
@@ -277,7 +277,7 @@ class Analysis:
 
 def find_analyses(
     raw: Path,
-    settings: Settings,
+    settings: GLMSettings,
     *,
     subjects: Sequence[str] = (),
     tasks: Sequence[str] = (),

@@ -28,7 +28,7 @@ from llm2bids.statistics.group_design import TABLE, SubjectDesign, participants_
 from llm2bids.statistics.group_maps import ESTIMATED, Member, by_contrast, find_members
 from llm2bids.statistics.linear_model import adjust, contrasts_of_run, flips_signs, join, max_t
 from llm2bids.statistics.output import describe_contrast, publish, write_contrast, write_tested
-from llm2bids.statistics.settings import Settings
+from llm2bids.statistics.settings import GLMSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llm2bids.bids.dataset import Dataset
-    from llm2bids.results.summaries import Finding
+    from llm2bids.results.summaries import ContrastResult
     from llm2bids.statistics.linear_model import StatMaps
 
 _TINY: Final = 1e-6
@@ -59,7 +59,7 @@ class GroupJob:
 
     members: tuple[Member, ...]
     design: SubjectDesign
-    settings: Settings
+    settings: GLMSettings
     out: Dataset
     raw: Path
     dropped: tuple[str, ...] = ()
@@ -128,7 +128,7 @@ class GroupJob:
         with self.out.lock():
             describe_output(self.out, "glm", {"raw": self.raw})
 
-    def run(self) -> list[Finding]:
+    def run(self) -> list[ContrastResult]:
         """Estimate, and write all files at once."""
         with self.out.stage(stage_of(self)) as stage:
             every = self._effects()
@@ -264,13 +264,13 @@ class GroupJob:
 def find_groups(  # noqa: PLR0913 - filters of BIDS apps
     raw: Path,
     out: Dataset,
-    settings: Settings,
+    settings: GLMSettings,
     *,
     subjects: Sequence[str] = (),
     tasks: Sequence[str] = (),
     sites: Sequence[str] = (),
     model: Path | None = None,
-    design: tuple[str | None, str | None, tuple[str, ...]] = (None, None, ()),
+    design: tuple[str | None, str | None, Sequence[str]] = (None, None, ()),
 ) -> list[GroupJob]:
     """Find what can be analysed over subjects.
 
@@ -297,9 +297,9 @@ def find_groups(  # noqa: PLR0913 - filters of BIDS apps
     return jobs
 
 
-def _refuse_first_level(settings: Settings) -> None:
+def _refuse_first_level(settings: GLMSettings) -> None:
     """Refuse settings that subjects were analysed with, or should have been."""
-    usual = Settings()
+    usual = GLMSettings()
     for name in ("inference", "level", "drift", "high_pass", "confounds"):
         if getattr(settings, name) != getattr(usual, name):
             raise InferenceError(

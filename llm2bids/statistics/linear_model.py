@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llm2bids.design.statsmodel import Contrast
-    from llm2bids.statistics.settings import Settings
+    from llm2bids.statistics.settings import GLMSettings
 
 _VALUES_AT_A_TIME: Final = 1 << 23
 """Values (scans × units) in a fit: nilearn holds about ten copies in double precision."""
@@ -136,7 +136,7 @@ def weigh_runs(runs: Sequence[StatMaps]) -> StatMaps:
 
 
 def max_t(
-    effects: NDArray[np.float64], matrix: pd.DataFrame, contrast: Contrast, settings: Settings, n_jobs: int = 1
+    effects: NDArray[np.float64], matrix: pd.DataFrame, contrast: Contrast, settings: GLMSettings, n_jobs: int = 1
 ) -> NDArray[np.float64]:
     """Correct for the family of units by permuting prompts (largest statistic over units).
 
@@ -176,7 +176,7 @@ def flips_signs(tested: NDArray[np.float64], nuisance: NDArray[np.float64]) -> b
 
 
 def _flipped(
-    tested: NDArray[np.float64], nuisance: NDArray[np.float64], effects: NDArray[np.float64], settings: Settings
+    tested: NDArray[np.float64], nuisance: NDArray[np.float64], effects: NDArray[np.float64], settings: GLMSettings
 ) -> NDArray[np.float64]:
     """Corrected p-values by flipping signs of what the nuisance leaves (Freedman and Lane; Winkler et al. 2014).
 

@@ -14,7 +14,7 @@ from llm2bids.design.regressors import is_slope
 from llm2bids.plots.design import draw_design_matrix
 from llm2bids.plots.pictures import as_png
 from llm2bids.results import jobs
-from llm2bids.results.summaries import TAILS, Finding, findings
+from llm2bids.results.summaries import TAILS, ContrastResult, contrast_results
 from llm2bids.space import UnitMask
 from llm2bids.statistics.top import write_top
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from llm2bids.design.statsmodel import Contrast
     from llm2bids.results.targets import Target
     from llm2bids.statistics.linear_model import StatMaps
-    from llm2bids.statistics.settings import Settings
+    from llm2bids.statistics.settings import GLMSettings
 
     class Job(jobs.Job, Protocol):
         """An analysis that is to be carried out and written."""
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         def about(self) -> dict[str, Any]:
             """Describe the analysis for its summary."""
 
-        def run(self) -> list[Finding]:
+        def run(self) -> list[ContrastResult]:
             """Carry it out and write all files at once."""
 
 
@@ -46,7 +46,7 @@ def write_contrast(
     contrast: Contrast,
     maps: StatMaps,
     adjusted: NDArray[np.float64],
-    settings: Settings,
+    settings: GLMSettings,
     **told: object,
 ) -> dict[str, Any]:
     """Write all files of a contrast.
@@ -166,6 +166,6 @@ def describe_contrast(contrast: Contrast) -> dict[str, Any]:
     }
 
 
-def publish(job: Job, stage: Path, found: list[dict[str, Any]]) -> list[Finding]:
+def publish(job: Job, stage: Path, found: list[dict[str, Any]]) -> list[ContrastResult]:
     """Write the summary of a job, and move all its files to their places; those of an earlier one go."""
-    return findings(jobs.publish(job, stage, {**job.about(), "Found": found}), job.summary.parent)
+    return contrast_results(jobs.publish(job, stage, {**job.about(), "Found": found}), job.summary)

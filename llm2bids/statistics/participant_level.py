@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llm2bids.bids.dataset import Dataset
-    from llm2bids.results.summaries import Finding
+    from llm2bids.results.summaries import ContrastResult
     from llm2bids.statistics.analysis import Analysis
     from llm2bids.statistics.estimation import Fitted
-    from llm2bids.statistics.settings import Settings
+    from llm2bids.statistics.settings import GLMSettings
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class SubjectJob:
         with self.out.lock():
             describe_output(self.out, "glm", {"raw": self.raw, "prep": self.raw / PREPARED})
 
-    def run(self) -> list[Finding]:
+    def run(self) -> list[ContrastResult]:
         """Estimate, and write all files at once."""
         with self.out.stage(stage_of(self)) as stage:
             fitted = estimate(self.analysis)
@@ -148,7 +148,7 @@ class SubjectJob:
 
 
 def find_subjects(
-    raw: Path, out: Dataset, settings: Settings, *, contrasts: Sequence[str] = (), **wanted: Any
+    raw: Path, out: Dataset, settings: GLMSettings, *, contrasts: Sequence[str] = (), **wanted: Any
 ) -> list[SubjectJob]:
     """Find what can be analysed in single subjects."""
     asked = [Contrast.from_expression(text) for text in contrasts]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from math import inf
+from pathlib import Path
 from typing import Any, Final, Literal
 
-from llm2bids.errors import InferenceError, did_you_mean
-from llm2bids.space.selection import check_shares
+from llm2bids.errors import InferenceError
+from llm2bids.options import option, options, sidecar_fields
+from llm2bids.results.work import RunLabels, Work
 
 UNITS_OF_INFERENCE: Final = {
     "prompt": "Prompts are the samples: one effect per prompt, compared over prompts and runs; a text that is shown "
@@ -30,60 +33,85 @@ _NEIGHBOURS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How effects are estimated and tested.
+def share(text: str) -> float:
+    """Read a share of units as it is typed.
 
-    - `level`: how the effect of a prompt is estimated: by a model of its tokens with AR(1) noise, or as the mean over
-      its tokens, which is the same model with independent noise.
-    - `drift`: whether slow drifts are removed.
-    - `high_pass`: their cutoff in Hz; None for the one that fits the design.
-    - `confounds`: further confounds, as names or wildcards.
-    - `alpha`: level of the test, between 0 and 1.
-    - `tail`: which effects are looked for.
-    - `drop_missing`: whether a run without a condition is left out of contrasts that need it, instead of an error.
-    - `top`: shares of the tested units to write beside the corrected network: those with the largest statistic.
+    >>> share("1%"), share("0.5 %"), share("0.01")
+    (0.01, 0.005, 0.01)
     """
+    number = text.strip()
+    return float(number.removesuffix("%")) / 100 if number.endswith("%") else float(number)
 
-    inference: Literal["prompt", "run", "token"] = "prompt"
-    level: Literal["prompt", "prompt-mean"] = "prompt"
-    drift: Literal["cosine", "none"] = "cosine"
-    high_pass: float | None = None
-    confounds: tuple[str, ...] = ()
-    correction: Literal["fdr", "bonferroni", "maxt", "none"] = "fdr"
-    alpha: float = 0.05
-    tail: Literal["two", "positive", "negative"] = "two"
-    n_permutations: int = 1000
-    seed: int = 0
-    drop_missing: bool = False
-    top: tuple[float, ...] = ()
 
-    def __post_init__(self) -> None:
-        """Refuse unknown choices and contradictions."""
-        choices = {
-            "inference": (self.inference, UNITS_OF_INFERENCE),
-            "level": (self.level, ("prompt", "prompt-mean")),
-            "drift": (self.drift, ("cosine", "none")),
-            "correction": (self.correction, CORRECTIONS),
-            "tail": (self.tail, ("two", "positive", "negative")),
-        }
-        for name, (found, known) in choices.items():
-            if found not in known:
-                raise InferenceError(f"{name} {found!r} found; {did_you_mean(str(found), known)}use {', '.join(known)}")
+_estimated = partial(option, group="how effects are estimated")
+_tested = partial(option, group="how effects are tested")
+_over_subjects = partial(option, group="over subjects")
+
+
+@options
+class GLMSettings:
+    """How effects are estimated and tested."""
+
+    inference: Literal["prompt", "run", "token"] = _estimated(
+        "what is a sample; only prompt is calibrated: tokens are not independent, so token finds too much",
+        default="prompt",
+        sidecar="Inference",
+    )
+    level: Literal["prompt", "prompt-mean"] = _estimated(
+        "how the effect of a prompt is estimated: by a model of its tokens with AR(1) noise, or as the mean over its "
+        "tokens, which is the same model with independent noise",
+        default="prompt",
+    )
+    drift: Literal["cosine", "none"] = _estimated("slow drift to remove", default="cosine", sidecar="Drift")
+    high_pass: float | None = _estimated(
+        "cutoff of the drift in Hz, instead of the one fitted to the design",
+        default=None,
+        metavar="HZ",
+        sidecar="HighPassAskedHz",
+    )
+    confounds: Sequence[str] = _estimated(
+        "columns of confounds, or wildcards such as 'cosine*'", default=(), metavar="NAME", sidecar="FurtherConfounds"
+    )
+    correction: Literal["fdr", "bonferroni", "maxt", "none"] = _tested(
+        "correction for testing many units", default="fdr", sidecar="Correction"
+    )
+    alpha: float = _tested("level of the test", default=0.05, metavar="P", sidecar="Alpha")
+    tail: Literal["two", "positive", "negative"] = _tested(
+        "which effects are looked for", default="two", sidecar="Tail"
+    )
+    n_permutations: int = _tested("permutations of maxt", default=1000, metavar="N")
+    seed: int = _tested("seed of maxt", default=0, metavar="N")
+    drop_missing: bool = _estimated(
+        "leave out runs that lack a condition, or subjects that lack a contrast, instead of an error",
+        default=False,
+        sidecar="DropMissing",
+    )
+    top: Sequence[float] = _tested(
+        "shares of the tested units, e.g. 1% or 0.01: those with the largest statistic are written as masks too, "
+        "uncorrected",
+        default=(),
+        metavar="SHARE",
+        parse=share,
+    )
+
+    def check(self) -> None:
+        """Raise if a value is out of range or two options contradict each other."""
         if not 0 < self.alpha < 1:
             raise InferenceError(f"alpha {self.alpha} found; a level between 0 and 1 needed, e.g. 0.05")
         if self.high_pass is not None and not 0 < self.high_pass < inf:
             raise InferenceError(
-                f"a high-pass cutoff of {self.high_pass} Hz found; more than 0 needed, or --drift none"
+                f'a high-pass cutoff of {self.high_pass} Hz found; more than 0 needed, or drift="none"'
             )
         if self.high_pass is not None and self.drift == "none":
             raise InferenceError("a high-pass cutoff and no drift asked for; choose one")
         if self.inference == "token" and self.level == "prompt-mean":
-            raise InferenceError("means of prompts and inference over tokens asked for; use --inference prompt or run")
+            raise InferenceError(
+                'means of prompts and inference over tokens asked for; use inference="prompt" or inference="run"'
+            )
         if self.correction == "maxt" and self.inference != "prompt":
             raise InferenceError(
-                f"permutation with --inference {self.inference} asked for, but only prompts can be exchanged; use "
-                "--inference prompt, or --correction bonferroni"
+                f'permutation with inference="{self.inference}" asked for, but only prompts can be exchanged; use '
+                'inference="prompt", or correction="bonferroni"'
             )
         if not 0 <= self.seed < 2**32:
             raise InferenceError(f"seed {self.seed} found; a whole number from 0 to {2**32 - 1} needed")
@@ -91,7 +119,10 @@ class Settings:
             raise InferenceError(
                 f"{self.n_permutations} permutations found; level {self.alpha:g} needs {1 / self.alpha:.0f} at least"
             )
-        check_shares(self.top)
+        if self.top:
+            from llm2bids.space.selection import check_shares  # noqa: PLC0415 - numpy is not needed for --help
+
+            check_shares(self.top)
 
     @property
     def noise_model(self) -> str:
@@ -109,29 +140,71 @@ class Settings:
         permuted = {"Permutations": self.n_permutations, "Seed": self.seed} if self.correction == "maxt" else {}
         prompts = {} if self.inference == "token" else {"EffectOfPrompt": self.level}
         return {
-            "Inference": self.inference,
+            **sidecar_fields(self),
             "InferenceDescription": UNITS_OF_INFERENCE[self.inference],
             **prompts,
             "NoiseModel": self.noise_model,
-            "Drift": self.drift,
-            "HighPassAskedHz": self.high_pass,
-            "FurtherConfounds": list(self.confounds),
-            "Correction": self.correction,
             "CorrectionDescription": CORRECTIONS[self.correction],
-            "Alpha": self.alpha,
-            "Tail": self.tail,
-            "DropMissing": self.drop_missing,
             **permuted,
             **({"Top": list(self.top)} if self.top else {}),
         }
 
 
-def refuse_neighbours(smoothing_fwhm: float | None, cluster_threshold: int | None) -> None:
-    """Refuse what takes neighbouring voxels for neighbouring units.
+@options
+class GLMOptions(RunLabels, GLMSettings, Work):
+    """Options of ``glm``."""
 
-    `smoothing_fwhm`: width of a smoothing kernel in mm.
-    """
-    if smoothing_fwhm:
-        raise InferenceError(f"smoothing asked for, but {_NEIGHBOURS}; leave it out")
-    if cluster_threshold:
-        raise InferenceError(f"clusters asked for, but {_NEIGHBOURS}; use fdr, bonferroni or maxt")
+    bids_dir: str | Path = option("a raw dataset that prep has prepared", kw_only=False, place=True, metavar="BIDS_DIR")
+    out_dir: str | Path | None = option(
+        "derivative to make or to add to; BIDS_DIR/derivatives/glm by default",
+        default=None,
+        kw_only=False,
+        place=True,
+        metavar="OUT_DIR",
+    )
+    analysis_level: Literal["participant", "group"] = option(
+        "each subject, task and site by itself, or over the subjects whose results are in the output",
+        default="participant",
+        kw_only=False,
+        place=True,
+        metavar="LEVEL",
+    )
+    model: str | Path | None = option(
+        "BIDS Stats Model, instead of BIDS_DIR/code/models/model-<task>_smdl.json",
+        default=None,
+        metavar="FILE",
+        group="what is asked",
+    )
+    contrasts: Sequence[str] = option(
+        "contrasts instead of those of the model, e.g. 'on - off' or 'name=on - off'",
+        default=(),
+        metavar="EXPR",
+        group="what is asked",
+    )
+    compare: str | None = _over_subjects(
+        "column of participants.tsv with two values, whose subjects are compared", default=None, metavar="COLUMN"
+    )
+    pairs: str | None = _over_subjects(
+        "with compare: column that says who belongs together", default=None, metavar="COLUMN"
+    )
+    covariates: Sequence[str] = _over_subjects(
+        "columns of participants.tsv with numbers, centred", default=(), metavar="COLUMN"
+    )
+    smoothing_fwhm: float | None = _tested("refused: neighbouring voxels are no neighbours", default=None, metavar="MM")
+    cluster_threshold: int | None = _tested("refused for the same reason", default=None, metavar="K")
+
+    @property
+    def home(self) -> Path:
+        """Folder of the results."""
+        return Path(self.bids_dir) / "derivatives" / "glm" if self.out_dir is None else Path(self.out_dir)
+
+    def check(self) -> None:
+        """Raise if something is asked at the wrong level, or takes neighbouring voxels for neighbouring units."""
+        if self.smoothing_fwhm:
+            raise InferenceError(f"smoothing asked for, but {_NEIGHBOURS}; leave it out")
+        if self.cluster_threshold:
+            raise InferenceError(f"clusters asked for, but {_NEIGHBOURS}; use fdr, bonferroni or maxt")
+        if self.analysis_level == "participant" and (self.compare or self.pairs or self.covariates):
+            raise InferenceError("compare, pairs or covariates asked for a single subject; use the level group")
+        if self.analysis_level == "group" and self.contrasts:
+            raise InferenceError("contrasts of conditions asked for a group; ask them at the level participant first")
