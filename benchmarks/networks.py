@@ -25,16 +25,10 @@ from scipy.stats import kstest
 from tqdm import tqdm
 
 from llm2bids.model.phantom import build_phantom
-from llm2bids.networks.agreement import exchanged_labels
-from llm2bids.networks.chance import (
-    matched_networks,
-    p_at_least,
-    shared_by_chance,
-    shared_units,
-    units_per_layer,
-)
 from llm2bids.networks.identification import SCORES, Experiment, items_of
+from llm2bids.networks.measures import shared_units, units_per_layer
 from llm2bids.networks.network_set import NetworkSet, find_networks
+from llm2bids.networks.resampling import exchanged_labels, matched_networks, p_at_least, shared_by_chance
 from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.run_statistics import RunContrast, RunSums, relabelled
 from llm2bids.preparation import prep
@@ -81,9 +75,9 @@ def dealt(runs: list[RunContrast], rng: np.random.Generator) -> list[RunContrast
     """The same prompts with other conditions."""
     found = []
     for run in runs:
-        order = rng.permutation(len(run.tested))
+        order = rng.permutation(len(run.regressor))
         kinds = run.prompts["trial_type"].to_numpy()[order]
-        found.append(replace(run, tested=run.tested[order], prompts=run.prompts.assign(trial_type=kinds)))
+        found.append(replace(run, regressor=run.regressor[order], prompts=run.prompts.assign(trial_type=kinds)))
     return found
 
 

@@ -31,7 +31,7 @@ from llm2bids.masks import load_mask
 from llm2bids.model.phantom import build_phantom
 from llm2bids.networks.fingerprinting import fingerprint
 from llm2bids.networks.matching import match
-from llm2bids.networks.unit_overlap import holm
+from llm2bids.networks.resampling import holm
 from llm2bids.preparation import prep
 from llm2bids.recording import record
 from llm2bids.statistics import glm

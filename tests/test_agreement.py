@@ -10,20 +10,17 @@ import pytest
 from scipy import stats
 
 from llm2bids.design.statsmodel import Contrast
-from llm2bids.networks.agreement import (
+from llm2bids.networks.measures import (
     correlations,
-    exchanged_labels,
-    halves,
     icc,
-    jackknife,
     lengthened,
     quantiles_by_layer,
     rated_runs,
     standardized,
     within_and_between,
 )
-from llm2bids.networks.chance import p_at_least
-from llm2bids.networks.learning_curve import compare_halves, contrast_of_means, growth_with_prompts, growth_with_runs
+from llm2bids.networks.repeatability import compare_halves, contrast_of_means, growth_with_prompts, growth_with_runs
+from llm2bids.networks.resampling import exchanged_labels, halves, jackknife, p_at_least
 from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.run_statistics import Maps, RunContrast, RunSums
 

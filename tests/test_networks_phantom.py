@@ -15,12 +15,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llm2bids.bids.tables import read_json, read_tsv
 from llm2bids.masks import load_mask
 from llm2bids.model.phantom import build_phantom
-from llm2bids.networks.agreement import exchanged_labels
-from llm2bids.networks.chance import index_matrix, matched_networks, p_at_least, shared_units, units_per_layer
 from llm2bids.networks.identification import SCORES, Experiment, accuracy_interval, items_of
 from llm2bids.networks.identification_study import identify
+from llm2bids.networks.measures import index_matrix, shared_units, units_per_layer
 from llm2bids.networks.network_set import find_networks
 from llm2bids.networks.repeatability import reliability
+from llm2bids.networks.resampling import exchanged_labels, matched_networks, p_at_least
 from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.run_statistics import RunContrast, RunSums, relabelled
 from llm2bids.networks.unit_overlap import overlap
@@ -153,9 +153,9 @@ def untrained(folder: Path) -> str:
 
 def relabel(run: RunContrast, rng: np.random.Generator) -> RunContrast:
     """The same prompts, with other conditions."""
-    order = rng.permutation(len(run.tested))
+    order = rng.permutation(len(run.regressor))
     kinds = run.prompts["trial_type"].to_numpy()[order]
-    return replace(run, tested=run.tested[order], prompts=run.prompts.assign(trial_type=kinds))
+    return replace(run, regressor=run.regressor[order], prompts=run.prompts.assign(trial_type=kinds))
 
 
 def experiment_of(

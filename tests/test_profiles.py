@@ -13,7 +13,6 @@ import pytest
 from llm2bids.bids.tables import read_json, read_tsv, write_json
 from llm2bids.errors import LLM2BIDSError
 from llm2bids.masks import load_mask
-from llm2bids.networks.chance import units_per_layer
 from llm2bids.networks.depth import (
     HeldOut,
     counts_without_effect,
@@ -28,6 +27,7 @@ from llm2bids.networks.depth import (
     without_each,
 )
 from llm2bids.networks.depth_profile import profile
+from llm2bids.networks.measures import units_per_layer
 from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.run_statistics import RunSums
 from llm2bids.plots.profiles import draw_effects, draw_profiles

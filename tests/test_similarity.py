@@ -8,20 +8,16 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from llm2bids.networks.chance import (
+from llm2bids.networks.measures import (
     INDICES,
     combinations_of,
     index_matrix,
     index_of,
-    matched_networks,
-    p_at_least,
-    shared_by_chance,
     shared_units,
     units_of_k,
-    units_of_k_by_chance,
     units_per_layer,
 )
-from llm2bids.networks.unit_overlap import holm
+from llm2bids.networks.resampling import holm, matched_networks, p_at_least, shared_by_chance, units_of_k_by_chance
 
 LAYERS = np.repeat([0, 1, 3], [4, 9, 7])  # layer 2 was not tested
 NETWORKS = np.array([[place % step == 0 for place in range(20)] for step in (2, 3, 5)])

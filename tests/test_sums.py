@@ -11,7 +11,7 @@ from scipy import stats
 
 from llm2bids.design.statsmodel import Contrast
 from llm2bids.errors import InferenceError
-from llm2bids.networks.chance import p_at_least
+from llm2bids.networks.resampling import p_at_least
 from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.run_statistics import Maps, RunContrast, RunSums, SharedTexts, relabelled
 from llm2bids.space.selection import largest, ranks, strength
@@ -178,7 +178,9 @@ def test_a_text_changes_sides_wherever_it_is_shown() -> None:
     ]
     texts = SharedTexts.from_runs(runs, 50)
     assert len(texts.columns) == 6
-    first, second = (np.sign(run.tested[texts.exchange(run, slice(0, 50), rng)]) * np.sign(run.tested) for run in runs)
+    first, second = (
+        np.sign(run.regressor[texts.exchange(run, slice(0, 50), rng)]) * np.sign(run.regressor) for run in runs
+    )
     off = np.array(kinds) == "off"
     assert (first[:, off] == second[:, off]).all()
     assert (first[:, ~off] != second[:, ~off]).any()

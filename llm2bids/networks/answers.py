@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from llm2bids import __version__
 from llm2bids.bids.names import format_name, parse_name
@@ -23,36 +23,35 @@ if TYPE_CHECKING:
 
     from llm2bids.bids.dataset import Dataset
     from llm2bids.networks.network_set import NetworkSet
-    from llm2bids.space import UnitSpace
 
 FOLDER: Final = "networks"
-"""Folder of answers about networks, inside the results of ``glm``."""
+"""Folder of answers about networks, inside the results of ``glm`` or ``ica``."""
 _VERBS: Final = {"fingerprint": "fingerprint"}
 """Questions that are verbs of their own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What a question about networks came to.
+    """Answer to a question about networks.
 
     Parameters
     ----------
     question : str
-        Which one, e.g. ``"overlap"``.
+        Name of the question in file names, e.g. ``"overlap"``.
     subject, site : str
-        Of whom and where; the subject is empty where several are compared.
+        Subjects, joined by commas, and site of the networks; the site is empty where it has no name.
     tables : dict of DataFrame
         By name; the first is the answer in short.
     figures : dict of Figure
         By name.
     settings : dict
-        How it was asked: JSON values.
+        How the question was asked, as values that JSON can hold.
     columns : dict
-        What each column means, by name.
+        Meaning of each column, by name.
     series : dict of DataFrame
-        Long tables, one per run, by entities and suffix, e.g. ``"task-rest_run-01_timeseries"``: written, not told.
+        Long tables, one per run, by entities and suffix, e.g. ``"task-rest_run-01_timeseries"``: written, not printed.
     files : tuple of Path
-        Where it is written; empty while it is not.
+        Files of the answer; empty before it is written.
     """
 
     question: str
@@ -65,60 +64,45 @@ class Answer:
     series: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
 
-
-def name_files(networks: NetworkSet, question: str) -> dict[str, str]:
-    """Give the entities of the files of an answer.
-
-    Returns ``sub`` (where it is one), ``acq`` and ``space`` (where networks are of one site), and ``desc``.
-    """
-    one = {"sub": networks.subjects[0]} if len(networks.subjects) == 1 else {}
-    if len(_spaces(networks)) > 1:
-        return {**one, "desc": question}
-    site = {"acq": networks.site} if networks.site else {}
-    return {**one, **site, "space": networks.space.label, "desc": question}
+    def __repr__(self) -> str:
+        tables = ", ".join(f"{name} ({len(table)} rows)" for name, table in self.tables.items())
+        return f"<Answer {self.question}: sub-{self.subject}, site {self.site or 'unnamed'}; tables {tables}>"
 
 
-def refuse_existing(out: Dataset, asked: Sequence[NetworkSet], question: str, *, overwrite: bool) -> None:
-    """Refuse to replace an answer unasked."""
-    for networks in asked:
-        refuse_answer(out, name_files(networks, question), overwrite=overwrite)
+class AnswerSource(Protocol):
+    """Networks that an answer is about: they name its files and describe themselves in its sidecar."""
+
+    def entities(self, label: str) -> dict[str, str]:
+        """Entities of its files, with ``desc`` the name of the question."""
+
+    @property
+    def sources(self) -> Mapping[str, Any]:
+        """Fields of the sidecar with the files that it is made of."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Fields of ours in the sidecar: models, units."""
 
 
-def refuse_answer(out: Dataset, entities: Mapping[str, str], *, overwrite: bool, instead: str = "") -> None:
-    """Refuse to replace the files of an answer unasked."""
+def check_new(out: Dataset, entities: Mapping[str, str], *, overwrite: bool, hint: str = "") -> None:
+    """Raise if there is an answer already that may not be replaced; `hint` says what else to do."""
     path = out.root / FOLDER / format_name("networks.json", **entities)
     if path.exists() and not overwrite:
-        raise DatasetError(f"{path} exists already; replace it with --overwrite{instead}")
+        raise DatasetError(f"{path} exists already; replace it with overwrite=True{hint}")
 
 
-def write_answer(out: Dataset, networks: NetworkSet, answer: Answer) -> Answer:
-    """Write an answer; what was there of an earlier one goes."""
-    spaces = [space.to_json() for space in _spaces(networks)]
-    tested = [int(one.tested.sum()) for one in networks.sites]
-    sources = {"Sources": [f"bids::sub-{one.subject}/func/{one.found['z_map']}" for one in networks.networks]}
-    own = {
-        "Models": sorted({str(one.fields["Llm2bids"].get("Model")) for one in networks.networks}),
-        "WeightsSHA256": sorted({str(one.fields["Llm2bids"].get("WeightsSHA256")) for one in networks.networks}),
-        "UnitSpace": spaces[0] if len(spaces) == 1 else spaces,
-        "NumberTested": tested[0] if len(tested) == 1 else tested,
-        "Contrasts": {one.task: one.found["contrast"] for one in networks.networks},
-    }
-    return publish_answer(out, name_files(networks, answer.question), answer, sources, own)
-
-
-def publish_answer(
-    out: Dataset, entities: Mapping[str, str], answer: Answer, sources: Mapping[str, Any], own: Mapping[str, Any]
-) -> Answer:
-    """Write the files of an answer; what was there of an earlier one goes."""
+def publish(out: Dataset, source: AnswerSource, answer: Answer) -> Answer:
+    """Write the files of an answer, in place of those of an earlier one."""
+    entities = source.entities(answer.question)
     stem = format_name("", **entities).removesuffix("_")
     with out.stage(stem) as stage:
         folder = stage / FOLDER
         for name, table in {**answer.tables, **answer.series}.items():
-            suffix, named = parse_name(f"{name}.tsv")
-            write_tsv(folder / format_name(suffix, **{**entities, **named}), table)
+            suffix, further = parse_name(f"{name}.tsv")
+            write_tsv(folder / format_name(suffix, **{**entities, **further}), table)
         for name, figure in answer.figures.items():
             write_bytes(folder / format_name(f"{name}.png", **entities), as_png(figure))
-        write_json(folder / f"{stem}_networks.json", _sidecar(answer, sources, own))
+        write_json(folder / f"{stem}_networks.json", _sidecar(answer, source))
         with out.lock():
             if not (out.root / "dataset_description.json").exists():  # an answer of two sets may lie by itself
                 out.add_missing("dataset_description.json", template_json("ica_description.json", version=__version__))
@@ -130,35 +114,64 @@ def publish_answer(
     return replace(answer, files=tuple(sorted(files)))
 
 
-def files_of(answers: Sequence[Answer], _asked: Mapping[str, Any]) -> tuple[Path, list[Path]]:
-    """Say what a question wrote, for the history of the results.
+def refuse_existing(out: Dataset, sets: Sequence[NetworkSet], question: str, *, overwrite: bool) -> None:
+    """Raise if one of these sets has an answer already."""
+    for networks in sets:
+        check_new(out, networks.entities(question), overwrite=overwrite)
 
-    Returns the folder of results, and the files of all answers in it.
-    """
-    files = [path for one in answers for path in one.files]
+
+def write_answer(out: Dataset, networks: NetworkSet, answer: Answer) -> Answer:
+    """Write the answer for a set of networks."""
+    return publish(out, networks, answer)
+
+
+def refuse_answer(out: Dataset, entities: Mapping[str, str], *, overwrite: bool, instead: str = "") -> None:
+    """Raise if there is an answer already."""
+    check_new(out, entities, overwrite=overwrite, hint=instead)
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """Networks that an answer is about, by its files and fields."""
+
+    names: Mapping[str, str]
+    sources: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+
+    def entities(self, _label: str) -> dict[str, str]:
+        """Entities of the files."""
+        return dict(self.names)
+
+
+def publish_answer(
+    out: Dataset, entities: Mapping[str, str], answer: Answer, sources: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> Answer:
+    """Write the answer for other networks."""
+    return publish(out, _Described(entities, sources, metadata), answer)
+
+
+def files_of(answers: Sequence[Answer], _arguments: Mapping[str, Any]) -> tuple[Path, list[Path]]:
+    """Folder of results that answers were written to, and all their files, for its history."""
+    files = [path for answer in answers for path in answer.files]
     return files[0].parents[1], files
 
 
-def _sidecar(answer: Answer, sources: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """What the answer was made of and how."""
+def _sidecar(answer: Answer, source: AnswerSource) -> dict[str, Any]:
+    """Sidecar of all tables and figures of an answer."""
     tables = (*answer.tables.values(), *answer.series.values())
-    used = {column for table in tables for column in map(str, table.columns)}
+    names = {column for table in tables for column in map(str, table.columns)}
     return {
         "Description": f"llm2bids {_VERBS.get(answer.question, f'networks {answer.question}')}",
         "GeneratedBy": generated_by(),
-        **sources,
-        "Columns": {name: text for name, text in answer.columns.items() if name in used},
-        "Llm2bids": {**own, "Settings": dict(answer.settings), "Versions": versions(*LIBRARIES)},
+        **source.sources,
+        "Columns": {name: text for name, text in answer.columns.items() if name in names},
+        "Llm2bids": {**source.metadata, "Settings": dict(answer.settings), "Versions": versions(*LIBRARIES)},
     }
 
 
-def _spaces(networks: NetworkSet) -> list[UnitSpace]:
-    """Geometries of the networks, each once."""
-    return [one.space for one in networks.sites]
-
-
 def _files(folder: Path, entities: Mapping[str, str]) -> list[Path]:
-    """Files of an answer, whatever run they are of."""
-    named = [(path, parse_name(path.name)[1]) for path in folder.glob("*")]
-    mine = {key: entities.get(key) for key in ("sub", "acq", "space", "desc")}
-    return [path for path, found in named if {key: found.get(key) for key in mine} == mine]
+    """Files of an answer in a folder, whatever run they are of."""
+    keys = ("sub", "acq", "space", "desc")
+    answer = {key: entities.get(key) for key in keys}
+    parsed = [(path, parse_name(path.name)[1]) for path in folder.glob("*")]
+    return [path for path, names in parsed if {key: names.get(key) for key in keys} == answer]

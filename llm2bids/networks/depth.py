@@ -9,8 +9,7 @@ import numpy as np
 from scipy.stats import hypergeom
 from scipy.stats import t as student
 
-from llm2bids.networks.agreement import jackknife
-from llm2bids.networks.chance import p_at_least
+from llm2bids.networks.resampling import jackknife, p_at_least
 from llm2bids.space.selection import strength
 
 if TYPE_CHECKING:

@@ -14,9 +14,7 @@ import pandas as pd
 from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.history import noted_call
 from llm2bids.errors import DesignError, InferenceError
-from llm2bids.networks.agreement import quantiles_by_layer
 from llm2bids.networks.answers import Answer, files_of, refuse_existing, write_answer
-from llm2bids.networks.chance import check_draws, units_per_layer
 from llm2bids.networks.depth import (
     HeldOut,
     counts_without_effect,
@@ -30,7 +28,9 @@ from llm2bids.networks.depth import (
     spread_evenly,
     without_each,
 )
+from llm2bids.networks.measures import quantiles_by_layer, units_per_layer
 from llm2bids.networks.network_set import NetworkSet, find_networks
+from llm2bids.networks.resampling import check_draws
 from llm2bids.networks.run_statistics import Maps, RunSums, relabelled
 from llm2bids.plots.profiles import draw_effects, draw_profiles, draw_sites
 from llm2bids.progress import progress_bar

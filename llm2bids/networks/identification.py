@@ -12,7 +12,7 @@ from scipy.stats import beta
 from scipy.stats import t as student
 
 from llm2bids.errors import InferenceError
-from llm2bids.networks.agreement import standardized
+from llm2bids.networks.measures import standardized
 from llm2bids.space.selection import ranks, strength
 
 if TYPE_CHECKING:

@@ -13,9 +13,7 @@ import pandas as pd
 from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.history import noted_call
 from llm2bids.errors import InferenceError, did_you_mean
-from llm2bids.networks.agreement import exchanged_labels
 from llm2bids.networks.answers import Answer, files_of, refuse_existing, write_answer
-from llm2bids.networks.chance import p_at_least
 from llm2bids.networks.decoder import decode
 from llm2bids.networks.identification import (
     LEVELS,
@@ -26,6 +24,7 @@ from llm2bids.networks.identification import (
     items_of,
 )
 from llm2bids.networks.network_set import find_networks, with_tasks
+from llm2bids.networks.resampling import exchanged_labels, p_at_least
 from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.run_statistics import RunSums
 from llm2bids.plots.identification import draw_identification

@@ -1,4 +1,4 @@
-"""What `glm` left on disk, as the networks of a subject: one per task, on one set of units."""
+"""Networks in a folder of results of `glm`: one per task, on one set of units."""
 
 from __future__ import annotations
 
@@ -38,14 +38,15 @@ _PROMPT_COLUMNS: Final = ("trial_type", "block", "stimulus", "run")
 
 @dataclass(frozen=True)
 class Network:
-    """What `glm` found for one subject, task, site and contrast.
+    """Network of one subject, task, site and contrast.
 
-    `summary`: the ``glm.json`` of the analysis.
+    - `summary`: the ``glm.json`` of the analysis; `fields`: what it holds.
+    - `result`: its entry for this contrast, with the names of mask and maps.
     """
 
     summary: Path
     fields: dict[str, Any]
-    found: dict[str, Any]
+    result: dict[str, Any]
 
     @property
     def subject(self) -> str:
@@ -59,7 +60,7 @@ class Network:
 
     @property
     def site(self) -> str:
-        """Where the units are."""
+        """Site of the units, such as block or mlp."""
         return str(self.fields["Site"])
 
     @cached_property
@@ -69,17 +70,17 @@ class Network:
 
     @cached_property
     def sidecar(self) -> dict[str, Any]:
-        """What the sidecar of its map of z says about it."""
-        own: dict[str, Any] = read_json(sidecar_of(self.file(self.found["z_map"])))["Llm2bids"]
-        return own
+        """Fields of ours in the sidecar of its z map."""
+        fields: dict[str, Any] = read_json(sidecar_of(self.file(self.result["z_map"])))["Llm2bids"]
+        return fields
 
     @cached_property
     def contrast(self) -> Contrast:
-        """What was asked."""
-        asked = self.sidecar["Contrast"]
-        test: Literal["t", "F"] = "F" if asked["Test"] == "F" else "t"
-        rows = asked["Weights"] if test == "F" else [asked["Weights"]]
-        return Contrast(asked["Name"], tuple(asked["Columns"]), tuple(map(tuple, rows)), test)
+        """The contrast of conditions that was tested."""
+        fields = self.sidecar["Contrast"]
+        test: Literal["t", "F"] = "F" if fields["Test"] == "F" else "t"
+        rows = fields["Weights"] if test == "F" else [fields["Weights"]]
+        return Contrast(fields["Name"], tuple(fields["Columns"]), tuple(map(tuple, rows)), test)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -89,7 +90,7 @@ class Network:
 
     @property
     def rule(self) -> NetworkRule:
-        """How its units were chosen; max-t, which only prompts of the whole allow, as Bonferroni."""
+        """Rule that chose its units; Bonferroni instead of max-t, which needs the prompts of all runs together."""
         settings = self.fields["Llm2bids"]["Statistics"]
         name = {"maxt": "bonferroni"}.get(settings["Correction"], settings["Correction"])
         return NetworkRule(name, settings["Alpha"], settings["Tail"])
@@ -101,96 +102,86 @@ class Network:
         return tail
 
     def file(self, name: str) -> Path:
-        """Name a file beside the summary; one that is not there is refused."""
+        """Path of a file beside the summary; raises if it is missing."""
         path = self.summary.with_name(name)
         if not path.exists():
             raise DatasetError(f"{path} is missing, which {self.summary.name} lists; run llm2bids glm --overwrite")
         return path
 
     def beside(self, suffix: str, **entities: str) -> Path:
-        """Name a file of the same analysis."""
-        own = {"sub": self.subject, "task": self.task, "space": self.space.label}
+        """Path of another file of the same analysis."""
+        analysis = {"sub": self.subject, "task": self.task, "space": self.space.label}
         site = {"acq": self.site} if self.site else {}
-        return self.file(format_name(suffix, **own, **site, **entities))
+        return self.file(format_name(suffix, **analysis, **site, **entities))
 
     @cached_property
     def tested(self) -> NDArray[np.bool_]:
         """Units that were tested, shape (n_units,)."""
-        chosen: NDArray[np.bool_] = read_map(self.beside("mask.nii.gz", desc="brain"), self.space) != 0
-        return chosen
+        units: NDArray[np.bool_] = read_map(self.beside("mask.nii.gz", desc="brain"), self.space) != 0
+        return units
 
     @cached_property
     def selected(self) -> NDArray[np.bool_]:
         """Units of the network, shape (n_units,)."""
-        chosen: NDArray[np.bool_] = read_map(self.file(self.found["mask"]), self.space) != 0
-        return chosen
+        units: NDArray[np.bool_] = read_map(self.file(self.result["mask"]), self.space) != 0
+        return units
 
     def map(self, statistic: Literal["z", "effect"]) -> NDArray[np.float64]:
-        """Read a map.
-
-        Returns (n_units,): 0 where a unit was not tested.
-        """
-        name = self.found["z_map"].replace("_stat-z_", f"_stat-{statistic}_")
+        """Read a map, shape (n_units,); 0 where a unit was not tested."""
+        name = self.result["z_map"].replace("_stat-z_", f"_stat-{statistic}_")
         return np.asarray(read_map(self.file(name), self.space), np.float64)
 
-    def runs(self, kept: NDArray[np.bool_]) -> list[RunContrast]:
-        """Read what every prompt did, run by run.
+    def runs(self, units: NDArray[np.bool_]) -> list[RunContrast]:
+        """Read the effects of single prompts, run by run, over some units (a mask of shape (n_units,)).
 
-        `kept` (n_units,): units to read. Returns runs that show all conditions of the contrast. A text that a run shows
-        twice is averaged.
+        Runs that lack a condition of the contrast are left out. A text that a run shows twice is averaged.
         """
         if self.fields["Llm2bids"]["Statistics"]["Inference"] == "token":
             raise InferenceError(
-                f"{self.summary.name} took tokens for samples, so what each prompt did is not there; run llm2bids glm "
-                "with --inference prompt into another output folder"
+                f"{self.summary.name} took tokens for samples, so effects of single prompts are missing; run "
+                'llm2bids glm with inference="prompt" into another output folder'
             )
         prompts, design = self._table("prompts.tsv"), self._design()
         path = self.beside("statmap.nii.gz", stat="effect", desc="prompts")
-        effects = np.asarray(read_map(path, self.space)[:, kept], np.float32)
+        effects = np.asarray(read_map(path, self.space)[:, units], np.float32)
         if not len(prompts) == len(design) == len(effects):
             raise DatasetError(f"{path.name}, its prompts and their design differ in length; run llm2bids glm again")
-        found = []
+        runs = []
         for run in prompts["run"].drop_duplicates():
             rows = (prompts["run"] == run).to_numpy()
-            own = design[rows].loc[:, design[rows].abs().max() > 0].reset_index(drop=True)
-            averaged = _averaged(prompts[rows].reset_index(drop=True), effects[rows], own)
-            if self._answers(averaged[2], run):
-                found.append(RunContrast.from_design((self.task, self.subject, run), *averaged, self.contrast))
-        if not found:
+            # regressors that are 0 all over this run belong to other runs
+            columns = design[rows].loc[:, design[rows].abs().max() > 0].reset_index(drop=True)
+            averaged = _averaged(prompts[rows].reset_index(drop=True), effects[rows], columns)
+            if self._is_estimable(averaged[2], run):
+                runs.append(RunContrast.from_design((self.task, self.subject, run), *averaged, self.contrast))
+        if not runs:
             raise DesignError(f"no run of {self.summary.name} can answer contrast {self.contrast.name}; choose another")
-        return found
+        return runs
 
-    def _answers(self, design: pd.DataFrame, run: str) -> bool:
-        """Whether a run can estimate the contrast; says so if not."""
-        known = [f"{FACTOR}{name}" for name in self.contrast.conditions]
+    def _is_estimable(self, design: pd.DataFrame, run: str) -> bool:
+        """Whether a run can estimate the contrast; logs a warning if not."""
+        conditions = [f"{FACTOR}{name}" for name in self.contrast.conditions]
         try:
             weights = self.contrast.matrix(list(design.columns))
             check_estimable(design, weights, f"contrast {self.contrast.name} in {run}")
         except DesignError as error:
-            if known and all(name in self._design().columns for name in known):
+            if conditions and all(name in self._design().columns for name in conditions):
                 logger.warning("%s of task %s is left out: %s", run, self.task, error)
                 return False
             raise
         return True
 
     def _design(self) -> pd.DataFrame:
-        """The design over prompts."""
-        path = self.beside("design.tsv", desc="prompts") if self._together else None
-        tables = [read_tsv(path)] if path else [read_tsv(one) for one in self._designs_of_runs()]
-        return pd.concat([table.astype(float) for table in tables], ignore_index=True).fillna(0.0)
-
-    @property
-    def _together(self) -> bool:
-        """Whether the runs were analysed together."""
-        return bool(self.fields["Llm2bids"]["Statistics"]["Inference"] == "prompt")
-
-    def _designs_of_runs(self) -> list[Path]:
-        """Their designs where runs were analysed apart."""
-        parts = [dict(part.split("-") for part in run.split("_")) for run in self.fields["Runs"]]
-        return [self.beside("design.tsv", **part) for part in parts]
+        """Design over prompts: one table, or one per run where runs were analysed one by one."""
+        if self.fields["Llm2bids"]["Statistics"]["Inference"] == "prompt":
+            paths = [self.beside("design.tsv", desc="prompts")]
+        else:
+            entities = [dict(part.split("-") for part in run.split("_")) for run in self.fields["Runs"]]
+            paths = [self.beside("design.tsv", **run) for run in entities]
+        return pd.concat([read_tsv(path).astype(float) for path in paths], ignore_index=True).fillna(0.0)
 
     def _table(self, suffix: str) -> pd.DataFrame:
-        """The table of prompts."""
+        """Table of prompts."""
         path = self.beside(suffix)
         table = read_tsv(path)
         if missing := set(_PROMPT_COLUMNS) - {"block"} - set(table.columns):
@@ -201,7 +192,7 @@ class Network:
 def _averaged(
     prompts: pd.DataFrame, effects: NDArray[np.float32], design: pd.DataFrame
 ) -> tuple[pd.DataFrame, NDArray[np.float32], pd.DataFrame]:
-    """One row per text and condition: a text that was shown again is no new sample."""
+    """Average the rows of a text that was shown again under the same condition: it is no new sample."""
     weights = averaging(prompts, np.float32)
     if weights is None:
         return prompts, effects, design
@@ -211,10 +202,7 @@ def _averaged(
 
 @dataclass(frozen=True)
 class NetworkSet:
-    """The networks of one subject at one site, or of several subjects of one geometry.
-
-    `networks`: one per task and subject.
-    """
+    """Networks of one subject at one site, or of several subjects of one geometry; one per task and subject."""
 
     networks: tuple[Network, ...]
 
@@ -235,28 +223,55 @@ class NetworkSet:
 
     @property
     def site(self) -> str:
-        """Where the units are."""
+        """Site of the units, such as block or mlp."""
         return self.networks[0].site
 
     @property
     def sites(self) -> list[NetworkSet]:
         """Sets of one site each; itself where it is of one."""
         labels = dict.fromkeys(network.site for network in self.networks)
-        own = [tuple(network for network in self.networks if network.site == label) for label in labels]
-        return [self] if len(own) == 1 else [NetworkSet(networks) for networks in own]
+        groups = [tuple(network for network in self.networks if network.site == label) for label in labels]
+        return [self] if len(groups) == 1 else [NetworkSet(networks) for networks in groups]
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
-        return f"{', '.join(f'sub-{one}' for one in self.subjects)}, site {self.site or 'unnamed'}"
+        """Name in messages."""
+        return f"{', '.join(f'sub-{subject}' for subject in self.subjects)}, site {self.site or 'unnamed'}"
+
+    def entities(self, label: str) -> dict[str, str]:
+        """Entities of the files of an answer: ``sub`` and ``acq`` (where there is one), ``space`` and ``desc``."""
+        subject = {"sub": self.subjects[0]} if len(self.subjects) == 1 else {}
+        if len(self.sites) > 1:
+            return {**subject, "desc": label}
+        site = {"acq": self.site} if self.site else {}
+        return {**subject, **site, "space": self.space.label, "desc": label}
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """Files that an answer is made of, for its sidecar."""
+        return {"Sources": [f"bids::sub-{network.subject}/func/{network.result['z_map']}" for network in self.networks]}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Models, units and contrasts, for the sidecar of an answer."""
+        fields = [network.fields["Llm2bids"] for network in self.networks]
+        spaces = [networks.space.to_json() for networks in self.sites]
+        tested = [int(networks.tested.sum()) for networks in self.sites]
+        return {
+            "Models": sorted({str(part.get("Model")) for part in fields}),
+            "WeightsSHA256": sorted({str(part.get("WeightsSHA256")) for part in fields}),
+            "UnitSpace": spaces[0] if len(spaces) == 1 else spaces,
+            "NumberTested": tested[0] if len(tested) == 1 else tested,
+            "Contrasts": {network.task: network.result["contrast"] for network in self.networks},
+        }
 
     @cached_property
     def tested(self) -> NDArray[np.bool_]:
         """Units that were tested in every task, shape (n_units,)."""
-        kept: NDArray[np.bool_] = np.logical_and.reduce([network.tested for network in self.networks])
-        if not kept.any():
-            raise DesignError(f"no unit of {self.name} was tested in every task; leave a task out with --task-label")
-        return kept
+        units: NDArray[np.bool_] = np.logical_and.reduce([network.tested for network in self.networks])
+        if not units.any():
+            raise DesignError(f"no unit of {self.name} was tested in every task; leave a task out with `task_label`")
+        return units
 
     @cached_property
     def selected(self) -> NDArray[np.bool_]:
@@ -266,29 +281,29 @@ class NetworkSet:
     @cached_property
     def layers(self) -> NDArray[np.int64]:
         """Number of the hookpoint of each tested unit, shape (n_tested,)."""
-        found: NDArray[np.int64] = self.space.locate(np.flatnonzero(self.tested))[0]
-        return found
+        hookpoints: NDArray[np.int64] = self.space.locate(np.flatnonzero(self.tested))[0]
+        return hookpoints
 
     def runs(self) -> list[RunContrast]:
-        """Read what every prompt did, run by run, over the tested units."""
+        """Read the effects of single prompts, run by run, over the tested units."""
         return [run for network in self.networks for run in network.runs(self.tested)]
 
 
-def with_tasks(found: Sequence[NetworkSet], n_tasks: int, what: str) -> list[NetworkSet]:
-    """Keep the sets of enough tasks, and say which are left out."""
-    kept = [one for one in found if len(one.tasks) >= n_tasks]
-    few = [f"{len(one.tasks)} task ({', '.join(one.tasks)}) of {one.name}" for one in found if one not in kept]
-    if not kept:
+def with_tasks(sets: Sequence[NetworkSet], n_tasks: int, question: str) -> list[NetworkSet]:
+    """Keep the sets with enough tasks, and log which are left out."""
+    enough = [networks for networks in sets if len(networks.tasks) >= n_tasks]
+    few = [f"{len(rest.tasks)} task ({', '.join(rest.tasks)}) of {rest.name}" for rest in sets if rest not in enough]
+    if not enough:
         raise InferenceError(
-            f"{few[0]} found, {what} needs {n_tasks}; record and analyse more, or leave out --task-label"
+            f"{few[0]} found, {question} needs {n_tasks}; record and analyse more, or leave out `task_label`"
         )
-    for one in few:
-        logger.warning("left out: %s; %s needs %d", one, what, n_tasks)
-    return kept
+    for text in few:
+        logger.warning("left out: %s; %s needs %d", text, question, n_tasks)
+    return enough
 
 
 def find_networks(
-    out_dir: Path,
+    glm_dir: Path,
     *,
     subjects: Sequence[str] = (),
     tasks: Sequence[str] = (),
@@ -296,78 +311,78 @@ def find_networks(
     contrasts: Sequence[str] = (),
     together: bool = False,
 ) -> list[NetworkSet]:
-    """Find the networks in a folder of results."""
-    summaries = sorted(out_dir.glob(f"sub-*/func/*_{SUMMARY}"))
+    """Find the networks in a folder of results: one set per subject and site, or with `together` one per site."""
+    summaries = sorted(glm_dir.glob(f"sub-*/func/*_{SUMMARY}"))
     if not summaries:
         raise DatasetError(
-            f"{out_dir} holds no results of single subjects; give the folder that llm2bids glm BIDS_DIR OUT_DIR made"
+            f"{glm_dir} holds no results of single subjects; give the folder that llm2bids glm BIDS_DIR OUT_DIR made"
         )
     fields = {path: read_json(path) for path in summaries}
-    kept = [
-        Network(path, one, found)
-        for path, one in _wanted(fields, {"Subject": subjects, "Task": tasks, "Site": sites}, out_dir)
-        for found in one["Found"]
-        if not contrasts or found["contrast"] in contrasts
+    networks = [
+        Network(path, summary, result)
+        for path, summary in _with_labels(fields, {"Subject": subjects, "Task": tasks, "Site": sites}, glm_dir)
+        for result in summary["Found"]
+        if not contrasts or result["contrast"] in contrasts
     ]
-    _check_contrasts(kept, contrasts, fields.values())
+    _check_contrasts(networks, contrasts, fields.values())
     groups: dict[tuple[str, ...], list[Network]] = {}
-    for network in kept:
-        groups.setdefault((network.site,) if together else (network.subject, network.site), []).append(network)
-    found_sets = [NetworkSet(tuple(group)) for group in groups.values()]
-    for one in found_sets:
-        _check_space(one)
-    return found_sets
-
-
-def _wanted(
-    fields: dict[Path, dict[str, Any]], wanted: dict[str, Sequence[str]], out_dir: Path
-) -> Iterable[tuple[Path, dict[str, Any]]]:
-    """Summaries of the labels asked for; refuses a label that is not there."""
-    short = {"Subject": "sub", "Task": "task", "Site": "acq"}
-    left = fields
-    for key, labels in wanted.items():
-        there = {str(one[key]) for one in fields.values()}
-        asked = {label.removeprefix(f"{short[key]}-") for label in labels}
-        if absent := asked - there:
-            raise DatasetError(
-                f"{short[key]}-{min(absent)} not found in {out_dir}; {did_you_mean(min(absent), there)}there are "
-                f"{', '.join(sorted(there))}"
-            )
-        left = {path: one for path, one in left.items() if not asked or one[key] in asked}
-    if not left:
-        raise DatasetError(f"{out_dir} holds no result of all labels asked for together; ask for fewer")
-    return left.items()
-
-
-def _check_contrasts(networks: Sequence[Network], asked: Sequence[str], fields: Iterable[dict[str, Any]]) -> None:
-    """Refuse a contrast that is not there, and a choice that is not ours to make."""
-    there = {found["contrast"] for one in fields for found in one["Found"]}
-    if absent := set(asked) - there:
-        near = did_you_mean(min(absent), there)
-        raise DatasetError(f"contrast {min(absent)} not found; {near}there are {', '.join(sorted(there))}")
-    counts: dict[Path, list[str]] = {}
     for network in networks:
-        counts.setdefault(network.summary, []).append(network.found["contrast"])
-    for path, names in counts.items():
-        if len(names) > 1:
+        groups.setdefault((network.site,) if together else (network.subject, network.site), []).append(network)
+    sets = [NetworkSet(tuple(group)) for group in groups.values()]
+    for group in sets:
+        _check_space(group)
+    return sets
+
+
+def _with_labels(
+    fields: dict[Path, dict[str, Any]], labels: dict[str, Sequence[str]], glm_dir: Path
+) -> Iterable[tuple[Path, dict[str, Any]]]:
+    """Keep the summaries with these labels; raises if a label does not occur."""
+    entities = {"Subject": "sub", "Task": "task", "Site": "acq"}
+    matching = fields
+    for key, values in labels.items():
+        present = {str(summary[key]) for summary in fields.values()}
+        chosen = {label.removeprefix(f"{entities[key]}-") for label in values}
+        if absent := chosen - present:
+            raise DatasetError(
+                f"{entities[key]}-{min(absent)} not found in {glm_dir}; {did_you_mean(min(absent), present)}there are "
+                f"{', '.join(sorted(present))}"
+            )
+        matching = {path: summary for path, summary in matching.items() if not chosen or summary[key] in chosen}
+    if not matching:
+        raise DatasetError(f"{glm_dir} holds no result with all of these labels together; give fewer")
+    return matching.items()
+
+
+def _check_contrasts(networks: Sequence[Network], names: Sequence[str], fields: Iterable[dict[str, Any]]) -> None:
+    """Raise if a contrast does not occur, or a task has several and none is chosen."""
+    present = {result["contrast"] for summary in fields for result in summary["Found"]}
+    if absent := set(names) - present:
+        near = did_you_mean(min(absent), present)
+        raise DatasetError(f"contrast {min(absent)} not found; {near}there are {', '.join(sorted(present))}")
+    contrasts: dict[Path, list[str]] = {}
+    for network in networks:
+        contrasts.setdefault(network.summary, []).append(network.result["contrast"])
+    for path, several in contrasts.items():
+        if len(several) > 1:
             raise InferenceError(
-                f"{path.name} has contrasts {', '.join(names)}; choose one per task with --contrasts, e.g. {names[0]}"
+                f"{path.name} has contrasts {', '.join(several)}; choose one per task with `contrasts`, "
+                f"e.g. {several[0]}"
             )
 
 
 def _check_space(networks: NetworkSet) -> None:
-    """Refuse units that are not the same."""
-    first = networks.networks[0]
-    for other in networks.networks[1:]:
-        if other.space != first.space:
+    """Raise if units are not the same, or the weights of a subject."""
+    first, *rest = networks.networks
+    for network in rest:
+        if network.space != first.space:
             raise InferenceError(
-                f"{other.summary.name} is of space {other.space.label}, {first.summary.name} of {first.space.label}; "
-                "compare models of one geometry only: choose with --participant-label"
+                f"{network.summary.name} is of space {network.space.label}, {first.summary.name} of "
+                f"{first.space.label}; compare models of one geometry only: choose with `participant_label`"
             )
-        if other.subject == first.subject and other.fields["Llm2bids"].get("WeightsSHA256") != first.fields[
-            "Llm2bids"
-        ].get("WeightsSHA256"):
+        weights = {part.fields["Llm2bids"].get("WeightsSHA256") for part in (first, network)}
+        if network.subject == first.subject and len(weights) > 1:
             raise InferenceError(
-                f"{other.summary.name} was recorded with other weights than {first.summary.name}; record them as two "
+                f"{network.summary.name} was recorded with other weights than {first.summary.name}; record them as two "
                 "subjects"
             )

@@ -1,9 +1,9 @@
-"""What the prompts of single runs say about a contrast, in a form that adds up: networks of any choice of runs.
+"""Statistics of a contrast over the prompts of single runs, as sums that add up over runs.
 
-Each run has its own mean, drift and confounds. With these removed, the least squares of several runs together need of
-each run only a few sums, so that the network of any choice of runs, and of any exchange of labels, costs next to
-nothing. The result is the linear model of `llm2bids.statistics` over the prompts of those runs, in which conditions
-that a contrast does not compare are each run's own, too.
+Each run has its own mean, drift and confounds. With these removed, the least squares of several runs together need only
+a few sums of each run, so that the map of any choice of runs, and of any exchange of labels, costs next to nothing. The
+result is the linear model of `llm2bids.statistics` over the prompts of those runs, except that conditions outside the
+contrast have a coefficient in each run.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
     from llm2bids.space.selection import Tail
 
 _SMALLEST: Final = 1e-300
-"""Of a p-value, so that its normal deviate is finite."""
+"""Smallest p-value, so that its normal deviate is finite."""
 _VALUES_AT_A_TIME: Final = 1 << 24
 """Values (maps × units) in memory while labels are exchanged."""
 _TINY: Final = 1e-9
-"""Singular value of a basis that counts as 0."""
+"""Relative size below which a number counts as 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunContrast:
-    """The prompts of one run, and what a contrast asks of them.
+    """A contrast over the prompts of one run.
 
-    - `task`, `subject`, `run`: what it is of; `run` with its session, e.g. ``"ses-01_run-02"``.
+    - `task`, `subject`, `run`: labels; `run` with its session, e.g. ``"ses-01_run-02"``.
     - `prompts`: one row per prompt: ``trial_type``, ``block``, ``stimulus``.
-    - `effects` (n_prompts, n_units): what each prompt did, in standard deviations of the unit over the run.
-    - `tested` (n_prompts,): regressor whose coefficient is the contrast, with all else in the design removed.
+    - `effects` (n_prompts, n_units): effect of each prompt, in standard deviations of the unit over the run.
+    - `regressor` (n_prompts,): its coefficient is the contrast; all else in the design is removed from it.
     - `nuisance` (n_prompts, n_nuisance): orthonormal basis of all else in the design.
     """
 
@@ -53,7 +53,7 @@ class RunContrast:
     run: str
     prompts: pd.DataFrame
     effects: NDArray[np.floating[Any]]
-    tested: NDArray[np.float64]
+    regressor: NDArray[np.float64]
     nuisance: NDArray[np.float64]
 
     @classmethod
@@ -63,39 +63,41 @@ class RunContrast:
         prompts: pd.DataFrame,
         effects: ArrayLike,
         design: pd.DataFrame,
-        asked: Contrast,
+        contrast: Contrast,
     ) -> RunContrast:
-        """Take the design of a run apart.
+        """Split the design of a run into the regressor of a contrast and nuisance.
 
-        `effects` (n_prompts, n_units): what each prompt did. `design` (n_prompts, n_regressors): conditions, confounds,
-        drift, constant.
+        `effects` (n_prompts, n_units). `design` (n_prompts, n_regressors): conditions, confounds, drift, constant.
         """
-        if asked.test != "t":
-            raise InferenceError(f"contrast {asked.name} is an F test, which has no direction; choose a t contrast")
-        column, nuisance = partition(design, asked.matrix(list(design.columns))[0])
-        tested = column[:, 0]
-        return cls(*names, prompts, np.asarray(effects), tested - nuisance @ (nuisance.T @ tested), nuisance)
+        if contrast.test != "t":
+            raise InferenceError(f"contrast {contrast.name} is an F test, which has no direction; choose a t contrast")
+        column, nuisance = partition(design, contrast.matrix(list(design.columns))[0])
+        regressor = column[:, 0]
+        # Frisch-Waugh-Lovell: with nuisance removed from both sides, one regression gives the coefficient of the whole
+        regressor = regressor - nuisance @ (nuisance.T @ regressor)
+        return cls(*names, prompts, np.asarray(effects), regressor, nuisance)
 
     @property
     def residuals(self) -> NDArray[np.floating[Any]]:
-        """The effects with all but the contrast removed, shape (n_prompts, n_units); 0 where only rounding is left."""
+        """Effects with nuisance removed, shape (n_prompts, n_units); 0 where only rounding remains."""
         basis = self.nuisance.astype(self.effects.dtype)
-        cleared: NDArray[np.floating[Any]] = self.effects - basis @ (basis.T @ self.effects)
-        rounding = 8 * np.finfo(cleared.dtype).eps * len(cleared) ** 0.5
-        cleared[:, np.linalg.norm(cleared, axis=0) <= rounding * np.linalg.norm(self.effects, axis=0)] = 0
-        return cleared
+        residuals: NDArray[np.floating[Any]] = self.effects - basis @ (basis.T @ self.effects)
+        # a unit that nuisance explains wholly would get a t of rounding over rounding
+        rounding = 8 * np.finfo(residuals.dtype).eps * len(residuals) ** 0.5
+        residuals[:, np.linalg.norm(residuals, axis=0) <= rounding * np.linalg.norm(self.effects, axis=0)] = 0
+        return residuals
 
     @property
-    def moved(self) -> NDArray[np.float64]:
-        """What an exchange of prompts mixes of all else into the residuals, shape (n_prompts, n_moved).
+    def varying_nuisance(self) -> NDArray[np.float64]:
+        """Orthonormal basis of nuisance without the constant, shape (n_prompts, n_varying).
 
-        Orthonormal; without the constant, which every order leaves out.
+        An exchange of prompts makes residuals correlate with these columns, not with the constant.
         """
-        if np.abs(self.nuisance @ self.nuisance.sum(0) - 1).max() > _TINY:
+        if np.abs(self.nuisance @ self.nuisance.sum(0) - 1).max() > _TINY:  # the constant is not in the span
             return self.nuisance
-        left, singular, _ = np.linalg.svd(self.nuisance - self.nuisance.mean(0), full_matrices=False)
-        found: NDArray[np.float64] = left[:, singular > _TINY**0.5]
-        return found
+        basis, singular, _ = np.linalg.svd(self.nuisance - self.nuisance.mean(0), full_matrices=False)
+        varying: NDArray[np.float64] = basis[:, singular > _TINY**0.5]
+        return varying
 
     @property
     def session(self) -> str:
@@ -117,26 +119,23 @@ class Maps:
 
     @property
     def z(self) -> NDArray[np.float64]:
-        """The statistic as a normal deviate, shape (n_maps, n_units)."""
+        """The statistic as a normal deviate with the same p-value, shape (n_maps, n_units)."""
         p = np.maximum(student.sf(np.abs(self.t), self.dof[:, None]), _SMALLEST)
-        found: NDArray[np.float64] = np.sign(self.t) * norm.isf(p)
-        return found
+        z: NDArray[np.float64] = np.sign(self.t) * norm.isf(p)
+        return z
 
     def p(self, tail: Tail) -> NDArray[np.float64]:
-        """Give p-values.
-
-        Returns (n_maps, n_units): not corrected.
-        """
+        """Give uncorrected p-values (n_maps, n_units)."""
         one_sided = student.sf(strength(self.t, tail), self.dof[:, None])
-        found: NDArray[np.float64] = 2 * one_sided if tail == "two" else one_sided
-        return found
+        p: NDArray[np.float64] = 2 * one_sided if tail == "two" else one_sided
+        return p
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunSums:
-    """Sums over the prompts of each run; those of several runs add up.
+    """Sums over the prompts of each run, nuisance removed; those of several runs add up.
 
-    - `products`, `squares` (n_runs, n_units): of tested regressor and effects, and of effects with themselves.
+    - `products`, `squares` (n_runs, n_units): of regressor and effects, and of effects with themselves.
     - `powers`, `dof` (n_runs,): of the regressor with itself, and number of prompts less that of nuisance columns.
     """
 
@@ -148,27 +147,25 @@ class RunSums:
     @classmethod
     def from_runs(cls, runs: Sequence[RunContrast]) -> RunSums:
         """Sum over the prompts of each run."""
-        cleared = [run.residuals for run in runs]
+        residuals = [run.residuals for run in runs]
         return cls(
-            np.stack([run.tested @ values for run, values in zip(runs, cleared, strict=True)]),
-            np.stack([np.einsum("pu,pu->u", values, values, dtype=np.float64) for values in cleared]),
-            np.array([run.tested @ run.tested for run in runs]),
-            np.array([float(len(run.tested) - run.nuisance.shape[1]) for run in runs]),
+            np.stack([run.regressor @ values for run, values in zip(runs, residuals, strict=True)]),
+            np.stack([np.einsum("pu,pu->u", values, values, dtype=np.float64) for values in residuals]),
+            np.array([run.regressor @ run.regressor for run in runs]),
+            np.array([float(len(run.regressor) - run.nuisance.shape[1]) for run in runs]),
         )
 
     def pooled(self, chosen: ArrayLike) -> Maps:
-        """Fit the contrast to choices of runs; all else is each run's own.
-
-        `chosen` (n_maps, n_runs): which runs each map is made of.
-        """
+        """Fit the contrast to choices of runs; `chosen` (n_maps, n_runs): which runs each map is made of."""
         weights = np.atleast_2d(np.asarray(chosen, float))
-        powers, dof = weights @ self.powers, weights @ self.dof - 1
+        powers, dof = weights @ self.powers, weights @ self.dof - 1  # one degree of freedom is the contrast's
         if (dof < 1).any():
             raise InferenceError(
                 "a choice of runs with no prompt left for the noise found; more prompts than conditions, drifts and "
                 "confounds needed in them: record longer runs, or more"
             )
         products, squares = weights @ self.products, weights @ self.squares
+        # least squares of y on one regressor x: x'y / x'x
         return Maps(products / powers[:, None], t_of(products, squares, powers, dof), dof)
 
 
@@ -185,25 +182,26 @@ def t_of(
     unit has no variance; very large, not infinite, where the contrast explains all of it.
     """
     explained = products**2 / powers[:, None]
+    # what the contrast does not explain; at least rounding, so that a perfect fit stays finite
     noise = np.maximum(squares - explained, np.finfo(float).eps * squares) / dof[:, None]
-    found: NDArray[np.float64] = products / np.sqrt(np.where(noise > 0, noise, np.inf) * powers[:, None])
-    return found
+    # t = (x'y / x'x) / sqrt(noise / x'x); a unit without variance gets 0
+    t: NDArray[np.float64] = products / np.sqrt(np.where(noise > 0, noise, np.inf) * powers[:, None])
+    return t
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SharedTexts:
-    """Whether texts that several runs show have changed sides, exchange by exchange.
+    """Exchanges of labels that treat a text alike in all runs that show it.
 
-    What a text does is the same wherever it is shown. Tasks with the same baseline resemble each other by its texts
-    alone, which exchanges show only if a text changes sides in all of them or in none.
+    A text has the same effect wherever it is shown. Tasks with the same baseline resemble each other by its texts
+    alone, and exchanges reproduce that only if a text changes sides in all of these runs or in none.
 
     - `columns`: number of each text that two runs or more show.
-    - `turned` (n_draws, n_texts): -1 where a text has changed sides, 1 where it has not, 0 where that is not decided
-      yet.
+    - `signs` (n_draws, n_texts): -1 where a text has changed sides, 1 where it has not, 0 where that is open.
     """
 
     columns: dict[str, int]
-    turned: NDArray[np.int8]
+    signs: NDArray[np.int8]
 
     @classmethod
     def from_runs(cls, runs: Sequence[RunContrast], n_draws: int) -> SharedTexts:
@@ -215,18 +213,21 @@ class SharedTexts:
     def exchange(self, run: RunContrast, draws: slice, rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw orders of the prompts of a run in which texts change sides as they did in earlier runs.
 
-        Returns (n_some, n_prompts): whose label each prompt gets. All orders are equally likely where no text is
-        decided; a text keeps what is decided as far as the labels of the run allow.
+        Returns (n_orders, n_prompts): whose label each prompt gets. All orders are equally likely where no text is
+        decided; a decided text keeps its side as far as the labels of the run allow.
         """
-        sides = np.sign(np.where(np.abs(run.tested) > _TINY * np.abs(run.tested).max(), run.tested, 0)).astype(np.int8)
+        smallest = _TINY * np.abs(run.regressor).max()
+        sides = np.sign(np.where(np.abs(run.regressor) > smallest, run.regressor, 0)).astype(np.int8)
         numbers = np.array([self.columns.get(text, -1) for text in run.prompts["stimulus"]])
         shared = numbers >= 0
-        wanted = np.zeros((len(self.turned[draws]), len(sides)), np.int8)
-        wanted[:, shared] = self.turned[draws, numbers[shared]] * sides[shared]
-        places, labels = (np.argsort(rng.uniform(size=wanted.shape) - side, axis=1) for side in (wanted, sides))
+        targets = np.zeros((len(self.signs[draws]), len(sides)), np.int8)
+        targets[:, shared] = self.signs[draws, numbers[shared]] * sides[shared]
+        # sort prompts by the side that they shall have and labels by the side that they are, each in random order
+        # within a side, and give the first label to the first prompt, and so on
+        places, labels = (np.argsort(rng.uniform(size=targets.shape) - side, axis=1) for side in (targets, sides))
         order = np.empty_like(labels)
         np.put_along_axis(order, places, labels, axis=1)
-        self.turned[draws, numbers[shared]] = (sides[order] * sides)[:, shared]
+        self.signs[draws, numbers[shared]] = (sides[order] * sides)[:, shared]
         return order
 
 
@@ -235,24 +236,25 @@ def relabelled(
 ) -> Iterator[NDArray[np.float64]]:
     """Fit the contrast again and again with its labels exchanged among the prompts of each run.
 
-    What prompts did stays as it is, so units keep their dependence on each other: a map is what a task without any
-    effect would look like in this very model. (Permutation of the residuals of the reduced model, as in FSL's
-    randomise; Freedman and Lane 1983.)
-
-    `shared`: texts that runs of other tasks show too; by default those that several of these runs show. Yields (n_some,
-    n_units): t maps, some draws at a time.
+    Effects of prompts stay as they are, so units keep their dependence on each other: each map is what a task without
+    effect would look like in this very model. `shared`: texts that runs of other tasks show too; by default those that
+    several of these runs show. Yields t maps (n_maps, n_units), some draws at a time.
     """
     sums = RunSums.from_runs(runs)
     dof, power = sums.pooled(np.ones(len(runs))).dof, sums.powers.sum()
     total, texts = sums.squares.sum(0), shared or SharedTexts.from_runs(runs, n_draws)
     step = max(1, _VALUES_AT_A_TIME // total.size)
     for start in range(0, n_draws, step):
-        n_now = min(step, n_draws - start)
-        products, squares = np.zeros((n_now, total.size)), np.tile(total, (n_now, 1))
+        n_maps = min(step, n_draws - start)
+        products, squares = np.zeros((n_maps, total.size)), np.tile(total, (n_maps, 1))
         for run in runs:
-            left = run.residuals
-            order = texts.exchange(run, slice(start, start + n_now), rng)
-            products += run.tested.astype(left.dtype)[order] @ left
-            for column in run.moved.astype(left.dtype).T:  # the model is fitted anew, with all else in it
-                squares -= (column[order] @ left) ** 2
-        yield t_of(products, np.maximum(squares, 0), np.full(n_now, power), np.repeat(dof, n_now))
+            # residuals of the model without the contrast are permuted (Freedman and Lane 1983, as FSL's randomise);
+            # to permute the regressor the other way round gives the same sums
+            residuals = run.residuals
+            order = texts.exchange(run, slice(start, start + n_maps), rng)
+            products += run.regressor.astype(residuals.dtype)[order] @ residuals
+            # the whole model is fitted anew: permuted residuals correlate with nuisance again, which takes its part
+            for column in run.varying_nuisance.astype(residuals.dtype).T:
+                squares -= (column[order] @ residuals) ** 2
+        yield t_of(products, np.maximum(squares, 0), np.full(n_maps, power), np.repeat(dof, n_maps))
+

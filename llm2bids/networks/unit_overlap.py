@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 
-from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.history import noted_call
 from llm2bids.errors import DesignError, InferenceError
-from llm2bids.networks.agreement import jackknife
-from llm2bids.networks.answers import Answer, files_of, refuse_existing, write_answer
-from llm2bids.networks.chance import (
+from llm2bids.networks.answers import Answer, files_of
+from llm2bids.networks.measures import (
     INDICES,
-    check_draws,
     combinations_of,
     index_matrix,
     index_of,
+    shared_units,
+    units_of_k,
+    units_per_layer,
+)
+from llm2bids.networks.question import NetworkOptions, Question
+from llm2bids.networks.resampling import (
+    check_draws,
+    holm,
+    jackknife,
     matched_networks,
     p_at_least,
     shared_by_chance,
-    shared_units,
-    units_of_k,
     units_of_k_by_chance,
-    units_per_layer,
 )
-from llm2bids.networks.network_set import find_networks, with_tasks
 from llm2bids.networks.run_statistics import RunSums, SharedTexts, relabelled
 from llm2bids.plots.overlap import draw_overlap
-from llm2bids.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -74,9 +77,17 @@ _COLUMNS: Final = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class OverlapOptions(NetworkOptions):
+    """Options of `overlap`."""
+
+    n_draws: int = 1000
+    seed: int = 0
+
+
 @noted_call("networks overlap", files_of)
 def overlap(  # noqa: PLR0913 - the arguments of the command
-    out_dir: str | Path,
+    glm_dir: str | Path,
     *,
     participant_label: Sequence[str] = (),
     task_label: Sequence[str] = (),
@@ -87,20 +98,20 @@ def overlap(  # noqa: PLR0913 - the arguments of the command
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> list[Answer]:
-    """Say what the networks of every two tasks share, and what they would by chance.
+    """Compare the networks of every two tasks: what they share, and what they would share by chance.
 
     Parameters
     ----------
-    out_dir : path-like
-        What ``glm`` made, with two tasks or more.
+    glm_dir : path-like
+        Results of ``glm`` with two tasks or more.
     participant_label, task_label, sites, contrasts : sequence of str
-        What to look at; all by default.
+        Which networks to look at; all by default.
     n_draws : int
-        Permutations of units, and exchanges of conditions.
+        Number of permutations of units, and of exchanges of conditions.
     seed : int
-        Which ones.
+        Seed of these draws.
     overwrite : bool
-        Replace an answer that is there.
+        Replace an earlier answer.
     progress : bool, optional
         Whether to show a progress bar; by default if the terminal can.
 
@@ -115,178 +126,175 @@ def overlap(  # noqa: PLR0913 - the arguments of the command
     LLM2BIDSError
         If there are fewer than two tasks, or a file is missing.
     """
-    check_draws(n_draws)
-    out = Dataset(Path(out_dir), "derivative")
-    labels: dict[str, Any] = {"subjects": participant_label, "tasks": task_label, "sites": sites}
-    asked = with_tasks(find_networks(out.root, **labels, contrasts=contrasts), 2, "overlap")
-    refuse_existing(out, asked, "overlap", overwrite=overwrite)
-    answers = []
-    with progress_bar("draws", len(asked) * n_draws, "overlap", visible=progress) as bar:
-        for networks in asked:
-            answer = _answer(networks, n_draws, np.random.default_rng(seed), bar.update)
-            answers.append(write_answer(out, networks, answer))
-    return answers
+    options = OverlapOptions(
+        glm_dir=glm_dir,
+        participant_label=participant_label,
+        task_label=task_label,
+        sites=sites,
+        contrasts=contrasts,
+        n_draws=n_draws,
+        seed=seed,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    check_draws(options.n_draws)
+    question = Question("overlap", options.glm_dir, options)
+    return question.answer(Overlap(networks, options) for networks in question.networks(options, n_tasks=2))
 
 
-def _answer(networks: NetworkSet, n_draws: int, rng: np.random.Generator, tick: Callable[[int], object]) -> Answer:
-    """Compare the networks of one subject and site."""
-    runs, why_not = _runs(networks)
-    by_units = shared_by_chance(networks.selected, networks.layers, n_draws, rng)
-    relabelled_shared, relabelled_of_k = _without_effect(networks, runs, n_draws, rng, tick)
-    pairs = _pairs(networks, _widths(networks, runs), by_units, relabelled_shared)
-    matrices = {name: index_matrix(name, networks.selected) for name in INDICES}
-    combined = combinations_of(networks.selected, networks.tasks)
-    tasks = networks.tasks
-    tables = {
-        "pairs": pairs[[name for name in _COLUMNS if name in pairs]],
-        **{
-            name.replace("_", ""): pd.DataFrame(matrix, columns=tasks).assign(task=tasks)[["task", *tasks]]
-            for name, matrix in matrices.items()
-        },
-        "combinations": pd.DataFrame({"tasks": ["+".join(names) for names in combined], "units": combined.values()}),
-        "shared": _of_k(networks, relabelled_of_k),
-    }
-    settings = {
-        "Draws": n_draws,
-        "Rule": networks.networks[0].rule.label,
-        "Tail": networks.networks[0].tail,
-        **({"NoExchangeOfConditions": why_not} if why_not else {}),
-    }
-    figures = {"figure": draw_overlap(tasks, matrices["dice"], pairs, combined, networks.space.label)}
-    return Answer("overlap", ", ".join(networks.subjects), networks.site, tables, figures, settings, _COLUMNS)
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """Overlap of the networks of one subject and site."""
+
+    networks: NetworkSet
+    options: OverlapOptions
+
+    @property
+    def n_steps(self) -> int:
+        """Draws."""
+        return self.options.n_draws
+
+    @cached_property
+    def runs(self) -> tuple[list[list[RunContrast]], str]:
+        """Effects of single prompts, run by run for each task; where they are missing, the reason."""
+        try:
+            return [network.runs(self.networks.tested) for network in self.networks.networks], ""
+        except (InferenceError, DesignError) as error:
+            return [], str(error)
+
+    def answer(self, tick: Callable[[int], object]) -> Answer:
+        """Make all tables and the figure."""
+        networks, rng = self.networks, np.random.default_rng(self.options.seed)
+        by_units = shared_by_chance(networks.selected, networks.layers, self.options.n_draws, rng)
+        relabelled_shared, relabelled_of_k = self._without_effect(rng, tick)
+        pairs = self._pairs(by_units, relabelled_shared)
+        matrices = {name: index_matrix(name, networks.selected) for name in INDICES}
+        combined = combinations_of(networks.selected, networks.tasks)
+        tasks = networks.tasks
+        tables = {
+            "pairs": pairs[[name for name in _COLUMNS if name in pairs]],
+            **{
+                name.replace("_", ""): pd.DataFrame(matrix, columns=tasks).assign(task=tasks)[["task", *tasks]]
+                for name, matrix in matrices.items()
+            },
+            "combinations": pd.DataFrame(
+                {"tasks": ["+".join(names) for names in combined], "units": combined.values()}
+            ),
+            "shared": self._of_k(relabelled_of_k),
+        }
+        reason = self.runs[1]
+        settings = {
+            "Draws": self.options.n_draws,
+            "Rule": networks.networks[0].rule.label,
+            "Tail": networks.networks[0].tail,
+            **({"NoExchangeOfConditions": reason} if reason else {}),
+        }
+        figures = {"figure": draw_overlap(tasks, matrices["dice"], pairs, combined, networks.space.label)}
+        return Answer("overlap", ", ".join(networks.subjects), networks.site, tables, figures, settings, _COLUMNS)
+
+    def _without_effect(
+        self, rng: np.random.Generator, tick: Callable[[int], object]
+    ) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]:
+        """Units shared, and units of k networks, when conditions are exchanged among the prompts of each run."""
+        n_draws, runs = self.options.n_draws, self.runs[0]
+        if not runs:
+            tick(n_draws)
+            return None, None
+        layers = self.networks.layers
+        counts = units_per_layer(self.networks.selected, layers)
+        texts = SharedTexts.from_runs([run for of_task in runs for run in of_task], n_draws)
+        # as many of the strongest units in each layer as the network has there: chance differs in which they are
+        drawn = [
+            matched_networks(relabelled(of_task, n_draws, rng, texts), count, layers, network.tail)
+            for of_task, count, network in zip(runs, counts, self.networks.networks, strict=True)
+        ]
+        shared, of_k = [], []
+        for networks in zip(*drawn, strict=True):
+            stacked = np.stack(networks, axis=1)
+            shared.append(shared_units(stacked))
+            of_k.append(units_of_k(stacked))
+            tick(len(stacked))
+        return np.concatenate(shared), np.concatenate(of_k)
+
+    def _pairs(self, by_units: NDArray[np.int64], by_labels: NDArray[np.int64] | None) -> pd.DataFrame:
+        """Compare every two networks with chance, by units and by labels exchanged."""
+        networks = self.networks
+        signs = np.stack([np.sign(network.map("effect")[networks.tested]) for network in networks.networks])
+        shared = shared_units(networks.selected)
+        widths = self._widths()
+        rows = []
+        for a, b in combinations(range(len(networks.networks)), 2):
+            in_both = networks.selected[a] & networks.selected[b]
+            row = self._row(shared, by_units, (a, b))
+            row["same_sign"] = int((in_both & (signs[a] == signs[b])).sum())
+            half = widths.get((a, b), np.nan)
+            row["dice_low"], row["dice_high"] = np.clip([row["dice"] - half, row["dice"] + half], 0, 1).tolist()
+            row["p"] = np.nan
+            if by_labels is not None and row["units_a"] and row["units_b"]:
+                row["p"] = float(p_at_least(shared[a, b], by_labels[:, a, b]))
+            rows.append(row)
+        pairs = pd.DataFrame(rows)
+        pairs["dice_above_chance"] = pairs["dice"] - pairs["dice_chance"]
+        pairs["p_holm"] = holm(pairs["p"].to_numpy())
+        return pairs
+
+    def _row(self, shared: NDArray[np.int64], by_units: NDArray[np.int64], pair: tuple[int, int]) -> dict[str, Any]:
+        """Compare two networks with permutations of the units of every layer."""
+        a, b = pair
+        sizes = shared[a, a], shared[b, b]
+        drawn = by_units[:, a, b]
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        return {
+            "task_a": self.networks.tasks[a],
+            "task_b": self.networks.tasks[b],
+            "units_a": int(sizes[0]),
+            "units_b": int(sizes[1]),
+            "shared": int(shared[a, b]),
+            **{name: float(index_of(name, shared[a, b], *sizes)) for name in INDICES},
+            **{f"{name}_chance": float(np.mean(index_of(name, drawn, *sizes))) for name in INDICES},
+            "chance_low": float(low),
+            "chance_high": float(high),
+            "p_units": float(p_at_least(shared[a, b], drawn)) if min(sizes) else np.nan,
+        }
+
+    def _widths(self) -> dict[tuple[int, int], float]:
+        """Half the widths of the intervals of Dice, by leaving out each run of both tasks."""
+        without: list[NDArray[np.bool_]] = []  # networks without each run, the last of all runs, task by task
+        for network, runs in zip(self.networks.networks, self.runs[0], strict=False):
+            sums = RunSums.from_runs(runs)
+            chosen = np.concatenate([~np.eye(len(runs), dtype=bool), np.ones((1, len(runs)), bool)])
+            if (chosen @ sums.dof < 2).any():  # noqa: PLR2004 - too little for a contrast and its noise
+                return {}
+            without.append(network.rule.select(sums.pooled(chosen)))
+        return {pair: _half_width(without[pair[0]], without[pair[1]]) for pair in combinations(range(len(without)), 2)}
+
+    def _of_k(self, drawn: NDArray[np.int64] | None) -> pd.DataFrame:
+        """Count units of exactly k networks; p-values are of k or more."""
+        counts = units_of_k(self.networks.selected)
+        chance = units_of_k_by_chance(self.networks.selected, self.networks.layers)
+        table = pd.DataFrame({"n_tasks": range(len(counts)), "units": counts, "chance": chance})
+        if drawn is None:
+            return table.assign(p=np.nan)
+        at_least, drawn_at_least = counts[::-1].cumsum()[::-1], drawn[:, ::-1].cumsum(1)[:, ::-1]
+        p = p_at_least(at_least, drawn_at_least)
+        p[:2] = np.nan  # every unit is in 0 or more, and the union, 1 or more, is large where little is shared
+        return table.assign(p=p)
 
 
-def _pairs(
-    networks: NetworkSet,
-    widths: dict[tuple[int, int], float],
-    by_units: NDArray[np.int64],
-    by_labels: NDArray[np.int64] | None,
-) -> pd.DataFrame:
-    """Every two networks: what they share, its interval, and what chance gives, by units and by labels exchanged."""
-    signs = np.stack([np.sign(one.map("effect")[networks.tested]) for one in networks.networks])
-    shared = shared_units(networks.selected)
-    rows = []
-    for one, other in combinations(range(len(networks.networks)), 2):
-        both = networks.selected[one] & networks.selected[other]
-        row = _row(networks, shared, by_units, (one, other))
-        row["same_sign"] = int((both & (signs[one] == signs[other])).sum())
-        half = widths.get((one, other), np.nan)
-        row["dice_low"], row["dice_high"] = np.clip([row["dice"] - half, row["dice"] + half], 0, 1).tolist()
-        row["p"] = np.nan
-        if by_labels is not None and row["units_a"] and row["units_b"]:
-            row["p"] = float(p_at_least(shared[one, other], by_labels[:, one, other]))
-        rows.append(row)
-    pairs = pd.DataFrame(rows)
-    pairs["dice_above_chance"] = pairs["dice"] - pairs["dice_chance"]
-    pairs["p_holm"] = holm(pairs["p"].to_numpy())
-    return pairs
+def _half_width(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Half the width of the jackknife interval of Dice.
 
-
-def _runs(networks: NetworkSet) -> tuple[list[list[RunContrast]], str]:
-    """What every prompt did, task by task; where that is not there, why."""
-    try:
-        return [network.runs(networks.tested) for network in networks.networks], ""
-    except (InferenceError, DesignError) as error:
-        return [], str(error)
-
-
-def _without_effect(
-    networks: NetworkSet,
-    runs: list[list[RunContrast]],
-    n_draws: int,
-    rng: np.random.Generator,
-    tick: Callable[[int], object],
-) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]:
-    """Units shared, and units of k networks, when conditions are exchanged among the prompts of each run."""
-    if not runs:
-        tick(n_draws)
-        return None, None
-    counts = units_per_layer(networks.selected, networks.layers)
-    texts = SharedTexts.from_runs([run for own in runs for run in own], n_draws)
-    drawn = [
-        matched_networks(relabelled(own, n_draws, rng, texts), count, networks.layers, network.tail)
-        for own, count, network in zip(runs, counts, networks.networks, strict=True)
-    ]
-    shared, of_k = [], []
-    for some in zip(*drawn, strict=True):
-        stacked = np.stack(some, axis=1)
-        shared.append(shared_units(stacked))
-        of_k.append(units_of_k(stacked))
-        tick(len(stacked))
-    return np.concatenate(shared), np.concatenate(of_k)
-
-
-def _widths(networks: NetworkSet, runs: list[list[RunContrast]]) -> dict[tuple[int, int], float]:
-    """Half the widths of the intervals of Dice, from leaving out each run."""
-    left_out: list[NDArray[np.bool_]] = []
-    for network, own in zip(networks.networks, runs, strict=False):
-        sums = RunSums.from_runs(own)
-        chosen = np.concatenate([~np.eye(len(own), dtype=bool), np.ones((1, len(own)), bool)])
-        if (chosen @ sums.dof < 2).any():  # noqa: PLR2004 - too little would be left for a contrast and its noise
-            return {}
-        left_out.append(network.rule.select(sums.pooled(chosen)))
-    found = {}
-    for one, other in combinations(range(len(left_out)), 2):
-        n_one, n_other = len(left_out[one]) - 1, len(left_out[other]) - 1
-
-        def dice(kept: NDArray[np.int64], one: int = one, other: int = other, n_one: int = n_one) -> float:
-            """Dice without the run that is left out; the last row is the network of all runs."""
-            gone = set(range(n_one + len(left_out[other]) - 1)) - set(kept.tolist())
-            run = gone.pop() if gone else None
-            a = left_out[one][run if run is not None and run < n_one else -1]
-            b = left_out[other][run - n_one if run is not None and run >= n_one else -1]
-            return float(index_of("dice", (a & b).sum(), a.sum(), b.sum()))
-
-        _, low, high = jackknife(dice, [range(n_one), range(n_one, n_one + n_other)])
-        found[one, other] = (high - low) / 2
-    return found
-
-
-def _row(
-    networks: NetworkSet, shared: NDArray[np.int64], by_units: NDArray[np.int64], pair: tuple[int, int]
-) -> dict[str, Any]:
-    """What two networks share, and would if the units of every layer were permuted."""
-    one, other = pair
-    sizes = shared[one, one], shared[other, other]
-    drawn = by_units[:, one, other]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return {
-        "task_a": networks.tasks[one],
-        "task_b": networks.tasks[other],
-        "units_a": int(sizes[0]),
-        "units_b": int(sizes[1]),
-        "shared": int(shared[one, other]),
-        **{name: float(index_of(name, shared[one, other], *sizes)) for name in INDICES},
-        **{f"{name}_chance": float(np.mean(index_of(name, drawn, *sizes))) for name in INDICES},
-        "chance_low": float(low),
-        "chance_high": float(high),
-        "p_units": float(p_at_least(shared[one, other], drawn)) if min(sizes) else np.nan,
-    }
-
-
-def _of_k(networks: NetworkSet, drawn: NDArray[np.int64] | None) -> pd.DataFrame:
-    """Units that belong to k networks, or more where it is tested."""
-    found, chance = units_of_k(networks.selected), units_of_k_by_chance(networks.selected, networks.layers)
-    table = pd.DataFrame({"n_tasks": range(len(found)), "units": found, "chance": chance})
-    if drawn is None:
-        return table.assign(p=np.nan)
-    at_least, drawn_at_least = found[::-1].cumsum()[::-1], drawn[:, ::-1].cumsum(1)[:, ::-1]
-    p = p_at_least(at_least, drawn_at_least)
-    p[:2] = np.nan  # as many units as before belong to none, and to one or more
-    return table.assign(p=p)
-
-
-def holm(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Correct p-values for their number.
-
-    `p_values` (n_tests,): naN is no test. Returns (n_tests,): family-wise error (Holm 1979).
-
-    >>> holm(np.array([0.01, 0.04, np.nan, 0.03])).round(3).tolist()
-    [0.03, 0.06, nan, 0.06]
+    `a`, `b` (n_runs + 1, n_units): the network of a task without each run; in the last row that of all runs.
     """
-    found = np.full(len(p_values), np.nan)
-    tested = np.flatnonzero(~np.isnan(p_values))
-    order = tested[np.argsort(p_values[tested])]
-    factors = np.arange(len(order), 0, -1)
-    found[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
-    return found
+    n_a, n_b = len(a) - 1, len(b) - 1
+
+    def dice(remaining: NDArray[np.int64]) -> float:
+        """Dice without the run that is left out, if any."""
+        removed = set(range(n_a + n_b)) - set(remaining.tolist())
+        run = removed.pop() if removed else None
+        units_a = a[run if run is not None and run < n_a else -1]
+        units_b = b[run - n_a if run is not None and run >= n_a else -1]
+        return float(index_of("dice", (units_a & units_b).sum(), units_a.sum(), units_b.sum()))
+
+    _, low, high = jackknife(dice, [range(n_a), range(n_a, n_a + n_b)])
+    return (high - low) / 2

@@ -11,9 +11,9 @@ import pandas as pd
 from llm2bids.bids.names import parse_name
 from llm2bids.bids.tables import read_tsv
 from llm2bids.masks import load_mask
-from llm2bids.networks.chance import index_of
 from llm2bids.networks.map_sets import read_result
 from llm2bids.networks.matching import iou_matrix
+from llm2bids.networks.measures import index_of
 from llm2bids.pages.frame import Panel, figure_html, table_html
 from llm2bids.plots import draw_iou, draw_layers
 from llm2bids.plots.pictures import as_png
