@@ -164,7 +164,7 @@ def test_tokens_as_samples_leave_p_out(planted: Path, tmp_path: Path) -> None:
     assert answer.tables["pairs"]["p"].isna().all()
     assert answer.tables["pairs"]["p_units"].notna().all()
     assert "took tokens for samples" in answer.settings["NoExchangeOfConditions"]
-    with pytest.raises(Exception, match="--inference prompt"):
+    with pytest.raises(Exception, match='inference="prompt"'):
         identify(tmp_path / "token", n_permutations=1, progress=False)
 
 

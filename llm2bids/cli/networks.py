@@ -204,7 +204,7 @@ def _add_question(
 ) -> argparse.ArgumentParser:
     """A question with what all of them take first."""
     question: argparse.ArgumentParser = questions.add_parser(name, help=text, description=description)
-    question.add_argument("out_dir", metavar="OUT_DIR", help="what llm2bids glm made")
+    question.add_argument("glm_dir", metavar="GLM_DIR", help="results of llm2bids glm")
     add_labels(question)
     question.add_argument(
         "--contrasts", nargs="+", default=[], metavar="NAME", help="which, where a task has several (all)"

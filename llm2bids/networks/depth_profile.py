@@ -102,7 +102,7 @@ _COLUMNS: Final = {
 
 @noted_call("networks profile", files_of)
 def profile(  # noqa: PLR0913 - the arguments of the command
-    out_dir: str | Path,
+    glm_dir: str | Path,
     *,
     participant_label: Sequence[str] = (),
     task_label: Sequence[str] = (),
@@ -117,7 +117,7 @@ def profile(  # noqa: PLR0913 - the arguments of the command
 
     Parameters
     ----------
-    out_dir : path-like
+    glm_dir : path-like
         What ``glm`` made.
     participant_label, task_label, sites, contrasts : sequence of str
         What to look at; all by default.
@@ -142,7 +142,7 @@ def profile(  # noqa: PLR0913 - the arguments of the command
         If no network holds a unit, or a file is missing.
     """
     check_draws(n_draws)
-    out = Dataset(Path(out_dir), "derivative")
+    out = Dataset(Path(glm_dir), "derivative")
     labels: dict[str, Any] = {"subjects": participant_label, "tasks": task_label, "sites": sites}
     asked = _with_units(find_networks(out.root, **labels, contrasts=contrasts))
     joined = _of_several_sites(asked)

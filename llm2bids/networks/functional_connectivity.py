@@ -70,7 +70,7 @@ _COLUMNS: Final = {
 
 @noted_call("networks connectivity", files_of)
 def connectivity(  # noqa: PLR0913 - the arguments of the command
-    out_dir: str | Path,
+    glm_dir: str | Path,
     *,
     participant_label: Sequence[str] = (),
     task_label: Sequence[str] = (),
@@ -88,7 +88,7 @@ def connectivity(  # noqa: PLR0913 - the arguments of the command
 
     Parameters
     ----------
-    out_dir : path-like
+    glm_dir : path-like
         What ``glm`` made, with two tasks or more, beside the recordings and what ``prep`` made of them.
     participant_label, task_label, sites, contrasts : sequence of str
         Networks to look at; all by default.
@@ -120,7 +120,7 @@ def connectivity(  # noqa: PLR0913 - the arguments of the command
     """
     if course not in _COURSES:
         raise InferenceError(f"course {course!r} found; use {' or '.join(_COURSES)}")
-    out = Dataset(Path(out_dir), "derivative")
+    out = Dataset(Path(glm_dir), "derivative")
     labels: dict[str, Any] = {"subjects": participant_label, "tasks": task_label, "sites": sites}
     asked = with_tasks(find_networks(out.root, **labels, contrasts=contrasts), 2, "connectivity")
     question = "connectivitybackground" if background else "connectivity"

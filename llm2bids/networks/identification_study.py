@@ -68,7 +68,7 @@ _COLUMNS: Final = {
 
 @noted_call("networks identify", files_of)
 def identify(  # noqa: PLR0913 - the arguments of the command
-    out_dir: str | Path,
+    glm_dir: str | Path,
     *,
     participant_label: Sequence[str] = (),
     task_label: Sequence[str] = (),
@@ -88,7 +88,7 @@ def identify(  # noqa: PLR0913 - the arguments of the command
 
     Parameters
     ----------
-    out_dir : path-like
+    glm_dir : path-like
         What ``glm`` made, with two tasks or more.
     participant_label, task_label, sites, contrasts : sequence of str
         What to look at; all by default.
@@ -127,7 +127,7 @@ def identify(  # noqa: PLR0913 - the arguments of the command
     """
     rules = tuple(NetworkRule.from_text(text) for text in thresholds)
     _check_choices(across, scores, rules, n_permutations)
-    out = Dataset(Path(out_dir), "derivative")
+    out = Dataset(Path(glm_dir), "derivative")
     labels: dict[str, Any] = {"subjects": participant_label, "tasks": task_label, "sites": sites}
     found = find_networks(out.root, **labels, contrasts=contrasts, together=across == "subject")
     asked = with_tasks(found, 2, "identification")
