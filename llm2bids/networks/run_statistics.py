@@ -257,4 +257,3 @@ def relabelled(
             for column in run.varying_nuisance.astype(residuals.dtype).T:
                 squares -= (column[order] @ residuals) ** 2
         yield t_of(products, np.maximum(squares, 0), np.full(n_maps, power), np.repeat(dof, n_maps))
-
