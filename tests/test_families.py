@@ -15,9 +15,9 @@ from llm2bids.errors import ModelError, PromptError, SiteError
 from llm2bids.model.lesions import mean_activations
 from llm2bids.model.loading import Sampling, make_subject
 from llm2bids.model.recording import Scans, generate, padding_is_harmless, read, tokenize
-from llm2bids.model.scoring import continue_tokens, split_texts, surprise
+from llm2bids.model.scoring import continue_tokens, measure_surprisal, split_texts
 from llm2bids.model.site_names import SITES
-from llm2bids.model.sites import HookPoint, find_site, match_hookpoints, measure_widths, tapped
+from llm2bids.model.sites import HookPoint, find_site, match_hookpoints, measure_widths, record_hookpoints
 from llm2bids.space import UnitSpace
 
 from .families import CAUSAL, FAMILIES, HIDDEN, LACKING, N_BLOCKS, texts, tiny_subject, tiny_tokenizer
@@ -190,7 +190,7 @@ def test_an_encoder_reads_but_neither_predicts_nor_generates() -> None:
     points, tokens = find_site(subject.model, "block"), tokenize(subject, texts(1))
     (scans,) = read(subject, points, tokens)
     assert np.isnan(scans.surprisal).all()
-    with pytest.raises(ModelError, match="--mode read"):
+    with pytest.raises(ModelError, match='mode="read"'):
         next(generate(subject, points, tokens, 2))
 
 
@@ -243,12 +243,12 @@ def hooks_on(subject: Subject) -> int:
 def test_no_hook_is_left_after_an_exception(causal: Subject) -> None:
     before = hooks_on(causal)
     points = find_site(causal.model, "block")
-    with pytest.raises(ZeroDivisionError), tapped(causal.model, points, lambda values: values):
+    with pytest.raises(ZeroDivisionError), record_hookpoints(causal.model, points, lambda values: values):
         assert hooks_on(causal) == before + len(points) + 1
         raise ZeroDivisionError
     with (
         pytest.raises(AttributeError),
-        tapped(causal.model, [*points, HookPoint("no.such", "out")], lambda values: values),
+        record_hookpoints(causal.model, [*points, HookPoint("no.such", "out")], lambda values: values),
     ):
         pass
     assert hooks_on(causal) == before
@@ -272,7 +272,7 @@ def test_every_text_has_a_scan_even_if_the_model_wants_to_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "n_new", "told"), [("", 0, "empty"), ("a model " * 40, 0, "context holds"), ("a", 60, "--tokens")]
+    ("text", "n_new", "told"), [("", 0, "empty"), ("a model " * 40, 0, "context holds"), ("a", 60, "lower `tokens`")]
 )
 def test_texts_that_cannot_be_shown_are_refused(text: str, n_new: int, told: str) -> None:
     subject = tiny_subject("gpt2", n_positions=32)
@@ -346,7 +346,7 @@ def points(subject: Subject) -> tuple[HookPoint, ...]:
 SHOWING: dict[str, Callable[[Subject], Any]] = {
     "read": lambda one: list(read(one, points(one), tokenize(one, texts(1)), 4)),
     "generate": lambda one: list(generate(one, points(one), tokenize(one, texts(1), 3), 3, 4)),
-    "surprise": lambda one: surprise(one, split_texts(one, texts(2)), batch_size=4),
+    "surprise": lambda one: measure_surprisal(one, split_texts(one, texts(2)), batch_size=4),
     "continue_tokens": lambda one: continue_tokens(one, tokenize(one, texts(2)), 3, batch_size=4),
     "mean_activations": lambda one: mean_activations(
         one, texts(2), UnitSpace("block", tuple(map(str, points(one))), (HIDDEN,) * N_BLOCKS), batch_size=4
@@ -371,7 +371,7 @@ def test_too_little_memory_says_what_to_do(name: str, device: str) -> None:
             raise error
 
     subject.model.lm_head.register_forward_pre_hook(crowded)
-    told = "for 4 texts at a time; lower --batch-size, use --dtype bfloat16 or --device cpu, or .* --device-map auto"
+    told = 'for 4 texts at a time; lower `batch_size`, use dtype="bfloat16" or device="cpu", or .* device_map="auto"'
     with pytest.raises(ModelError, match=told):
         SHOWING[name](subject)
 
@@ -380,7 +380,7 @@ def test_other_errors_of_torch_are_not_taken_for_too_little_memory() -> None:
     subject = tiny_subject("gpt2")
     (pieces, tokens) = split_texts(subject, texts(2)), tokenize(subject, texts(1))
     subject.model.lm_head.register_forward_pre_hook(lambda *_: torch.ones(2) @ torch.ones(3))
-    for show in (lambda: surprise(subject, pieces), lambda: continue_tokens(subject, tokens, 2)):
+    for show in (lambda: measure_surprisal(subject, pieces), lambda: continue_tokens(subject, tokens, 2)):
         with pytest.raises(RuntimeError, match="inconsistent tensor size") as raised:
             show()
         assert raised.type is RuntimeError
@@ -393,7 +393,7 @@ def test_a_model_too_large_to_be_shown_a_text_says_what_to_do() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     subject.model.lm_head.register_forward_pre_hook(crowded)
-    with pytest.raises(ModelError, match="too little memory on the device; use --dtype bfloat16"):
+    with pytest.raises(ModelError, match='too little memory on the device; use dtype="bfloat16"'):
         find_site(subject.model, "mlp")
 
 
@@ -406,7 +406,7 @@ def test_special_tokens_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> N
         return known
 
     monkeypatch.setattr(type(subject.tokenizer), "all_special_ids", property(look_up))
-    surprise(subject, split_texts(subject, texts()), batch_size=2)
+    measure_surprisal(subject, split_texts(subject, texts()), batch_size=2)
     list(generate(subject, points(subject), tokenize(subject, texts(), 3), 3, 2))
     assert (len(asked), subject.special_ids) == (1, {0, 1, 2})
 

@@ -17,7 +17,7 @@ from llm2bids.lesioning.exam import Exam, Reading, find_option
 from llm2bids.lesioning.materials import Item, Questions, read_questions
 from llm2bids.model import scoring
 from llm2bids.model.lesions import lesion as lesioned
-from llm2bids.model.scoring import Intact, split_texts, surprise
+from llm2bids.model.scoring import IntactPredictions, measure_surprisal, split_texts
 from llm2bids.model.sites import find_site, measure_widths
 from llm2bids.plots.lesions import draw_curve, draw_dissociation
 from llm2bids.space import UnitMask, UnitSpace
@@ -126,7 +126,7 @@ def test_percentile_and_interval_against_scipy() -> None:
 def test_surprisal_equals_the_loss_of_transformers(family: str) -> None:
     subject = tiny_subject(family)
     documents = [" ".join(WORDS[: 4 + 3 * number]) for number in range(3)]
-    found = surprise(subject, split_texts(subject, documents), batch_size=2)
+    found = measure_surprisal(subject, split_texts(subject, documents), batch_size=2)
     for document, bits, n_tokens in zip(documents, found.bits, found.n_tokens, strict=True):
         ids = subject.tokenizer(document, return_tensors="pt")["input_ids"]
         with torch.inference_mode():
@@ -152,7 +152,7 @@ def test_every_token_of_a_long_text_is_scored_once_with_what_stands_before_it_in
             scores = subject.model(input_ids=torch.tensor([piece.tokens])).logits[0].log_softmax(-1)
         own = [float(-scores[at - 1, piece.tokens[at]]) for at in range(piece.start, len(piece.tokens))]
         by_hand.append(sum(own) / np.log(2))
-    np.testing.assert_allclose(surprise(subject, pieces, batch_size=3).bits, by_hand, rtol=1e-4)
+    np.testing.assert_allclose(measure_surprisal(subject, pieces, batch_size=3).bits, by_hand, rtol=1e-4)
 
 
 def test_without_a_start_token_the_first_word_and_its_bytes_do_not_count() -> None:
@@ -169,15 +169,15 @@ def test_without_a_start_token_the_first_word_and_its_bytes_do_not_count() -> No
 @pytest.mark.parametrize("kept", [True, False])
 def test_divergence_from_the_intact_model(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
     if not kept:
-        monkeypatch.setattr(scoring, "_KEPT_BYTES", 0)
+        monkeypatch.setattr(scoring, "_CACHE_BYTES", 0)
     subject = tiny_subject("llama")
     points = find_site(subject.model, "neuron")
     space = UnitSpace("neuron", tuple(map(str, points)), measure_widths(subject.model, points))
     mask = UnitMask.from_units(space, range(20))
     pieces = split_texts(subject, ["a model is shown", "one word after another and every unit"])
-    intact = Intact()
-    assert surprise(subject, pieces, None, intact).kl.tolist() == [0, 0]
-    found = surprise(subject, pieces, lambda _starts: lesioned(subject.model, mask), intact)
+    intact = IntactPredictions()
+    assert measure_surprisal(subject, pieces, None, intact).kl.tolist() == [0, 0]
+    found = measure_surprisal(subject, pieces, lambda _starts: lesioned(subject.model, mask), intact)
     ids = torch.tensor([pieces[0].tokens])
     with torch.inference_mode():
         before = subject.model(input_ids=ids).logits[0, :-1].log_softmax(-1)

@@ -19,7 +19,7 @@ from llm2bids.model.lesions import Method, amplify, lesion, mean_activations, pu
 from llm2bids.model.phantom import build_phantom, phantom_truth
 from llm2bids.model.recording import read, tokenize
 from llm2bids.model.site_names import SITES
-from llm2bids.model.sites import find_site, measure_widths, tapped
+from llm2bids.model.sites import find_site, measure_widths, record_hookpoints
 from llm2bids.space import UnitMask, UnitSpace
 
 from .families import CAUSAL, FAMILIES, LACKING, N_BLOCKS, texts, tiny_subject
@@ -68,7 +68,7 @@ def logits(subject: Subject, ids: torch.Tensor = IDS) -> torch.Tensor:
 def states(subject: Subject, mask: UnitMask) -> torch.Tensor:
     """What the units of a mask's space do, as the next module sees it, shape (2, 5, n_units)."""
     points = find_site(subject.model, mask.space.site)
-    with tapped(subject.model, points, torch.clone) as kept:
+    with record_hookpoints(subject.model, points, torch.clone) as kept:
         logits(subject)
         return torch.cat([value for value in kept if value is not None], dim=-1)
 

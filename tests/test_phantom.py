@@ -18,8 +18,8 @@ from llm2bids.model.loading import Sampling
 from llm2bids.model.phantom import build_phantom, phantom_texts, phantom_truth
 from llm2bids.model.recording import generate, read, tokenize
 from llm2bids.model.site_names import SITES
-from llm2bids.model.sites import find_site, measure_widths, tapped
-from llm2bids.model.subject import subject_of
+from llm2bids.model.sites import find_site, measure_widths, record_hookpoints
+from llm2bids.model.subject import load
 from llm2bids.space import UnitMask, UnitSpace
 from llm2bids.task import Design, lay_out, on_topics
 
@@ -182,23 +182,23 @@ def test_it_is_the_same_on_other_processors_and_with_other_threads(kernel: dict[
 def test_a_model_is_had_by_name_from_a_folder_or_as_it_is(tmp_path: Path) -> None:
     SUBJECT.model.save_pretrained(tmp_path / "saved")
     SUBJECT.tokenizer.save_pretrained(tmp_path / "saved")
-    assert subject_of("phantom").identity == SUBJECT.identity
-    assert subject_of(SUBJECT, dtype="bfloat16") is SUBJECT
-    found = subject_of(str(tmp_path / "saved"), dtype="bfloat16", device="cpu")
+    assert load("phantom").identity == SUBJECT.identity
+    assert load(SUBJECT, dtype="bfloat16") is SUBJECT
+    found = load(str(tmp_path / "saved"), dtype="bfloat16", device="cpu")
     assert (found.identity.name, found.model.dtype) == ("saved", torch.bfloat16)
     for asked in ({"dtype": "bfloat16"}, {"revision": "main"}, {"device_map": "auto"}, {"device": "nowhere"}):
         with pytest.raises(ModelError):
-            subject_of("phantom", **asked)
+            load("phantom", **asked)
     for asked in ({"dtype": "int3"}, {"revision": "main"}, {"device": "nowhere"}):
         with pytest.raises(ModelError):
-            subject_of(str(tmp_path / "saved"), **asked)
+            load(str(tmp_path / "saved"), **asked)
 
 
 def test_tapping_reads_what_the_norms_do_not_change() -> None:
     norm = SUBJECT.model.model.layers[3].input_layernorm
     (block,) = POINTS["block"][2:3]
     tokens = tokenize(SUBJECT, ["The radiologist compares several chest radiographs"])
-    with tapped(SUBJECT.model, [block], lambda values: values.clone()) as kept:
+    with record_hookpoints(SUBJECT.model, [block], lambda values: values.clone()) as kept:
         (_scans,) = read(SUBJECT, [block], tokens)
         stream = kept[0]
     assert stream is not None

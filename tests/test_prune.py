@@ -16,7 +16,7 @@ from llm2bids.cli import main
 from llm2bids.errors import MaskError, PruneError, SiteError
 from llm2bids.masks import save_mask
 from llm2bids.model.lesions import lesion
-from llm2bids.model.loading import load_subject, make_subject
+from llm2bids.model.loading import load_pretrained, make_subject
 from llm2bids.model.phantom import build_phantom, phantom_truth
 from llm2bids.model.sites import find_site, measure_widths
 from llm2bids.pruning import prune
@@ -347,7 +347,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     subject = tiny_subject("opt")
     subject.model.save_pretrained(tmp_path / "big")
     subject.tokenizer.save_pretrained(tmp_path / "big")
-    big = load_subject(str(tmp_path / "big"))
+    big = load_pretrained(str(tmp_path / "big"))
     mask = mask_at(big.model, "neuron", NEURONS)
     described = {**big.describe(), "Site": "neuron"}
     save_mask(UnitMask(mask.space, mask.selected, described), tmp_path / "mask.tsv")
@@ -373,7 +373,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         == report["Source"]["WeightsSHA256"]
         == big.identity.weights_sha256
     )
-    assert report["WeightsSHA256"] == load_subject(str(tmp_path / "m")).identity.weights_sha256
+    assert report["WeightsSHA256"] == load_pretrained(str(tmp_path / "m")).identity.weights_sha256
     assert 'OPTForCausalLM.from_pretrained("m")' in (tmp_path / "m" / "README.md").read_text()
     assert len(AutoTokenizer.from_pretrained(tmp_path / "m")) == len(big.tokenizer)
     assert main(command) == 2

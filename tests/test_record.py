@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from llm2bids.bids.history import HISTORY
 from llm2bids.bids.nifti import HEADER_SIZE
 from llm2bids.errors import DatasetError, LLM2BIDSError, ModelError, NonFiniteError, RecordError
-from llm2bids.model.loading import load_subject
+from llm2bids.model.loading import load_pretrained
 from llm2bids.model.phantom import build_phantom
 from llm2bids.model.recording import read, tokenize
 from llm2bids.model.site_names import SITES
@@ -391,7 +391,7 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path: Path) -> None:
     kept = {name: value for name, value in load_file(folder / "model.safetensors").items() if "layers.1" not in name}
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"lacks \d+ of the weights.*layers\.1"):
-        load_subject(str(folder))
+        load_pretrained(str(folder))
 
 
 def test_the_same_run_twice_at_once_is_refused(tmp_path: Path) -> None:

@@ -25,10 +25,10 @@ from llm2bids.errors import MaskError
 from llm2bids.model import tuning
 from llm2bids.model.lesions import amplify, lesion, mean_activations, push
 from llm2bids.model.loading import Identity
-from llm2bids.model.memory import enough_memory
+from llm2bids.model.memory import explain_memory_errors
 from llm2bids.model.recording import generate, padding_is_harmless, read, tokenize
-from llm2bids.model.scoring import continue_tokens, split_texts, surprise
-from llm2bids.model.sites import HookPoint, find_site, measure_widths, tapped
+from llm2bids.model.scoring import continue_tokens, measure_surprisal, split_texts
+from llm2bids.model.sites import HookPoint, find_site, measure_widths, record_hookpoints
 from llm2bids.model.tuning import Wiring, find_weights, finetune_mask, lora_targets
 from llm2bids.pruning.output import published
 from llm2bids.pruning.surgery import cut_model, plan_cut
@@ -65,8 +65,9 @@ CONTEXTS: dict[str, Enter] = {
     "push": lambda subject, mask: push(subject.model, mask, -1, ones(mask)),
     "finetune_mask": lambda subject, mask: finetune_mask(subject.model, mask),
     "finetune_mask, shared": lambda subject, mask: finetune_mask(subject, mask, shared=True),
-    "tapped": lambda subject, mask: tapped(subject.model, points_of(mask), torch.clone),
-    "enough_memory": lambda _subject, _mask: enough_memory(8),
+    "record_hookpoints": lambda subject, mask: record_hookpoints(subject.model, points_of(mask), torch.clone),
+    "explain_memory_errors": lambda _subject, _mask: explain_memory_errors(8),
+    "plain_generation": lambda subject, _mask: subject.plain_generation(),
 }
 FILES: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
     "lock": lambda folder: Dataset(folder).lock(),
@@ -173,7 +174,7 @@ def test_nothing_is_left_after_an_exception_inside(family: str, name: str) -> No
     mask, before = some(subject), state_of(subject)
     for kind in KINDS:
         with pytest.raises(kind), CONTEXTS[name](subject, mask):
-            assert (state_of(subject) != before) is (name != "enough_memory")
+            assert (state_of(subject) != before) is (name != "explain_memory_errors")
             with torch.inference_mode():
                 forward(subject)
             raise kind
@@ -244,8 +245,8 @@ CALLS: dict[str, Call] = {
         subject, points_of(mask), tokenize(subject, texts(2), 3), generating=True
     ),
     "mean_activations": lambda subject, mask: mean_activations(subject, texts(2), mask.space),
-    "surprise": lambda subject, _mask: surprise(subject, split_texts(subject, texts(2))),
-    "surprise, lesioned": lambda subject, mask: surprise(
+    "surprise": lambda subject, _mask: measure_surprisal(subject, split_texts(subject, texts(2))),
+    "surprise, lesioned": lambda subject, mask: measure_surprisal(
         subject, split_texts(subject, texts(2)), lambda _starts: lesion(subject.model, mask)
     ),
     "continue_tokens": lambda subject, mask: continue_tokens(
@@ -284,7 +285,7 @@ def check_breaking_off(made: Subject, mask: UnitMask, call: Call, steps: Sequenc
         assert is_free(subject, mask), f"step {at}: {taken[-1]}"
 
 
-@pytest.mark.parametrize("name", [name for name in CONTEXTS if name != "enough_memory"])
+@pytest.mark.parametrize("name", sorted(CONTEXTS.keys() - {"explain_memory_errors", "plain_generation"}))  # no hooks
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_is_left_wherever_entering_breaks_off(family: str, name: str) -> None:
     subject = tiny_subject(family)
@@ -332,14 +333,14 @@ def recorded_lesioned(subject: Subject, mask: UnitMask) -> list[Any]:
 
 
 def scored(subject: Subject, mask: UnitMask) -> list[Any]:
-    bits = surprise(subject, split_texts(subject, texts(3)), batch_size=1).bits.tolist()
+    bits = measure_surprisal(subject, split_texts(subject, texts(3)), batch_size=1).bits.tolist()
     said = continue_tokens(subject, tokenize(subject, texts(3)), 3)
     return [bits, said, {name: weights.tolist() for name, weights in find_weights(subject.model, mask).items()}]
 
 
 def scored_lesioned(subject: Subject, mask: UnitMask) -> list[Any]:
     pieces = split_texts(subject, texts(3))
-    bits = surprise(subject, pieces, lambda _starts: lesion(subject.model, mask), batch_size=1).bits.tolist()
+    bits = measure_surprisal(subject, pieces, lambda _starts: lesion(subject.model, mask), batch_size=1).bits.tolist()
     return [bits, [str(point) for point in find_site(subject.model, "neuron")]]
 
 

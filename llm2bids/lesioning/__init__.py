@@ -19,7 +19,7 @@ from llm2bids.lesioning.scores import LesionScore, dissociation, tabulate
 from llm2bids.lesioning.study import MASK_FILE, Study
 from llm2bids.masks import load_mask
 from llm2bids.model.lesions import POSITIONS, Method
-from llm2bids.model.subject import subject_of
+from llm2bids.model.subject import load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -181,7 +181,7 @@ def lesion(  # noqa: PLR0913 - the arguments of the command
     lesions = tuple(plan_lesions(loaded, surgery, union, keep_union))
     leaks = _check_overlap(loaded, materials.files, allow_overlap=allow_overlap)
     study = Study(loaded, surgery, lesions, materials, reading, drawing, leaks, allow_overlap)
-    model = subject_of(
+    model = load(
         model, revision=revision, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code
     )
     return _scored(study, model, Path(out_dir), dissociating=dissociation, overwrite=overwrite, progress=progress)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import numpy as np
 
 from llm2bids.errors import LesionError, PromptError
-from llm2bids.model.scoring import Intact, Piece, continue_tokens, encode, split_texts, surprise
+from llm2bids.model.scoring import IntactPredictions, Piece, continue_tokens, encode, measure_surprisal, split_texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from llm2bids.lesioning.materials import Item, Questions, Text
     from llm2bids.model.loading import Subject
-    from llm2bids.model.scoring import Changed
+    from llm2bids.model.scoring import Intervention
 
 Values: TypeAlias = "dict[str, dict[str, float | None]]"
 """Scores by name of the text or task, then by name of the score; None where one cannot be said."""
@@ -75,7 +75,7 @@ class Exam:
     options: tuple[Piece, ...]
     free: tuple[list[int], ...]
     shown: tuple[tuple[str, list[int]], ...]
-    intact: Intact
+    intact: IntactPredictions
 
     @classmethod
     def prepare(cls, subject: Subject, texts: Sequence[Text], questions: Sequence[Questions], reading: Reading) -> Exam:
@@ -93,9 +93,9 @@ class Exam:
         shown = _shown(subject, texts, questions, reading.generations)
         _check_room([*free, *(tokens for _, tokens in shown)], subject.context, reading.new_tokens)
         prepared = (tuple(pieces), tuple(options), tuple(free), tuple(shown))
-        return cls(subject, tuple(texts), tuple(questions), reading, *prepared, Intact())
+        return cls(subject, tuple(texts), tuple(questions), reading, *prepared, IntactPredictions())
 
-    def take(self, changed: Changed | None = None) -> Values:
+    def take(self, changed: Intervention | None = None) -> Values:
         """Put everything to the model.
 
         Returns by text ``bits_per_token``, ``bits_per_byte``, ``kl``; by task ``accuracy``, ``accuracy_parsed``,
@@ -103,7 +103,7 @@ class Exam:
         """
         return self._read(changed) | self._ask(changed)
 
-    def continued(self, changed: Changed | None = None) -> list[dict[str, str]]:
+    def continued(self, changed: Intervention | None = None) -> list[dict[str, str]]:
         """Let the model continue the first texts of every file."""
         said = self._continue([tokens for _, tokens in self.shown], changed)
         decode = self.subject.tokenizer.decode
@@ -134,9 +134,9 @@ class Exam:
             yield text, np.flatnonzero((of >= first) & (of < last))
             first = last
 
-    def _read(self, changed: Changed | None) -> Values:
+    def _read(self, changed: Intervention | None) -> Values:
         """Scores of texts."""
-        read = surprise(self.subject, self.pieces, changed, self.intact, self.reading.batch_size)
+        read = measure_surprisal(self.subject, self.pieces, changed, self.intact, self.reading.batch_size)
         n_bytes = np.array([piece.n_bytes for piece in self.pieces])
         values: Values = {}
         for text, own in self._pieces_by_text():
@@ -150,15 +150,15 @@ class Exam:
             }
         return values
 
-    def _ask(self, changed: Changed | None) -> Values:
+    def _ask(self, changed: Intervention | None) -> Values:
         """Scores of tasks."""
-        likely = iter(-surprise(self.subject, self.options, changed, None, self.reading.batch_size).bits)
+        likely = iter(-measure_surprisal(self.subject, self.options, changed, None, self.reading.batch_size).bits)
         said = iter(self._continue(list(self.free), changed))
         return {
             one.name: _marks([_mark(item, self.reading, likely, said) for item in one.items]) for one in self.questions
         }
 
-    def _continue(self, prompts: list[list[int]], changed: Changed | None) -> list[str]:
+    def _continue(self, prompts: list[list[int]], changed: Intervention | None) -> list[str]:
         """What the model says after prompts."""
         return continue_tokens(self.subject, prompts, self.reading.new_tokens, changed, self.reading.batch_size)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
-    from llm2bids.model.scoring import Changed
+    from llm2bids.model.scoring import Intervention
     from llm2bids.space import UnitMask
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class Condition:
     surgery: Surgery = field(default_factory=Surgery)
     means: NDArray[np.float64] | None = None
 
-    def changed(self, model: PreTrainedModel) -> Changed | None:
+    def changed(self, model: PreTrainedModel) -> Intervention | None:
         """Say how to bring the model into this state.
 
         Returns takes tokens of prompts and makes the context; None for the intact model.

@@ -1,8 +1,8 @@
-"""Changing what units do while a model runs: lesions and modulation, undone on leaving.
+"""Changes the activations of units while a model runs: lesions and modulation, undone on leaving.
 
 A lesion replaces the values of chosen channels where they are read, at the mask's own hookpoints and side, in every
-forward pass inside the ``with``. It replaces and never writes in place, so that gradients flow and states that a caller
-kept stay as they were. Where a prompt ends is known from the cache of ``generate``, or has to be said.
+forward pass inside the ``with``. It never writes in place, so that gradients flow and states that a caller stored stay
+as they were. The end of a prompt is known from the cache of ``generate``, or has to be given.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from llm2bids.errors import LesionError
-from llm2bids.model.loading import model_of_mask
+from llm2bids.model.loading import unwrap_model
 from llm2bids.model.recording import read
 from llm2bids.model.scoring import split_texts
-from llm2bids.model.sites import HookPoint, check_places, check_width, lock_of, measure_widths
+from llm2bids.model.sites import HookPoint, check_hookpoints, check_width, lock_of, measure_widths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from transformers import PreTrainedModel
 
-    from llm2bids.model.loading import Subject
+    from llm2bids.model.loading import LoadedModel, Subject
     from llm2bids.space import UnitMask, UnitSpace
 
 Positions: TypeAlias = Literal["all", "prompt", "generated"]
 
 METHODS: Final = ("zero", "mean", "scale", "add", "push")
-"""What can be done to a unit: silence it, hold it at its mean, multiply it, add a constant, add some of its means."""
+"""Set a unit to 0, hold it at its mean, multiply it, add a constant, add a multiple of its mean."""
 POSITIONS: Final = ("all", "prompt", "generated")
-"""Tokens at which it is done."""
+"""Tokens at which units are changed."""
 _NUMBERED: Final = ("scale", "add", "push")
 _NEED_MEANS: Final = ("mean", "push")
 _CACHES: Final = ("past_key_values", "cache_params")
@@ -48,11 +48,11 @@ _BATCH_AND_TOKENS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What is done to units.
+    """A way to change the activation of units.
 
-    - `name`: silence them, hold them at their mean, multiply them, add a constant in their own units, add so many times
-      their mean.
-    - `x`: the factor, constant or multiple; without meaning for ``zero`` and ``mean``.
+    - `name`: ``zero`` sets it to 0, ``mean`` to the unit's mean, ``scale`` multiplies it by x, ``add`` adds x, ``push``
+      adds x times the mean.
+    - `x`: without meaning for ``zero`` and ``mean``.
 
     >>> Method.parse("scale:0.5")
     Method(name='scale', x=0.5)
@@ -64,19 +64,19 @@ class Method:
     x: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done."""
+        """Raise if there is no such method, or its number is not finite."""
         if self.name not in METHODS:
             raise LesionError(f"method {self.name!r} found; use zero, mean, scale:X, add:X or push:X")
         if not math.isfinite(self.x):
             raise LesionError(f"{self.name} by {self.x} found; give a finite number")
 
     def __str__(self) -> str:
-        """As it is typed."""
+        """Return the method as it is typed."""
         return f"{self.name}:{self.x!r}" if self.name in _NUMBERED else self.name
 
     @classmethod
     def parse(cls, text: str) -> Method:
-        """Read a method."""
+        """Read a method as it is typed."""
         name, colon, number = text.partition(":")
         if name in METHODS and (name in _NUMBERED) != bool(colon):
             needs = "a number: " + f"{name}:X" if name in _NUMBERED else f"no number: {name}"
@@ -90,15 +90,14 @@ class Method:
 
     @property
     def needs_means(self) -> bool:
-        """Whether the mean activation of every unit has to be known."""
+        """Whether the method needs the mean activation of every unit."""
         return self.name in _NEED_MEANS
 
     def apply(self, values: Tensor, chosen: Tensor, means: Tensor) -> Tensor:
-        """Do it.
+        """Return a copy of activations, changed where chosen.
 
-        `values` (..., n_channels): what the units do. `chosen` (..., n_channels): where to do it. `means`
-        (n_channels,): their mean activation, in the type of `values`; only looked at where the method needs it. Returns
-        (..., n_channels): A copy, changed where chosen.
+        `values`, `chosen` (..., n_channels). `means` (n_channels,): mean activations in the type of `values`, used only
+        where the method needs them.
         """
         if self.name == "zero":
             return values.masked_fill(chosen, 0)
@@ -111,7 +110,7 @@ class Method:
 
 @contextmanager
 def lesion(
-    model: PreTrainedModel | Subject,
+    model: LoadedModel,
     mask: UnitMask,
     method: str | Method = "zero",
     *,
@@ -120,25 +119,28 @@ def lesion(
     means: ArrayLike | None = None,
     n_prompt: int | Sequence[int] | None = None,
 ) -> Iterator[None]:
-    """Change what the units of a mask do in every forward pass inside the ``with``.
+    """Change the activations of a mask's units in every forward pass inside the ``with``.
 
     Parameters
     ----------
-    model : PreTrainedModel or Subject
-        The model; any evaluator may use it inside the ``with``. A subject is compared with what the mask says of its
-        model, weights first; of a model alone only places and widths can be compared.
+    model : PreTrainedModel, Subject or tuple
+        The model, alone, as a subject, or with its tokenizer; any evaluator may use it inside the ``with``. A subject
+        is compared with the model that the mask was made of, weights first. For the others only hookpoints and widths
+        can be compared.
     mask : UnitMask
-        Which units, at hookpoints of this model.
+        The units to change, at hookpoints of this model.
     method : str or Method
-        ``zero``, ``mean``, ``scale:X``, ``add:X`` (in the units' own units) or ``push:X`` (X times their mean).
+        ``zero``, ``mean``, ``scale:X``, ``add:X`` (X in units of the activations) or ``push:X`` (X times the mean).
     keep : bool
-        Whether the units of the mask are the only ones left alone.
+        Whether to change all units but those of the mask.
     positions : {"all", "prompt", "generated"}
-        At which tokens. With the cache of ``generate``, the first pass is the prompt and all later ones are generated.
+        Tokens at which units are changed. With the cache of ``generate``, the first pass is the prompt and all later
+        ones are generated.
     means : array_like, shape (n_units,), optional
-        Mean activation of every unit of the mask's space, e.g. of `mean_activations`.
+        Mean activation of every unit of the mask's space, e.g. from `mean_activations`.
     n_prompt : int or sequence of int, optional
-        Tokens of the prompt, of all texts or of each, special ones counted and padding not: for passes without a cache.
+        Number of prompt tokens, of all texts or of each, for passes without a cache. Special tokens count, padding
+        does not.
 
     Yields
     ------
@@ -148,50 +150,48 @@ def lesion(
     Raises
     ------
     SiteError
-        If the model has not the mask's hookpoints.
+        If the model does not have the mask's hookpoints.
     MaskError
         If one of them has another number of channels, or the mask is of another model than the subject.
     LesionError
-        If the method or positions are unknown, means are missing or do not fit, or a forward pass comes of which it
-        cannot be known where the prompt ends.
+        If the method or positions are unknown, means are missing or do not fit, or it is not known where the prompt of
+        a forward pass ends.
 
     Notes
     -----
-    Lesions inside lesions act one after the other, the outer first. On leaving, also by an exception, no hook of it is
-    left on the model. One thread at a time: another that wants to lesion, record or score the same model with this
-    package waits until this is left. Forward passes of other programs' threads do not wait, and are lesioned too.
+    Lesions inside lesions act one after the other, the outer first. On leaving, also by an exception, no hook of this
+    lesion remains on the model. One thread at a time may lesion, record or score a model with this package; others
+    wait. Forward passes of other programs' threads do not wait, and are lesioned too.
     """
-    how = method if isinstance(method, Method) else Method.parse(method)
+    change = method if isinstance(method, Method) else Method.parse(method)
     if positions not in POSITIONS:
         raise LesionError(f"positions {positions!r} found; use {', '.join(POSITIONS)}")
-    levels = _check_means(how, mask, means)
-    model = model_of_mask(model, mask)
-    bench = _bench_of(model)
-    with lock_of(model):
-        bench.check_space(model, mask.space)
-        passes = _Passes(positions, n_prompt, bench)
+    levels = _check_means(change, mask, means)
+    transformer = unwrap_model(model, mask)
+    widths = _width_cache(transformer)
+    with lock_of(transformer):
+        widths.check_space(transformer, mask.space)
+        passes = _Passes(positions, n_prompt, widths)
         with ExitStack() as stack:
             if positions != "all":
-                stack.callback(model.register_forward_pre_hook(passes.begin, with_kwargs=True).remove)
-                stack.callback(model.register_forward_hook(passes.end, always_call=True).remove)
-            for point, edit in _edits(mask, how, levels, passes, keep=keep):
-                stack.callback(_register(model, point, bench.unless_measuring(edit)))
+                stack.callback(transformer.register_forward_pre_hook(passes.begin, with_kwargs=True).remove)
+                stack.callback(transformer.register_forward_hook(passes.end, always_call=True).remove)
+            for point, edit in _edits(mask, change, levels, passes, keep=keep):
+                stack.callback(_register(transformer, point, widths.unless_measuring(edit)))
             yield
 
 
-def amplify(
-    model: PreTrainedModel | Subject, mask: UnitMask, factor: float, **options: Any
-) -> AbstractContextManager[None]:
-    """Multiply what the units of a mask do."""
+def amplify(model: LoadedModel, mask: UnitMask, factor: float, **options: Any) -> AbstractContextManager[None]:
+    """Multiply the activations of a mask's units; `options` as for `lesion`."""
     return lesion(model, mask, Method("scale", float(factor)), **options)
 
 
 def push(
-    model: PreTrainedModel | Subject, mask: UnitMask, x: float, means: ArrayLike, **options: Any
+    model: LoadedModel, mask: UnitMask, x: float, means: ArrayLike, **options: Any
 ) -> AbstractContextManager[None]:
-    """Add so many times the network's mean activation, as steering along it does.
+    """Add a multiple of the network's mean activation, as steering does; `options` as for `lesion`.
 
-    `means` (n_units,): mean activation of every unit of the mask's space, e.g. of `mean_activations`.
+    `means` (n_units,): mean activation of every unit of the mask's space, e.g. from `mean_activations`.
     """
     return lesion(model, mask, Method("push", float(x)), means=means, **options)
 
@@ -199,14 +199,13 @@ def push(
 def mean_activations(
     subject: Subject, texts: Sequence[str], space: UnitSpace, *, absolute: bool = False, batch_size: int = 8
 ) -> NDArray[np.float64]:
-    """Average what every unit does over the tokens of texts.
+    """Average the activation, or its size, of every unit over the tokens of texts, shape (n_units,).
 
-    `texts`: what to read, of any length; special tokens do not count. Returns (n_units,): the means, in the
-    activations' own units.
+    The texts may be of any length. Special tokens do not count.
     """
-    bench = _bench_of(subject.model)
+    widths = _width_cache(subject.model)
     with lock_of(subject.model):
-        bench.check_space(subject.model, space)
+        widths.check_space(subject.model, space)
     pieces = [list(piece.tokens) for piece in split_texts(subject, texts)]
     total, n_tokens = np.zeros(space.n_units), 0
     for scans in read(subject, [HookPoint.parse(name) for name in space.hookpoints], pieces, batch_size):
@@ -218,67 +217,65 @@ def mean_activations(
 
 
 @dataclass(slots=True)
-class _Bench:
-    """What is known of a model that was lesioned before; must not keep the model alive."""
+class _WidthCache:
+    """Widths that were measured of a model; holds no reference to it, which would keep it alive."""
 
-    widths: dict[str, int] = field(default_factory=dict)
+    n_channels: dict[str, int] = field(default_factory=dict)
     measuring: bool = False
 
     def check_space(self, model: PreTrainedModel, space: UnitSpace) -> None:
-        """Refuse a space that is not of this model; call with the lock held."""
-        check_places(model, [HookPoint.parse(name) for name in space.hookpoints])
-        if missing := [name for name in space.hookpoints if name not in self.widths]:
+        """Raise if a space is not of this model; call with the lock held."""
+        check_hookpoints(model, [HookPoint.parse(name) for name in space.hookpoints])
+        if missing := [name for name in space.hookpoints if name not in self.n_channels]:
             self.measuring = True
             try:
-                found = measure_widths(model, [HookPoint.parse(name) for name in missing])
+                widths = measure_widths(model, [HookPoint.parse(name) for name in missing])
             finally:
                 self.measuring = False
-            self.widths.update(zip(missing, found, strict=True))
+            self.n_channels.update(zip(missing, widths, strict=True))
         for name, width in zip(space.hookpoints, space.n_channels, strict=True):
-            check_width(model, name, width, self.widths[name])
+            check_width(model, name, width, self.n_channels[name])
 
     def unless_measuring(self, edit: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """The edit, which leaves alone the passes that only measure."""
+        """Return the edit, skipped in passes that only measure widths."""
         return lambda values: values if self.measuring else edit(values)
 
 
-_BENCHES: WeakKeyDictionary[nn.Module, _Bench] = WeakKeyDictionary()
-_BENCHES_LOCK: Final = Lock()
+_WIDTH_CACHES: WeakKeyDictionary[nn.Module, _WidthCache] = WeakKeyDictionary()
+_WIDTH_CACHES_LOCK: Final = Lock()
 
 
-def _bench_of(model: nn.Module) -> _Bench:
-    """The bench of a model; forgotten with it."""
-    with _BENCHES_LOCK:
-        return _BENCHES.setdefault(model, _Bench())
+def _width_cache(model: nn.Module) -> _WidthCache:
+    """The cache of a model's widths, which lives as long as the model."""
+    with _WIDTH_CACHES_LOCK:
+        return _WIDTH_CACHES.setdefault(model, _WidthCache())
 
 
 @dataclass(slots=True)
 class _Passes:
-    """At which tokens of the forward pass under way units are changed."""
+    """The tokens of the current forward pass at which units are changed."""
 
     positions: Positions
     n_prompt: int | Sequence[int] | None
-    bench: _Bench
+    widths: _WidthCache
     chosen: Tensor | None = None
 
     def begin(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Look at what the model is given."""
-        if self.bench.measuring:  # a lesion inside this one asks for widths
+        """Find out which tokens of the model's input are generated."""
+        if self.widths.measuring:  # a lesion inside this one measures widths
             return
-        shown = next(
-            (kwargs[key] for key in ("input_ids", "inputs_embeds") if kwargs.get(key) is not None), args[0:1] or None
-        )
-        shown = shown[0] if isinstance(shown, tuple) else shown
-        if not isinstance(shown, Tensor):
+        names = [key for key in ("input_ids", "inputs_embeds") if kwargs.get(key) is not None]
+        tokens = kwargs[names[0]] if names else next(iter(args), None)
+        if not isinstance(tokens, Tensor):
             raise LesionError("a forward pass without input_ids or inputs_embeds found; lesion all positions")
-        n_texts, n_tokens = shown.shape[:_BATCH_AND_TOKENS]
+        n_texts, n_tokens = tokens.shape[:_BATCH_AND_TOKENS]
         mask = kwargs.get("attention_mask")
         mask = mask if isinstance(mask, Tensor) and mask.ndim == _BATCH_AND_TOKENS else None
         generated = self._generated(n_texts, n_tokens, kwargs, mask)
         self.chosen = generated if self.positions == "generated" else ~generated
 
     def end(self, *_: Any) -> None:
-        """Forget the pass, so that none is taken for the next."""
+        """Forget the pass, so that it is not taken for the next."""
         self.chosen = None
 
     def where(self, values: Tensor) -> Tensor:
@@ -316,7 +313,7 @@ class _Passes:
 
 
 def _past(cache: Any, n_tokens: int, mask: Tensor | None) -> int:
-    """Tokens that a cache holds."""
+    """Number of tokens that a cache holds."""
     if mask is not None and mask.shape[1] > n_tokens:
         return mask.shape[1] - n_tokens
     if isinstance(cache, tuple | list):
@@ -346,7 +343,7 @@ def _check_means(method: Method, mask: UnitMask, means: ArrayLike | None) -> NDA
 def _edits(
     mask: UnitMask, method: Method, means: NDArray[np.float64], passes: _Passes, *, keep: bool
 ) -> Iterator[tuple[HookPoint, Callable[[Tensor], Tensor]]]:
-    """What to do at each hookpoint with a unit to be changed."""
+    """Each hookpoint with units to change, and the function that changes them."""
     split = mask.space.split
     parts = zip(mask.space.hookpoints, split(mask.selected != keep), split(means), strict=True)
     for name, chosen, levels in parts:
@@ -357,23 +354,23 @@ def _edits(
 def _edit(
     method: Method, chosen: NDArray[np.bool_], levels: NDArray[np.float64], passes: _Passes
 ) -> Callable[[Tensor], Tensor]:
-    """What to do at one hookpoint; moves what it needs to the device of the activations once."""
+    """The function that changes one hookpoint; it moves channels and means to the activations' device once."""
     channels, means = torch.from_numpy(chosen.copy()), torch.from_numpy(levels.copy())
-    there: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+    copies: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def edit(values: Tensor) -> Tensor:
-        place = values.device, values.dtype
-        if place not in there:
+        key = values.device, values.dtype
+        if key not in copies:
             with torch.inference_mode(mode=False):  # else no gradient could flow through a later pass
-                there[place] = channels.to(values.device), means.to(values.device, values.dtype)
-        where, level = there[place]
+                copies[key] = channels.to(values.device), means.to(values.device, values.dtype)
+        where, level = copies[key]
         return method.apply(values, where if passes.positions == "all" else where & passes.where(values), level)
 
     return edit
 
 
 def _register(model: nn.Module, point: HookPoint, edit: Callable[[Tensor], Tensor]) -> Callable[[], None]:
-    """Hook one side of a module so that it passes on what the edit makes of it; returns how to undo it."""
+    """Hook one side of a module so that it passes on the edited values; returns the function that removes the hook."""
     module = model.get_submodule(point.path)
     if point.side == "in":
         return module.register_forward_pre_hook(lambda _module, args: (edit(args[0]), *args[1:])).remove
@@ -381,5 +378,5 @@ def _register(model: nn.Module, point: HookPoint, edit: Callable[[Tensor], Tenso
 
 
 def _edited(output: Any, edit: Callable[[Tensor], Tensor]) -> Any:
-    """What a module returns, a tensor or a tuple that begins with one, edited."""
+    """The output of a module, a tensor or a tuple that begins with one, after the edit."""
     return type(output)([edit(output[0]), *output[1:]]) if isinstance(output, tuple | list) else edit(output)

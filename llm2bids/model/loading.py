@@ -1,13 +1,14 @@
-"""Loading a model and saying exactly which one it is."""
+"""Loads a model with its tokenizer, and describes exactly which model it is."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -24,11 +25,11 @@ from transformers.utils import cached_file
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from llm2bids.errors import ModelError
-from llm2bids.model.memory import enough_memory
+from llm2bids.model.memory import explain_memory_errors
 from llm2bids.space.identity import check_same_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -41,16 +42,16 @@ DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which model it is, so that a map can be traced back to its weights.
+    """Name, revision and hash of a model, by which a map can be traced back to its weights.
 
     Parameters
     ----------
     name : str
-        Hub id, folder name, or ``"phantom"``.
+        Hub id, folder name, ``"phantom"``, or the name of a model in memory.
     revision : str
         Commit of the hub, or ``"local"``.
     weights_sha256 : str
-        SHA-256 over the safetensors files, in order of name.
+        SHA-256 over the safetensors files in order of name, or of a model in memory over its tensors.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Identity:
     weights_sha256: str
 
     def to_json(self) -> dict[str, str]:
-        """Describe it as sidecars do.
+        """Return the fields that sidecars hold.
 
         Returns
         -------
@@ -75,13 +76,13 @@ class Sampling:
     Parameters
     ----------
     temperature : float
-        0 takes the likeliest token; above, tokens are drawn.
+        0 takes the likeliest token; with higher values tokens are drawn.
     top_p : float
         Draw among the likeliest tokens that together have this probability.
     top_k : int
-        Draw among so many of the likeliest tokens; 0 for all.
+        Draw among this number of likeliest tokens; 0 for all.
     seed : int
-        Start of the random numbers; each text has its own, so that batching changes nothing.
+        Seed of the random numbers. Each text has its own generator, so that results do not depend on batches.
     """
 
     temperature: float = 0.0
@@ -90,9 +91,9 @@ class Sampling:
     seed: int = 0
 
 
-@dataclass(frozen=True, eq=False)  # without slots, so that what is asked for every text is looked up once
+@dataclass(frozen=True, eq=False)  # without slots, which leave no room for the cached property
 class Subject:
-    """A model ready for the scanner.
+    """A model ready for the scanner; `load` makes one.
 
     Parameters
     ----------
@@ -103,9 +104,9 @@ class Subject:
     identity : Identity
         Which model it is.
     causal : bool
-        Whether it predicts the next token, so that it can generate and surprisal means something.
+        Whether it predicts the next token, so that it can generate and surprisal is defined.
     sampling : Sampling
-        How its makers say the next token is to be chosen.
+        How the model's makers advise to choose the next token.
     """
 
     model: PreTrainedModel
@@ -116,7 +117,7 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        """Where the first layer, and so the input, lives."""
+        """Device of the first layer, and so of the input."""
         weight = self.model.get_input_embeddings().weight
         if not isinstance(weight, torch.Tensor):
             raise ModelError(f"{type(self.model).__name__} has no input embeddings; a text model is needed")
@@ -124,15 +125,14 @@ class Subject:
 
     @property
     def dtype(self) -> str:
-        """Precision of the weights as it is typed, e.g. ``"float32"``."""
+        """Precision of the weights, e.g. ``"float32"``."""
         return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def context(self) -> int | None:
         """Longest sequence in tokens, or None where there is no limit.
 
-        Position embeddings that begin after the padding token (roberta and its kin) leave less than the configuration
-        says.
+        Where position embeddings begin after the padding token (roberta), fewer fit than the configuration says.
         """
         limit = context_length(self.model.config)
         for name, module in self.model.named_modules():
@@ -142,15 +142,15 @@ class Subject:
 
     @property
     def n_embedded(self) -> int:
-        """Number of tokens the model has an embedding for."""
+        """Number of tokens that the model has an embedding for."""
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids of padding, start, end and other special tokens, which are never scans.
 
-        The token for unknown words is none, unless it has another role too: it stands for something shown. Looked up
-        once: make a new subject of a tokenizer that got more tokens since.
+        The token for unknown words stands for part of the text, so it counts as special only if it has another role
+        too. The ids are looked up once: make a new subject after adding tokens to a tokenizer.
         """
         tokenizer = self.tokenizer
         roles = (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
@@ -158,6 +158,30 @@ class Subject:
         added = getattr(tokenizer, "added_tokens_decoder", {})
         marked = {number for number, token in added.items() if token.special}
         return (frozenset(tokenizer.all_special_ids) | marked) - unknown
+
+    @property
+    def generation(self) -> GenerationConfig:
+        """Greedy generation with the model's own end, start and padding tokens, and without its other settings."""
+        config, tokenizer = self.model.generation_config, self.tokenizer
+        return GenerationConfig(
+            eos_token_id=_or(config.eos_token_id, tokenizer.eos_token_id),
+            pad_token_id=pad_id(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            do_sample=False,
+        )
+
+    @contextmanager
+    def plain_generation(self) -> Iterator[None]:
+        """Make ``model.generate`` use `generation` inside the ``with``.
+
+        Handing it the configuration would not do: transformers fills what is not set with the model's own settings.
+        """
+        config = self.model.generation_config
+        self.model.generation_config = self.generation
+        try:
+            yield
+        finally:
+            self.model.generation_config = config
 
     def describe(self) -> dict[str, Any]:
         """Describe the model for sidecars.
@@ -179,7 +203,11 @@ class Subject:
         }
 
 
-def load_subject(
+LoadedModel: TypeAlias = "PreTrainedModel | Subject | tuple[PreTrainedModel, PreTrainedTokenizerBase]"
+"""What a context manager takes as its model."""
+
+
+def load_pretrained(
     name: str,
     *,
     revision: str | None = None,
@@ -197,26 +225,26 @@ def load_subject(
     if local:
         _check_folder(folder)
         if revision:
-            raise ModelError(f"{folder} is a folder, which has no revisions; leave --revision out, or give a hub id")
+            raise ModelError(f"{folder} is a folder, which has no revisions; leave `revision` out, or give a hub id")
     options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(name, **options)
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        tried = "could not be read" if local else "is no folder here and could not be had from the hub"
+        failure = "could not be read" if local else "is no folder here and could not be had from the hub"
         raise ModelError(
-            f"model {name!r} {tried} ({_first_line(error)}); check "
+            f"model {name!r} {failure} ({_first_line(error)}); check "
             f"{'its config.json and tokenizer files' if local else 'the spelling and the network'}, and whether it "
-            "needs --trust-remote-code"
+            "needs `trust_remote_code`"
         ) from error
     if not len(tokenizer):
         raise ModelError(f"{name} has no tokenizer files; save its tokenizer beside it with save_pretrained")
-    causal = _is_causal(config, name)
+    causal = is_causal(config, name)
     place = pick_device(device)
     placed = {"device_map": device_map} if device_map else {}
     model = _load_model(_auto_class(config, causal=causal), name, _pick_dtype(dtype, place), options | placed)
     if not device_map:
-        with enough_memory():
+        with explain_memory_errors():
             model = model.to(place)
     identity = Identity(
         name=folder.resolve().name if local else name,
@@ -229,61 +257,45 @@ def load_subject(
 def make_subject(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, identity: Identity | None = None, *, causal: bool = True
 ) -> Subject:
-    """Make a subject of a model in memory.
+    """Make a subject of a model in memory, which is put into evaluation mode.
 
     `identity`: which model it is; by default its class name and a hash of its weights.
     """
     identity = identity or Identity(type(model).__name__, "local", hash_weights(model))
     sampling = Sampling()
-    if model.can_generate():
-        advised = model.generation_config
-        if advised.do_sample:
-            sampling = Sampling(_or(advised.temperature, 1.0), _or(advised.top_p, 1.0), _or(advised.top_k, 0))
-        model.generation_config = GenerationConfig(
-            eos_token_id=_or(advised.eos_token_id, tokenizer.eos_token_id),
-            pad_token_id=pad_id(tokenizer),
-            bos_token_id=tokenizer.bos_token_id,
-            do_sample=False,
-        )
+    if model.can_generate() and model.generation_config.do_sample:
+        config = model.generation_config
+        sampling = Sampling(_or(config.temperature, 1.0), _or(config.top_p, 1.0), _or(config.top_k, 0))
     return Subject(model.eval(), tokenizer, identity, causal, sampling)
 
 
-def model_of_mask(model: PreTrainedModel | Subject, mask: UnitMask) -> PreTrainedModel:
-    """Give the model itself; refuse a mask of another, as far as it can be known.
+def unwrap_model(model: LoadedModel, mask: UnitMask) -> PreTrainedModel:
+    """Return the transformers model itself; raise if the mask is of another model, as far as that is known.
 
-    Of a subject it is known which weights it has. A model alone does not say: the hash of its tensors is not that of
-    the files it came from, and its name may be any folder's. So only its places and widths can be compared, where they
-    are used, and it is up to the caller to put a mask onto other weights, such as those of a model trained further.
+    A subject knows which weights it has. A model alone does not: the hash of its tensors differs from that of the
+    files it came from, and its name may be any folder's. So only its hookpoints and widths can be compared, where they
+    are used, and a caller may put a mask onto other weights, such as those of a model trained further.
     """
-    if not isinstance(model, Subject):
-        return model
-    check_same_model(mask.provenance, model.identity.to_json() | {"Site": mask.space.site})
-    return model.model
+    if isinstance(model, Subject):
+        check_same_model(mask.provenance, model.identity.to_json() | {"Site": mask.space.site})
+        return model.model
+    return model[0] if isinstance(model, tuple | list) else model
 
 
 def context_length(config: PretrainedConfig) -> int | None:
-    """Say how many tokens fit into a model's context.
-
-    Returns tokens, or None where the architecture has no limit (alibi, state-space models).
-    """
+    """Return the tokens that fit into a model's context; None without a limit (alibi, state-space models)."""
     length = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(length) if length and length > 0 else None
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Pick a token to pad with; what it is does not matter, since it is masked.
-
-    Returns its padding token, else its end token, else 0.
-    """
+    """Return the padding token, else the end token, else 0. Any token will do, since it is masked."""
     candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(int(token) for token in candidates if token is not None)
 
 
 def hash_weights(model: PreTrainedModel) -> str:
-    """Hash a model in memory.
-
-    Returns SHA-256, in hexadecimal, over name, type, shape and values of every tensor of its state, in order of name.
-    """
+    """Return the SHA-256 over name, type, shape and values of every tensor of a model's state, in order of name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -292,18 +304,18 @@ def hash_weights(model: PreTrainedModel) -> str:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse folders that hold no model, or only pickled weights, before anything is loaded."""
+    """Raise if a folder holds no model, or only pickled weights, before anything is loaded."""
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} holds no config.json; give a folder made by save_pretrained, or a hub id")
     if any(folder.glob("*.safetensors")):
         return
     pickled = [path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt"}]
-    found = f"only pickled weights ({pickled[0]})" if pickled else "no weights"
-    raise ModelError(f"{folder} holds {found}; safetensors needed: load and save it again with save_pretrained")
+    content = f"only pickled weights ({pickled[0]})" if pickled else "no weights"
+    raise ModelError(f"{folder} holds {content}; safetensors needed: load and save it again with save_pretrained")
 
 
-def _is_causal(config: PretrainedConfig, name: str) -> bool:
-    """Whether the model predicts the next token; refuses encoder-decoders."""
+def is_causal(config: PretrainedConfig, name: str) -> bool:
+    """Return whether a model predicts the next token; raise for encoder-decoders."""
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"{name} is an encoder-decoder; one stack is needed: use a causal language model or an encoder"
@@ -316,7 +328,7 @@ def _is_causal(config: PretrainedConfig, name: str) -> bool:
 
 
 def _auto_class(config: PretrainedConfig, *, causal: bool) -> Any:
-    """The Auto class whose model has the head we can use."""
+    """The Auto class whose models have the output layer that is needed."""
     if causal or getattr(config, "auto_map", None):
         return AutoModelForCausalLM
     return AutoModelForMaskedLM if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES else AutoModel
@@ -324,25 +336,24 @@ def _auto_class(config: PretrainedConfig, *, causal: bool) -> Any:
 
 def _load_model(auto: Any, name: str, dtype: torch.dtype | str, options: dict[str, Any]) -> PreTrainedModel:
     """Load weights, from safetensors only."""
-    wanted = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True} | options
+    options = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True} | options
     try:
-        with enough_memory():
-            model, told = quietly(lambda: auto.from_pretrained(name, dtype=dtype, **wanted))
+        with explain_memory_errors():
+            model, loading_info = quietly(lambda: auto.from_pretrained(name, dtype=dtype, **options))
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"the weights of {name!r} could not be loaded ({_first_line(error)}); make sure that they are whole and "
             "fit config.json"
         ) from error
-    _check_complete(model, told, name)
+    _check_complete(model, loading_info, name)
     loaded: PreTrainedModel = model
     return loaded
 
 
-def _check_complete(model: PreTrainedModel, told: dict[str, Any], name: str) -> None:
-    """Refuse a model some of whose weights were made up; the unused head of an encoder may be."""
-    missing = {
-        key if isinstance(key, str) else key[0] for part in ("missing_keys", "mismatched_keys") for key in told[part]
-    }
+def _check_complete(model: PreTrainedModel, loading_info: dict[str, Any], name: str) -> None:
+    """Raise if transformers drew weights that the files lack; it may for the unused head of an encoder."""
+    keys = [*loading_info["missing_keys"], *loading_info["mismatched_keys"]]
+    missing = {key if isinstance(key, str) else key[0] for key in keys}
     if not model.can_generate():
         missing = {key for key in missing if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key}
     if missing:
@@ -353,52 +364,49 @@ def _check_complete(model: PreTrainedModel, told: dict[str, Any], name: str) -> 
 
 
 def quietly(work: Callable[[], Result]) -> Result:
-    """Read or write files without the progress bars of transformers.
-
-    Returns what it returns. Also after an exception bars are shown as before.
-    """
-    shown = is_progress_bar_enabled()
+    """Read or write files without the progress bars of transformers, which are shown again afterwards."""
+    enabled = is_progress_bar_enabled()
     disable_progress_bar()
     try:
         return work()
     finally:
-        if shown:
+        if enabled:
             enable_progress_bar()
 
 
-def pick_device(wanted: str) -> torch.device:
-    """Find the device to use."""
-    if wanted == "auto":
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return found or torch.device("cpu")
+def pick_device(name: str) -> torch.device:
+    """Find the device to use; ``auto`` is the accelerator if there is one."""
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
     try:
-        device = torch.device(wanted)
+        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {wanted!r} cannot be used ({_first_line(error)}); try --device cpu") from error
+        raise ModelError(f'device {name!r} cannot be used ({_first_line(error)}); try device="cpu"') from error
     return device
 
 
-def _pick_dtype(wanted: str, device: torch.device) -> torch.dtype | str:
+def _pick_dtype(name: str, device: torch.device) -> torch.dtype | str:
     """The precision to load in."""
-    if wanted != "auto":
-        if wanted not in DTYPES:
-            raise ModelError(f"dtype {wanted!r} found; use auto, {', '.join(DTYPES)}")
-        return DTYPES[wanted]
+    if name != "auto":
+        if name not in DTYPES:
+            raise ModelError(f"dtype {name!r} found; use auto, {', '.join(DTYPES)}")
+        return DTYPES[name]
     return torch.float32 if device.type == "cpu" else "auto"
 
 
 def _is_folder(name: str) -> bool:
-    """Whether a model's name is a folder; refuses paths that are none."""
+    """Whether a model's name is a folder; raises for a path that does not exist."""
     try:
-        found = Path(name).exists()
+        exists = Path(name).exists()
     except OSError as error:
         raise ModelError(
             f"model {name[:60]!r}… cannot be looked up ({error.strerror}); give a folder or hub id"
         ) from error
-    if not found and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
+    if not exists and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
         raise ModelError(f"model {name!r} does not exist; give a folder made by save_pretrained, or a hub id")
-    return found
+    return exists
 
 
 def _cached(name: str, revision: str | None) -> Path:
@@ -422,7 +430,7 @@ def _hash_files(paths: Iterable[Path]) -> str:
 
 
 def _or(value: Any, default: Any) -> Any:
-    """A setting, or what it is when it was not set."""
+    """A setting, or its default if it is None."""
     return default if value is None else value
 
 

@@ -1,4 +1,4 @@
-"""Where a device has too little memory: what the user is told."""
+"""Errors of a device that runs out of memory, turned into advice."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from llm2bids.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_TEXTS: Final = (
+_MESSAGES: Final = (
     "out of memory",
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
 )
-"""What torch says where it has no exception of its own: on Apple's devices, and on CPUs (Linux and macOS, Windows)."""
+"""Messages of torch where it has no exception of its own: on Apple's devices, and on CPUs (Linux, macOS, Windows)."""
 
 
 @contextmanager
-def enough_memory(batch_size: int | None = None) -> Iterator[None]:
-    """Say what to do where a device has too little memory.
+def explain_memory_errors(batch_size: int | None = None) -> Iterator[None]:
+    """Raise `ModelError` with advice where torch runs out of memory.
 
-    >>> with enough_memory(8):
+    >>> with explain_memory_errors(8):
     ...     raise torch.OutOfMemoryError("CUDA out of memory")
     Traceback (most recent call last):
     ...
-    llm2bids.errors.ModelError: too little memory on the device for 8 texts at a time; lower --batch-size, use --dtype \
-bfloat16 or --device cpu, or spread the model with --device-map auto (record, lesion)
+    llm2bids.errors.ModelError: too little memory on the device for 8 texts at a time; lower `batch_size`, use \
+dtype="bfloat16" or device="cpu", or spread the model with device_map="auto" (record, lesion)
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not known and not any(text in str(error) for text in _TEXTS):
+        typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not typed and not any(message in str(error) for message in _MESSAGES):
             raise
-        texts, lower = (f" for {batch_size} texts at a time", "lower --batch-size, ") if batch_size else ("", "")
+        texts, advice = (f" for {batch_size} texts at a time", "lower `batch_size`, ") if batch_size else ("", "")
         raise ModelError(
-            f"too little memory on the device{texts}; {lower}use --dtype bfloat16 or --device cpu, or spread the model "
-            "with --device-map auto (record, lesion)"
+            f'too little memory on the device{texts}; {advice}use dtype="bfloat16" or device="cpu", or spread the '
+            'model with device_map="auto" (record, lesion)'
         ) from error

@@ -96,9 +96,9 @@ class _Lexicon:
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
-        """Token ids: special tokens, characters (unknown words are spelled), words by alphabet."""
+        """Token ids: special tokens, characters (unknown words are spelled), words in alphabetical order."""
         characters = ascii_lowercase + digits + punctuation
-        spelled = [*characters, *(f"##{one}" for one in characters)]
+        spelled = [*characters, *(f"##{character}" for character in characters)]
         sentences = [text for topic, texts in self.prompts.items() if topic != "random strings" for text in texts]
         words = {word for text in sentences for word in text.lower().replace(",", " ,").split()} - set(spelled)
         return {token: number for number, token in enumerate([*_SPECIAL, *spelled, *sorted(words)])}
@@ -154,18 +154,18 @@ class _Lexicon:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Which units answer to which topics, per block; the truth."""
+    """Which units answer to which topics, per block: the ground truth."""
 
     topics: tuple[str, ...]
 
     @property
     def features(self) -> list[tuple[int, ...]]:
-        """Sets of topics a unit can answer to: each alone, then the pairs."""
-        alone = [(number,) for number in range(len(self.topics))]
-        return [*alone, *(tuple(self.topics.index(topic) for topic in pair) for pair in SHARED)]
+        """Sets of topics that a unit can answer to: each topic alone, then the pairs."""
+        single = [(number,) for number in range(len(self.topics))]
+        return [*single, *(tuple(self.topics.index(topic) for topic in pair) for pair in SHARED)]
 
     def allot(self, table: Sequence[Sequence[int]], *, cumulative: bool, start: int) -> list[dict[int, list[int]]]:
-        """Give each feature numbered places, per block: fresh ones in every block if cumulative, else the same."""
+        """Give each feature numbered places per block: new ones in every block if cumulative, else the same."""
         blocks, free = [], start
         for block in range(N_BLOCKS):
             free = free if cumulative else start
@@ -227,7 +227,7 @@ class _Plan:
             return {n: [channel for source in sources for channel in source.get(n, [])] for n in numbers}
         tables = {"attn": self.evidence, "mlp": self.written, "head": self.values, "neuron": self.neurons}
         if site not in tables:
-            raise SiteError(f"the phantom's truth is not known at {site!r}; use block, attn, mlp, neuron or head")
+            raise SiteError(f"the phantom has no ground truth at {site!r}; use block, attn, mlp, neuron or head")
         return tables[site][block]
 
 
@@ -244,13 +244,13 @@ def build_phantom(
     Parameters
     ----------
     seed : int
-        Its noise; the networks are the same for every seed.
+        Seed of its noise; the networks are the same for every seed.
     device : str
-        As for `load_subject`.
+        As for `load`.
     dtype : {"auto", "float32"}
         Its weights are set for single precision.
     device_map, revision : None
-        It has neither; refused, so that nobody thinks otherwise.
+        The phantom has neither, so any value is an error.
 
     Returns
     -------
@@ -260,10 +260,10 @@ def build_phantom(
     Raises
     ------
     ModelError
-        If the device cannot be used, or something is asked for that it does not have.
+        If the device cannot be used, or an option is given that the phantom does not have.
     """
     if dtype not in {"auto", "float32"}:
-        raise ModelError(f"dtype {dtype!r} found; the phantom's weights are set for float32: leave --dtype out")
+        raise ModelError(f"dtype {dtype!r} found; the phantom's weights are set for float32: leave `dtype` out")
     if device_map or revision:
         raise ModelError("a device map or revision found; the phantom has neither: leave the option out")
     place = pick_device(device)
@@ -298,7 +298,7 @@ def build_phantom(
 
 
 def phantom_truth(space: UnitSpace) -> dict[str, UnitMask]:
-    """Say which units of the phantom answer to which task."""
+    """Return the units of the phantom that answer to each task, by task."""
     topics = tuple(on_topics())
     plan = _Plan(topics)
     selected = {topic: np.zeros((space.n_hookpoints, space.n_channels[0]), bool) for topic in topics}
@@ -313,23 +313,23 @@ def phantom_truth(space: UnitSpace) -> dict[str, UnitMask]:
 
 
 def phantom_texts(subject: Subject, n_texts: int, seed: int = 0) -> dict[str, list[str]]:
-    """Let the phantom write on each of its topics.
+    """Let the phantom continue prompts on each of its topics by 24 tokens, and return the texts by task.
 
-    Returns texts by task: prompts with 24 tokens more, which on average no model predicts better than the phantom.
+    On average no model predicts these texts better than the phantom.
     """
     most = min(len(builtin_prompts()[topic]) for topic in on_topics().values())
     if not 1 <= n_texts <= most:
         raise PromptError(f"{n_texts} texts per topic asked for; 1 to {most} are possible, one per prompt")
-    tokenizer, found = subject.tokenizer, {}
-    with torch.random.fork_rng(), torch.inference_mode():
+    tokenizer, texts = subject.tokenizer, {}
+    with torch.random.fork_rng(), torch.inference_mode(), subject.plain_generation():
         torch.manual_seed(seed)
         for task, topic in on_topics().items():
             prompts = [prompt.text for prompt in builtin_prompts()[topic][:n_texts]]
-            shown = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(subject.model.device)
-            drawn = {"do_sample": True, "temperature": 1.0, "top_k": 0}
-            written = subject.model.generate(**shown, max_new_tokens=N_TOKENS, **drawn)
-            found[task] = [str(text) for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
-    return found
+            inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(subject.model.device)
+            sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0}
+            tokens = subject.model.generate(**inputs, max_new_tokens=N_TOKENS, **sampling)
+            texts[task] = [str(text) for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+    return texts
 
 
 def _lexicon() -> _Lexicon:
@@ -339,7 +339,7 @@ def _lexicon() -> _Lexicon:
 
 
 def _end(blocks: Sequence[Mapping[int, Sequence[int]]]) -> int:
-    """The first place after all those given out."""
+    """The first place after all those that are taken."""
     return 1 + max(place for block in blocks for places in block.values() for place in places)
 
 
@@ -358,7 +358,7 @@ def _weights(lexicon: _Lexicon, plan: _Plan, rng: np.random.Generator) -> Iterat
 
 
 def _set_weights(model: nn.Module, weights: Iterator[tuple[str, NDArray[np.float64]]]) -> None:
-    """Fill in parameters; all others become 0."""
+    """Set some parameters, and all others to 0."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -367,7 +367,7 @@ def _set_weights(model: nn.Module, weights: Iterator[tuple[str, NDArray[np.float
 
 
 def _restore_rotary(model: LlamaForCausalLM, config: LlamaConfig) -> None:
-    """Compute the rotary frequencies, which are no parameters and so were left empty."""
+    """Compute the rotary frequencies, which are no parameters, so that `to_empty` left them undefined."""
     rotary = model.model.rotary_emb
     model.model.rotary_emb = type(rotary)(config)
 
@@ -391,7 +391,11 @@ def _embedding(lexicon: _Lexicon, plan: _Plan, rng: np.random.Generator) -> NDAr
 
 
 def _balanced(noise: NDArray[np.float64], lexicon: _Lexicon) -> NDArray[np.float64]:
-    """Noise whose mean is 0 over the prompts of each topic, through every window, and over each class emitted."""
+    """Noise whose mean is 0 over the prompts of each topic, through every window, and over each emitted class.
+
+    Each of these means is a weighted sum of the words' noise, so the constraints are linear. The least-squares solution
+    is the smallest change of the noise that fulfils all of them.
+    """
     rows = [*lexicon.emission]
     for texts in lexicon.tokens.values():
         means = np.zeros((2 * (len(_WINDOWS) + 2), len(noise)))
@@ -408,19 +412,21 @@ def _balanced(noise: NDArray[np.float64], lexicon: _Lexicon) -> NDArray[np.float
 
 
 def _profiles(n_prompt: int) -> list[NDArray[np.float64]]:
-    """How much each token of a prompt weighs in the mean over its scans: each window, reading and generating."""
+    """Weight of each token of a prompt in the mean over its scans, for each window, reading and generating."""
     n_all = n_prompt + N_TOKENS - 1
     lag = np.subtract.outer(np.arange(n_all), np.arange(n_all))
     weights = [np.eye(n_all)]
     for strength in (0.0, *(_strength(width) for width in _WINDOWS)):
+        # Queries and keys are constant but for their rotation, so a score depends on the lag alone: its cosine.
         score = np.where(lag >= 0, np.exp(strength * (np.cos(_FREQUENCY * lag) - 1)), 0)
         weights.append(score / score.sum(1, keepdims=True))
-    reading = [one[1:n_prompt, :n_prompt].mean(0) for one in weights]
-    return reading + [one[n_prompt - 1 :, :n_prompt].mean(0) for one in weights]
+    reading = [matrix[1:n_prompt, :n_prompt].mean(0) for matrix in weights]
+    return reading + [matrix[n_prompt - 1 :, :n_prompt].mean(0) for matrix in weights]
 
 
 def _strength(width: float) -> float:
     """How strongly a head prefers near tokens, for a window of `width` tokens (standard deviation)."""
+    # exp(s (cos(f lag) - 1)) is about exp(-s (f lag)^2 / 2): a Gaussian with standard deviation 1 / (f sqrt(s)).
     return float(1 / (width * _FREQUENCY) ** 2)
 
 
@@ -453,6 +459,8 @@ def _attention(plan: _Plan, block: int, rng: np.random.Generator) -> dict[str, N
 def _mlp(plan: _Plan, block: int, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
     """Pairs of neurons turn evidence into 0 to 1; the others pass noise on."""
     low, high = _THRESHOLD
+    # The first neuron of a pair rises from `low` on, the second from `high` on with the opposite output weight. Their
+    # difference relu((e - low) / (high - low)) - relu((e - high) / (high - low)) is 0 below `low` and 1 above `high`.
     gate, up = np.zeros((2, N_NEURONS, N_CHANNELS))
     gate_bias, up_bias = rng.uniform(0.5, 1.5, N_NEURONS), np.zeros(N_NEURONS)
     down = np.zeros((N_CHANNELS, N_NEURONS))
@@ -494,7 +502,7 @@ def _spread(plan: _Plan, n_sources: int, rng: np.random.Generator) -> NDArray[np
 
 
 def _output(lexicon: _Lexicon, plan: _Plan) -> NDArray[np.float64]:
-    """Rows of the output layer: how likely a word is, and what its topic's network adds, (n_vocabulary, n_channels)."""
+    """Output layer, (n_vocabulary, n_channels): the log probability of a word, and what its topic's network adds."""
     n_topics = len(lexicon.topics)
     output = np.zeros((len(lexicon.vocabulary), N_CHANNELS))
     with np.errstate(divide="ignore"):
@@ -510,6 +518,8 @@ def _output(lexicon: _Lexicon, plan: _Plan) -> NDArray[np.float64]:
         for number in pairs:
             readout[written[number]] = _SHARED_SAY / len(pairs) / len(written[number]) / _WRITE
         output[lexicon.belongs == topic] += _CONFIDENCE * readout
+        # The silent network lowers the log odds of its words by _CONFIDENCE, and a full answer restores them: then the
+        # topic's words have the share _SHARE of the text.
         prior[lexicon.belongs == topic] += np.log(_SHARE / (1 - _SHARE)) - _CONFIDENCE
     output[:, plan.massive[0]] = prior / _MASSIVE
     return output

@@ -1,4 +1,4 @@
-"""Showing texts to a model and keeping what its units do, token by token.
+"""Shows texts to a model and records the activations of its units, token by token.
 
 Texts go through the model in batches and come out one by one, in the order given. Reading pads on the right,
 generating on the left; neither padding nor special tokens become scans.
@@ -17,8 +17,8 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 
 from llm2bids.errors import ModelError, PromptError
 from llm2bids.model.loading import Sampling, pad_id
-from llm2bids.model.memory import enough_memory
-from llm2bids.model.sites import tapped
+from llm2bids.model.memory import explain_memory_errors
+from llm2bids.model.sites import record_hookpoints
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from llm2bids.model.sites import HookPoint
 
 _BITS = 1 / float(np.log(2))
-_CACHED = 400_000
+"""Bits per nat."""
+_LOGITS_AT_A_TIME = 400_000
 """Logits whose entropy is computed at a time, so that they stay in the cache: four times as fast as all at once."""
 
 
@@ -39,10 +40,10 @@ class Scans:
 
     - `signals` (n_scans, n_units): activations, hookpoint after hookpoint.
     - `token_id` (n_scans,): the token read or emitted.
-    - `position` (n_scans,): where the recorded state stands in the sequence the model saw, from 0, padding not counted.
-    - `surprisal`, `entropy` (n_scans,): in bits: of that token, and of the prediction it is held against. NaN where the
-      model predicts none.
-    - `n_special`: tokens left out because they are special.
+    - `position` (n_scans,): position of the recorded state in the model's input, from 0, padding not counted.
+    - `surprisal`, `entropy` (n_scans,): of the token, and of the prediction it is compared with, in bits. NaN where
+      the model makes no prediction.
+    - `n_special`: number of special tokens, which are left out.
     """
 
     signals: NDArray[np.float32]
@@ -59,46 +60,45 @@ class Scans:
 
 
 def tokenize(subject: Subject, texts: Sequence[str], n_new: int = 0) -> list[list[int]]:
-    """Turn texts into tokens and refuse what cannot be shown.
+    """Turn texts into token ids; raise if a text is empty or exceeds the context.
 
-    `n_new`: tokens to be generated after each. Returns token ids, with the special tokens the tokenizer adds to an open
-    text: an end token is left off when the model is to go on.
+    `n_new`: number of tokens to be generated after each text. The special tokens that the tokenizer adds are included,
+    but for an end token after a text that the model is to continue.
     """
     special, n_embedded, context = subject.special_ids, subject.n_embedded, subject.context
     tokens = []
     for text in texts:
         ids = list(subject.tokenizer(text, verbose=False)["input_ids"])
-        while n_new and ids and ids[-1] in special and not _only(ids, special):
+        while n_new and ids and ids[-1] in special and not _all_special(ids, special):
             ids.pop()
         if ids and max(ids) >= n_embedded:
             raise ModelError(
                 f"the tokenizer gives token {max(ids)}, the model knows {n_embedded}; use its own tokenizer"
             )
-        if _only(ids, special):
+        if _all_special(ids, special):
             raise PromptError(f"the prompt {text[:40]!r} is empty for this tokenizer; give it at least one word")
         if context and len(ids) + n_new > context:
             raise PromptError(
                 f"the prompt {text[:40]!r} has {len(ids)} tokens{f' and {n_new} are to follow' if n_new else ''}, the "
-                f"context holds {context}; shorten it{' or lower --tokens' if n_new else ''}"
+                f"context holds {context}; shorten it{' or lower `tokens`' if n_new else ''}"
             )
         tokens.append(ids)
     return tokens
 
 
 def check_causal(subject: Subject) -> None:
-    """Refuse a model that cannot generate."""
+    """Raise if the model cannot generate."""
     if not subject.causal:
-        raise ModelError(f"{subject.identity.name} does not predict the next token; record it with --mode read")
+        raise ModelError(f'{subject.identity.name} does not predict the next token; record it with mode="read"')
 
 
 def padding_is_harmless(
     subject: Subject, hookpoints: Sequence[HookPoint], tokens: Sequence[Sequence[int]], *, generating: bool
 ) -> bool:
-    """Try whether a text gives the same scans beside a longer one as alone.
+    """Return whether the shortest text gives the same signals beside the longest one as alone, within 10 %.
 
-    Some architectures let padding leak into the states (recurrent ones when generating, fnet, convbert).
-
-    Returns true if signals agree within a tenth of their size, and all texts are as long as each other or alone.
+    Some architectures let padding leak into the states (recurrent ones when generating, fnet, convbert). Where all
+    texts are equally long there is no padding.
     """
     pair = [min(tokens, key=len), max(tokens, key=len)]
     if len(pair[0]) == len(pair[1]):
@@ -116,24 +116,24 @@ def padding_is_harmless(
 def read(
     subject: Subject, hookpoints: Sequence[HookPoint], tokens: Sequence[Sequence[int]], batch_size: int = 8
 ) -> Iterator[Scans]:
-    """Show texts; every token read is a scan."""
+    """Show texts to the model; every token it reads is a scan. Yields the scans of one text after the other."""
     for start in range(0, len(tokens), batch_size):
-        ids, mask = _padded(subject, tokens[start : start + batch_size], left=False)
-        kept = mask & ~torch.isin(ids, _special(subject, ids))
-        rows, columns = torch.nonzero(kept, as_tuple=True)
-        tap = tapped(subject.model, hookpoints, partial(_pick, rows=rows, columns=columns))
-        with enough_memory(batch_size), tap as taps:
+        ids, mask = _padded(subject, tokens[start : start + batch_size], on_left=False)
+        scanned = mask & ~torch.isin(ids, _special(subject, ids))
+        rows, columns = torch.nonzero(scanned, as_tuple=True)
+        hooks = record_hookpoints(subject.model, hookpoints, partial(_pick, rows=rows, columns=columns))
+        with explain_memory_errors(batch_size), hooks as activations:
             output = subject.model(input_ids=ids, attention_mask=mask.long())
-            signals = _joined(taps)
+            signals = _joined(activations)
         surprisal, entropy = _predictions_while_reading(subject, output, ids)
-        n_special = (mask & ~kept).sum(1).tolist()
-        for text, at in enumerate(_numpy(kept)):
+        n_special = (mask & ~scanned).sum(1).tolist()
+        for text, columns_scanned in enumerate(_numpy(scanned)):
             yield Scans(
                 signals=signals[_numpy(rows) == text],
-                token_id=_numpy(ids[text])[at],
-                position=np.flatnonzero(at),
-                surprisal=surprisal[text, at],
-                entropy=entropy[text, at],
+                token_id=_numpy(ids[text])[columns_scanned],
+                position=np.flatnonzero(columns_scanned),
+                surprisal=surprisal[text, columns_scanned],
+                entropy=entropy[text, columns_scanned],
                 n_special=n_special[text],
             )
 
@@ -147,47 +147,47 @@ def generate(
     batch_size: int = 8,
     sampling: Sampling | None = None,
 ) -> Iterator[Scans]:
-    """Let the model continue texts; every token it emits is a scan.
+    """Let the model continue texts; every token it emits is a scan. Yields the scans of one text after the other.
 
-    `n_tokens`: tokens to generate per text; fewer where the model ends the text, never none. Yields one per text, in
-    order. Scan t is the state that emitted token t: the one at the position before it.
+    `n_tokens`: tokens to generate per text; fewer where the model ends the text, at least 1. Scan t is the state that
+    emitted token t: the one at the position before it.
     """
     check_causal(subject)
     sampling = sampling or Sampling()
     for start in range(0, len(tokens), batch_size):
         group = tokens[start : start + batch_size]
-        ids, mask = _padded(subject, group, left=True)
-        tap = tapped(subject.model, hookpoints, lambda values: values[:, -1].clone())
-        with enough_memory(batch_size), tap as taps:
-            watcher = _Watcher(subject, taps)
-            chooser = _Chooser(sampling, range(start, start + len(group)), ids.shape[1], _silent(subject, ids))
+        ids, mask = _padded(subject, group, on_left=True)
+        hooks = record_hookpoints(subject.model, hookpoints, lambda values: values[:, -1].clone())
+        with explain_memory_errors(batch_size), hooks as activations, subject.plain_generation():
+            watcher = _Watcher(subject, activations)
+            chooser = _Chooser(sampling, range(start, start + len(group)), ids.shape[1], _never_scanned(subject, ids))
             subject.model.generate(
                 input_ids=ids,
                 attention_mask=mask.long(),
                 max_new_tokens=n_tokens,
-                logits_processor=LogitsProcessorList([watcher.before, chooser]),
+                logits_processor=LogitsProcessorList([watcher.prediction, chooser]),
                 stopping_criteria=StoppingCriteriaList([watcher]),
             )
         yield from watcher.scans(mask.sum(1), _ends(subject))
 
 
-class _Before(LogitsProcessor):
-    """Sees the model's own prediction before it is tampered with."""
+class _Prediction(LogitsProcessor):
+    """Keeps the model's own prediction, before other processors change it."""
 
     def __init__(self) -> None:
         self.logits = torch.empty(0)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 - the signature of transformers
-        """Keep the logits, shape (n_texts, n_vocabulary)."""
+        """Store the logits, shape (n_texts, n_vocabulary)."""
         self.logits = scores
         return scores
 
 
 class _Chooser(LogitsProcessor):
-    """Makes the likeliest token the one to be drawn: Gumbel noise of each text's own seed.
+    """Adds Gumbel noise from each text's own seed, so that the token with the highest score is a random draw.
 
-    So greedy decoding draws from the distribution, and the draw does not depend on who else is in the batch.
-    At the first step special tokens are ruled out, so that every text has a scan.
+    So greedy decoding samples, and a draw does not depend on the other texts of the batch. At the first step special
+    tokens are excluded, so that every text has a scan.
     """
 
     def __init__(self, sampling: Sampling, texts: range, n_prompt: int, special: Tensor) -> None:
@@ -200,7 +200,7 @@ class _Chooser(LogitsProcessor):
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores whose maximum is the token drawn, shape (n_texts, n_vocabulary)."""
+        """Return scores whose maximum is the token drawn, shape (n_texts, n_vocabulary)."""
         if input_ids.shape[1] == self.n_prompt:
             scores = scores.index_fill(1, self.special, -torch.inf)
         if self.sampling.temperature == 0:
@@ -210,10 +210,13 @@ class _Chooser(LogitsProcessor):
             least = scaled.topk(self.sampling.top_k, dim=-1).values[:, -1:]
             scaled = scaled.masked_fill(scaled < least, -torch.inf)
         if self.sampling.top_p < 1:
+            # Nucleus sampling (Holtzman et al. 2020). A token goes if the likelier ones reach top_p without it.
             ordered, order = scaled.sort(dim=-1, descending=True)
             beyond = ordered.exp().cumsum(-1) - ordered.exp() >= self.sampling.top_p
             scaled = scaled.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), -torch.inf)
-        uniform = torch.stack([torch.rand(scores.shape[1], generator=one) for one in self.generators])
+        # The Gumbel-max trick: argmax(log p + G) with G = -log(-log U) is a draw from p. U is kept off 0 and 1, where
+        # a logarithm is infinite.
+        uniform = torch.stack([torch.rand(scores.shape[1], generator=generator) for generator in self.generators])
         noise = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
         return scaled + noise.to(scaled)
 
@@ -221,49 +224,49 @@ class _Chooser(LogitsProcessor):
 class _Watcher(StoppingCriteria):
     """Collects states, tokens and predictions at every step of one batch; never stops it."""
 
-    def __init__(self, subject: Subject, taps: list[Tensor | None]) -> None:
-        self.before = _Before()
+    def __init__(self, subject: Subject, activations: list[Tensor | None]) -> None:
+        self.prediction = _Prediction()
         self.special = subject.special_ids
-        self.taps = taps
+        self.activations = activations
         self.states: list[Tensor] = []
-        self.chosen: list[Tensor] = []
-        self.predictions: list[tuple[Tensor, Tensor]] = []
+        self.tokens: list[Tensor] = []
+        self.information: list[tuple[Tensor, Tensor]] = []
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_kwargs: Any) -> Tensor:  # noqa: ARG002 - see _Before
-        """Keep one step."""
-        self.states.append(torch.cat([_present(value).to(input_ids.device) for value in self.taps], dim=-1))
-        self.chosen.append(input_ids[:, -1].clone())
-        self.predictions.append(_surprisal_and_entropy(self.before.logits, input_ids[:, -1]))
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_kwargs: Any) -> Tensor:  # noqa: ARG002 - see _Prediction
+        """Store the states, tokens and predictions of one step."""
+        self.states.append(torch.cat([_present(values).to(input_ids.device) for values in self.activations], dim=-1))
+        self.tokens.append(input_ids[:, -1].clone())
+        self.information.append(_surprisal_and_entropy(self.prediction.logits, input_ids[:, -1]))
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
     def scans(self, n_prompt: Tensor, ends: frozenset[int]) -> Iterator[Scans]:
-        """Scans of each text: up to its end token, without special ones."""
+        """Yield the scans of each text: up to its end token, without special ones."""
         states = _numpy(torch.stack(self.states, dim=1).float())
-        chosen = _numpy(torch.stack(self.chosen, dim=1))
-        surprisal, entropy = (_numpy(torch.stack(values, dim=1)) for values in zip(*self.predictions, strict=True))
-        ended = np.cumsum(np.isin(chosen, list(ends)), axis=1) > 0
-        special = np.isin(chosen, list(self.special)) & ~ended
+        tokens = _numpy(torch.stack(self.tokens, dim=1))
+        surprisal, entropy = (_numpy(torch.stack(values, dim=1)) for values in zip(*self.information, strict=True))
+        ended = np.cumsum(np.isin(tokens, list(ends)), axis=1) > 0
+        special = np.isin(tokens, list(self.special)) & ~ended
         for text, start in enumerate(n_prompt.tolist()):
-            at = np.flatnonzero(~ended[text] & ~special[text])
+            steps = np.flatnonzero(~ended[text] & ~special[text])
             yield Scans(
-                signals=states[text, at],
-                token_id=chosen[text, at],
-                position=at + start - 1,
-                surprisal=surprisal[text, at],
-                entropy=entropy[text, at],
+                signals=states[text, steps],
+                token_id=tokens[text, steps],
+                position=steps + start - 1,  # token t was emitted by the state before it
+                surprisal=surprisal[text, steps],
+                entropy=entropy[text, steps],
                 n_special=int(special[text].sum()),
             )
 
 
-def _padded(subject: Subject, group: Sequence[Sequence[int]], *, left: bool) -> tuple[Tensor, Tensor]:
+def _padded(subject: Subject, group: Sequence[Sequence[int]], *, on_left: bool) -> tuple[Tensor, Tensor]:
     """Token ids and mask of a batch, both of shape (n_texts, n_tokens)."""
     width = max(map(len, group))
     ids = torch.full((len(group), width), pad_id(subject.tokenizer))
     mask = torch.zeros((len(group), width), dtype=torch.bool)
     for row, tokens in enumerate(group):
-        place = slice(width - len(tokens), width) if left else slice(0, len(tokens))
-        ids[row, place] = torch.tensor(tokens)
-        mask[row, place] = True
+        columns = slice(width - len(tokens), width) if on_left else slice(0, len(tokens))
+        ids[row, columns] = torch.tensor(tokens)
+        mask[row, columns] = True
     return ids.to(subject.device), mask.to(subject.device)
 
 
@@ -280,16 +283,21 @@ def _predictions_while_reading(
 
 
 def _surprisal_and_entropy(logits: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in bits, shape (n,), of logits of shape (n, n_vocabulary) and tokens of shape (n,)."""
+    """Both in bits, shape (n,), of logits of shape (n, n_vocabulary) and tokens of shape (n,).
+
+    With p = softmax(z): surprisal is -log p of the token, entropy -sum p log p.
+    """
     surprisal, entropy = [], []
-    n_rows = max(1, _CACHED // logits.shape[-1])
-    for rows, chosen in zip(logits.split(n_rows), token.to(logits.device).split(n_rows), strict=True):
+    n_rows = max(1, _LOGITS_AT_A_TIME // logits.shape[-1])
+    for rows, tokens in zip(logits.split(n_rows), token.to(logits.device).split(n_rows), strict=True):
         scores = rows.float()
-        shifted = scores - scores.amax(-1, keepdim=True)
+        shifted = scores - scores.amax(-1, keepdim=True)  # exp overflows otherwise; the softmax stays the same
         weights = shifted.exp()
         total = weights.sum(-1)
         log_total = total.log()
-        surprisal.append(log_total - shifted.gather(1, chosen[:, None])[:, 0])
+        surprisal.append(log_total - shifted.gather(1, tokens[:, None])[:, 0])
+        # -sum p log p = log(total) - sum p z, with p = weights / total. Logits of -inf have p = 0; they are clamped, as
+        # 0 * -inf would be NaN.
         expected = torch.linalg.vecdot(weights, shifted.clamp_min(torch.finfo(torch.float32).min))
         entropy.append(log_total - expected / total)
     return torch.cat(surprisal).cpu().double() * _BITS, torch.cat(entropy).cpu().double() * _BITS
@@ -300,19 +308,19 @@ def _pick(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return values[rows.to(values.device), columns.to(values.device)]
 
 
-def _joined(taps: Sequence[Tensor | None]) -> NDArray[np.float32]:
+def _joined(activations: Sequence[Tensor | None]) -> NDArray[np.float32]:
     """Values of all hookpoints side by side, shape (n_scans, n_units)."""
-    first = _present(taps[0])
-    joined = torch.cat([_present(value).to(first.device) for value in taps], dim=-1)
-    values: NDArray[np.float32] = _numpy(joined.float())
-    return values
+    first = _present(activations[0])
+    joined = torch.cat([_present(values).to(first.device) for values in activations], dim=-1)
+    signals: NDArray[np.float32] = _numpy(joined.float())
+    return signals
 
 
-def _present(value: Tensor | None) -> Tensor:
-    """What a hookpoint gave in this forward pass."""
-    if value is None:
+def _present(values: Tensor | None) -> Tensor:
+    """The values of a hookpoint in this forward pass; raises if the pass did not reach it."""
+    if values is None:
         raise ModelError("a hookpoint was not reached in a forward pass; record places that every token passes")
-    return value
+    return values
 
 
 def _special(subject: Subject, like: Tensor) -> Tensor:
@@ -320,23 +328,23 @@ def _special(subject: Subject, like: Tensor) -> Tensor:
     return torch.tensor(sorted(subject.special_ids), dtype=torch.long, device=like.device)
 
 
-def _silent(subject: Subject, like: Tensor) -> Tensor:
+def _never_scanned(subject: Subject, like: Tensor) -> Tensor:
     """Ids of the tokens that give no scan, on the device of another tensor."""
     return torch.tensor(sorted(subject.special_ids | _ends(subject)), dtype=torch.long, device=like.device)
 
 
 def _ends(subject: Subject) -> frozenset[int]:
     """Ids of the tokens that end a text."""
-    end = getattr(subject.model.generation_config, "eos_token_id", None)
+    end = subject.generation.eos_token_id
     return frozenset([end] if isinstance(end, int) else end or [])
 
 
-def _only(ids: Sequence[int], special: frozenset[int]) -> bool:
-    """Whether there is nothing but special tokens."""
+def _all_special(ids: Sequence[int], special: frozenset[int]) -> bool:
+    """Whether all tokens are special."""
     return all(token in special for token in ids)
 
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:
-    """A tensor in main memory as an array."""
+    """A tensor as an array in main memory."""
     array: NDArray[Any] = tensor.cpu().numpy()
     return array

@@ -1,4 +1,4 @@
-"""The places in a block that every run can record, by name. Knows nothing else, so that asking for them is quick."""
+"""Names of the sites that can be recorded in every block. Imports no torch, so that help and completion stay fast."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Final
 from llm2bids.errors import SiteError, did_you_mean
 
 SITES: Final = ("block", "attn", "mlp", "neuron", "head")
-"""The stream after each block, what attention and MLP add to it, neurons, heads."""
+"""The residual stream after each block, what attention and the MLP add to it, neurons, concatenated heads."""
 
 
 def check_site(site: str) -> None:
-    """Refuse a site that is none of these.
+    """Raise if there is no site of this name.
 
     >>> check_site("neurons")
     Traceback (most recent call last):
     ...
     llm2bids.errors.SiteError: site 'neurons' not found; did you mean neuron? there are block, attn, mlp, neuron, \
-head, or name places with --hookpoints
+head, or name places with `hookpoints`
     """
     if site not in SITES:
         near = did_you_mean(site, SITES)
         raise SiteError(
-            f"site {site!r} not found; {near}there are {', '.join(SITES)}, or name places with --hookpoints"
+            f"site {site!r} not found; {near}there are {', '.join(SITES)}, or name places with `hookpoints`"
         )

@@ -1,4 +1,4 @@
-"""Where in a transformer numbers are read, found by structure: no tables of sizes or architectures.
+"""Finds the places in a transformer where activations are read, by structure: no tables of sizes or architectures.
 
 The blocks are the one ``ModuleList`` as long as the configuration says the stack is. Inside a block attention and MLP
 each end in a linear map back to the width of the stream, the last one that a forward pass calls there: its output is
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from llm2bids.errors import MaskError, ModelError, SiteError, did_you_mean
-from llm2bids.model.memory import enough_memory
+from llm2bids.model.memory import explain_memory_errors
 from llm2bids.model.site_names import check_site
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ class HookPoint:
     side: Literal["in", "out"] = "out"
 
     def __str__(self) -> str:
-        """Name of the hookpoint in files."""
+        """Return the name of the hookpoint in files."""
         return f"{self.path}:{self.side}"
 
     @classmethod
     def parse(cls, name: str) -> HookPoint:
-        """Read the name of a hookpoint: the inverse of ``str``."""
+        """Read the name of a hookpoint, as ``str`` writes it."""
         path, _, side = name.rpartition(":")
         if not path or side not in {"in", "out"}:
             raise SiteError(f"hookpoint {name!r} found; a module path ending in :in or :out is needed")
@@ -65,24 +65,25 @@ class HookPoint:
 
 
 def find_blocks(model: PreTrainedModel) -> list[str]:
-    """Find the blocks of a transformer."""
+    """Find the module paths of the blocks of a transformer, first to last."""
     depth = getattr(model.config.get_text_config(), "num_hidden_layers", -1)
-    found = [
+    lists = [
         name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
     ]
-    shallowest = min((name.count(".") for name in found), default=0)
-    stacks = [name for name in found if name.count(".") == shallowest]
+    # Lists of the same length further inside belong to a block, e.g. experts.
+    shallowest = min((name.count(".") for name in lists), default=0)
+    stacks = [name for name in lists if name.count(".") == shallowest]
     if len(stacks) != 1:
         listed = f"{len(stacks)} ({', '.join(stacks)})" if stacks else "none"
         raise SiteError(
             f"{listed} found of module lists with {depth} blocks in {type(model).__name__}, one needed (some models "
-            "share blocks or have several stacks); name the places to record with --hookpoints"
+            "share blocks or have several stacks); name the places to record with `hookpoints`"
         )
     return [f"{stacks[0]}.{number}" for number in range(depth)]
 
 
 def find_site(model: PreTrainedModel, site: str) -> tuple[HookPoint, ...]:
-    """Find one site in every block."""
+    """Find the hookpoint of one site in every block; raise if a block has none."""
     check_site(site)
     blocks = find_blocks(model)
     if site == "block":
@@ -93,16 +94,16 @@ def find_site(model: PreTrainedModel, site: str) -> tuple[HookPoint, ...]:
     if missing:
         raise SiteError(
             f"{type(model).__name__} has no site {site!r} in {missing[0]} ({len(missing)} of {len(blocks)} blocks lack "
-            "it); record 'block', or name places with --hookpoints"
+            "it); record 'block', or name places with `hookpoints`"
         )
     return tuple(point for point in points if point is not None)
 
 
 def match_hookpoints(model: PreTrainedModel, pattern: str) -> tuple[HookPoint, ...]:
-    """Find modules by a pattern.
+    """Find modules by a pattern of their paths, in the order of ``named_modules``, which is depth order.
 
-    `pattern`: module paths with ``*`` and ``?``, optionally followed by ``:in`` or ``:out`` (the default), e.g.
-    ``"model.layers.*.mlp.act_fn:out"``. Returns in the order of ``named_modules``, which is depth order.
+    `pattern`: a path with ``*`` and ``?``, optionally followed by ``:in`` or ``:out`` (the default), e.g.
+    ``"model.layers.*.mlp.act_fn:out"``.
     """
     glob, _, side = pattern.partition(":")
     if side not in {"", "in", "out"}:
@@ -118,42 +119,43 @@ def match_hookpoints(model: PreTrainedModel, pattern: str) -> tuple[HookPoint, .
 
 
 @contextmanager
-def tapped(
-    model: nn.Module, hookpoints: Sequence[HookPoint], keep: Callable[[Tensor], Tensor]
+def record_hookpoints(
+    model: nn.Module, hookpoints: Sequence[HookPoint], copy: Callable[[Tensor], Tensor]
 ) -> Iterator[list[Tensor | None]]:
-    """Read hookpoints during every forward pass inside the ``with``.
+    """Record hookpoints during every forward pass inside the ``with``.
 
-    `keep`: takes the values of one hookpoint, shape (n_texts, n_tokens, n_channels), and returns the copy to keep.
-    Yields what was kept of the latest forward pass, one entry per hookpoint; None where it was not reached.
+    `copy`: takes the values of one hookpoint, shape (n_texts, n_tokens, n_channels), and returns the copy to store.
+    Yields the copies of the latest forward pass, one entry per hookpoint; None where the pass did not reach it.
 
-    On leaving, also by an exception, no hook is left on the model. One thread at a time, see `lock_of`.
+    On leaving, also by an exception, no hook remains on the model. One thread at a time, see `lock_of`.
     """
-    kept: list[Tensor | None] = [None] * len(hookpoints)
-    grid: list[tuple[int, int]] = [(0, 0)]
+    activations: list[Tensor | None] = [None] * len(hookpoints)
+    batch_shape: list[tuple[int, int]] = [(0, 0)]
 
-    def see_batch(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def begin(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-        grid[0] = (ids.shape[0], ids.shape[1])
-        kept[:] = [None] * len(kept)
+        batch_shape[0] = (ids.shape[0], ids.shape[1])
+        activations[:] = [None] * len(activations)
 
     def reader(number: int) -> Callable[[Any], None]:
         def read(value: Any) -> None:
-            kept[number] = keep(_per_token(_tensor_in(value, hookpoints[number]), *grid[0], hookpoints[number]))
+            point = hookpoints[number]
+            activations[number] = copy(_per_token(_tensor_in(value, point), *batch_shape[0], point))
 
         return read
 
     with lock_of(model), ExitStack() as stack:
-        stack.callback(model.register_forward_pre_hook(see_batch, with_kwargs=True).remove)
+        stack.callback(model.register_forward_pre_hook(begin, with_kwargs=True).remove)
         for number, point in enumerate(hookpoints):
             stack.callback(_register(model.get_submodule(point.path), point.side, reader(number)))
-        yield kept
+        yield activations
 
 
 def lock_of(model: nn.Module) -> RLock:
-    """Give the lock that keeps threads apart that lesion, record or score one model.
+    """Return the lock of a model: one thread at a time may lesion, record or score it.
 
-    Hooks act on every forward pass, whichever thread it is of. So a lesion is held, and each batch is recorded or
-    scored, under this lock: other threads wait. A thread may hold it several times, and record what it lesions.
+    Hooks act on every forward pass, whichever thread runs it. So a lesion is held, and each batch is recorded or
+    scored, under this lock. A thread may hold it several times, and so record what it lesions.
     """
     with _LOCKS_LOCK:
         return _LOCKS.setdefault(model, RLock())
@@ -161,19 +163,19 @@ def lock_of(model: nn.Module) -> RLock:
 
 def measure_widths(model: PreTrainedModel, hookpoints: Sequence[HookPoint]) -> tuple[int, ...]:
     """Count the channels of hookpoints by showing the model two texts of three tokens."""
-    with tapped(model, hookpoints, lambda values: values) as kept:
+    with record_hookpoints(model, hookpoints, lambda values: values) as activations:
         _show_six_tokens(model)
-        found = [None if value is None else value.shape[-1] for value in kept]
-    for point, width in zip(hookpoints, found, strict=True):
+        widths = [None if values is None else values.shape[-1] for values in activations]
+    for point, width in zip(hookpoints, widths, strict=True):
         if width is None:
             raise SiteError(
                 f"a forward pass of {type(model).__name__} does not reach {point}; choose another hookpoint"
             )
-    return tuple(width for width in found if width is not None)
+    return tuple(width for width in widths if width is not None)
 
 
-def check_places(model: PreTrainedModel, hookpoints: Sequence[HookPoint]) -> None:
-    """Refuse hookpoints of a mask that a model does not have."""
+def check_hookpoints(model: PreTrainedModel, hookpoints: Sequence[HookPoint]) -> None:
+    """Raise if a mask has a hookpoint that the model does not have."""
     modules = {name for name, _ in model.named_modules()}
     for point in hookpoints:
         if point.path not in modules:
@@ -183,7 +185,7 @@ def check_places(model: PreTrainedModel, hookpoints: Sequence[HookPoint]) -> Non
 
 
 def check_width(model: nn.Module, point: HookPoint | str, n_mask: int, n_model: int) -> None:
-    """Refuse a mask of another width."""
+    """Raise if mask and model differ in their number of channels at a hookpoint."""
     if n_mask != n_model:
         raise MaskError(
             f"the mask has {n_mask} channels at {point}, {type(model).__name__} has {n_model} there; "
@@ -192,7 +194,10 @@ def check_width(model: nn.Module, point: HookPoint | str, n_mask: int, n_model: 
 
 
 def _part(model: nn.Module, block: str, site: str, called: Sequence[str]) -> HookPoint | None:
-    """The hookpoint of one site in one block, or None where the block has no such part."""
+    """The hookpoint of one site in one block, or None where the block has no such part.
+
+    `called`: linear maps in the order in which a forward pass calls them; the last one of a part is its output.
+    """
     inside = [path.removeprefix(f"{block}.") for path in called if path.startswith(f"{block}.")]
     side: Literal["in", "out"] = "in" if site in {"neuron", "head"} else "out"
     attention = [path for path in inside if _is_attention(path)]
@@ -229,7 +234,7 @@ def _has_experts(module: nn.Module) -> bool:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear map, in whichever class it comes (quantized ones are told by their sizes)."""
+    """Whether a module is a linear map, of whichever class (quantized ones are recognized by their sizes)."""
     return isinstance(module, nn.Linear | Conv1D) or {"in_features", "out_features"} <= set(vars(module))
 
 
@@ -259,17 +264,17 @@ def _linear_maps_called(model: PreTrainedModel) -> list[str]:
 
 @torch.inference_mode()
 def _show_six_tokens(model: PreTrainedModel) -> None:
-    """Two texts of three tokens through the model: unequal numbers, so that neither is taken for the other."""
+    """Show the model two texts of three tokens: unequal numbers, so that the axes cannot be confused."""
     ids = torch.zeros((2, 3), dtype=torch.long, device=model.get_input_embeddings().weight.device)
     try:
-        with enough_memory():
+        with explain_memory_errors():
             model(input_ids=ids, attention_mask=torch.ones_like(ids))
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
         raise ModelError(f"{type(model).__name__} cannot be shown a text ({error}); check its configuration") from error
 
 
 def _register(module: nn.Module, side: str, read: Callable[[Any], None]) -> Callable[[], None]:
-    """Hook one side of a module; returns how to undo it."""
+    """Hook one side of a module, and return the function that removes the hook."""
     if side == "in":
         return module.register_forward_pre_hook(lambda _module, args: read(args)).remove
     return module.register_forward_hook(lambda _module, _args, output: read(output)).remove

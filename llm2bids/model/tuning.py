@@ -1,14 +1,14 @@
-"""Training a network and nothing else: which weights belong to units, and how all others are kept still.
+"""Trains a network and nothing else: finds the weights that belong to units, and keeps all others as they are.
 
-A unit read at the input of a linear map (``neuron``, ``head``) owns its column of that map, and a row of weights that
-feeds it if that row feeds no unit outside the network. A channel read at the output of a linear map (``mlp``,
-``attn``) owns its row; a channel of the stream (``block``) its row in the two maps by which that block writes into
-it. Biases go with their rows. Norms, embeddings and the output layer belong to no unit.
+A unit read at the input of a linear map (``neuron``, ``head``) owns its column of that map, and those rows of other
+maps that feed it and no unit outside the network. A channel read at the output of a linear map (``mlp``, ``attn``) owns
+its row; a channel of the stream (``block``) its row in the two maps by which that block writes into it. Biases go with
+their rows. Norms, embeddings and the output layer belong to no unit.
 
-Which rows feed a unit is found out, not looked up: every linear map of a block is made to give noise, and the gradient
-of the unit says which numbers it depends on. So fused, interleaved and grouped layouts need no table. It follows that
-the query rows of an attention head, which act on all its channels, move only where the whole head is in the mask, and
-the key and value rows of a group of heads only where the units of every head that shares them are.
+Which rows feed a unit is measured, not looked up: every linear map of a block is made to return noise, and the gradient
+of the unit shows which of these numbers it depends on. So fused, interleaved and grouped layouts need no table. The
+query rows of an attention head act on all its channels, so they move only if the whole head is in the mask; the key and
+value rows of a group of heads only if the units of all heads that share them are.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from transformers.pytorch_utils import Conv1D
 
 from llm2bids.errors import MaskError, SiteError
-from llm2bids.model.loading import model_of_mask
-from llm2bids.model.sites import HookPoint, check_places, check_width, find_blocks, find_site, lock_of
+from llm2bids.model.loading import unwrap_model
+from llm2bids.model.sites import HookPoint, check_hookpoints, check_width, find_blocks, find_site, lock_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,22 +33,23 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
-    from llm2bids.model.loading import Subject
+    from llm2bids.model.loading import LoadedModel
     from llm2bids.space import UnitMask, UnitSpace
 
 _N_TEXTS, _N_TOKENS = 2, 8
-"""Tokens shown to find what feeds what: enough that no unit is silent at all of them."""
+"""Size of the batch by which the rows that feed a unit are found: large enough that no unit is silent throughout."""
 
 
-def find_weights(model: PreTrainedModel | Subject, mask: UnitMask, *, shared: bool = False) -> dict[str, Tensor]:
+def find_weights(model: LoadedModel, mask: UnitMask, *, shared: bool = False) -> dict[str, Tensor]:
     """Find the weights that belong to the units of a mask.
 
-    `model`: the model the mask was made of. A subject is compared with what the mask says of its model, weights first;
-    of a model alone only places and widths can be compared. `mask`: A network at site ``neuron``, ``head``, ``mlp``,
-    ``attn`` or ``block``, or at sides of linear maps. `shared`: whether rows that also feed units outside the mask are
-    counted in: queries of a head that is partly chosen, keys and values of grouped heads. Returns by name of parameter,
-    True where weights belong: shape (n_out, 1) for rows, (1, n_in) for columns, transposed in GPT-2's ``Conv1D``,
-    (n_out,) for biases. Parameters without such weights are left out.
+    The mask is at site ``neuron``, ``head``, ``mlp``, ``attn`` or ``block``, or at sides of linear maps; `model` is as
+    for `finetune_mask`. `shared`: whether rows that also feed units outside the mask are included: queries of a head
+    that is partly in it, keys and values of grouped heads.
+
+    The result has a boolean tensor per name of a parameter, True at weights that belong to the units. It has shape
+    (n_out, 1) for rows, (1, n_in) for columns, transposed in GPT-2's ``Conv1D``, and (n_out,) for biases. Parameters
+    without such weights are left out.
 
     >>> from llm2bids.model.sites import find_site, measure_widths
     >>> from llm2bids.model.phantom import build_phantom
@@ -65,27 +66,26 @@ def find_weights(model: PreTrainedModel | Subject, mask: UnitMask, *, shared: bo
     model.layers.0.mlp.up_proj.bias (256,) 1
     model.layers.0.mlp.down_proj.weight (1, 256) 1
     """
-    model = model_of_mask(model, mask)
-    return Wiring.find(model, mask.space).weights(mask, shared=shared)
+    return Wiring.find(unwrap_model(model, mask), mask.space).weights(mask, shared=shared)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Wiring:
-    """What feeds the units of a space, found in one forward pass: for several masks of it.
+    """Which weights feed the units of a space, measured in one forward pass that serves several masks.
 
-    - `noise`: what each linear map was made to give, by its path: every time that it was called, shape (..., n_out).
-    - `seen`: what came in at each map whose input is read, by its path, shape (n_texts, n_tokens, n_in); computed from
-      `noise`, as its gradients say.
+    - `noise`: the noise that each linear map returned, by its path: one tensor per call, shape (..., n_out).
+    - `inputs`: the input of each map whose input is recorded, by its path, shape (n_texts, n_tokens, n_in). It was
+      computed from `noise`, which its gradients show.
     """
 
     model: PreTrainedModel
     space: UnitSpace
     noise: Mapping[str, Sequence[Tensor]]
-    seen: Mapping[str, Tensor]
+    inputs: Mapping[str, Tensor]
 
     @classmethod
     def find(cls, model: PreTrainedModel, space: UnitSpace) -> Wiring:
-        """Show a model noise."""
+        """Measure the wiring of a model."""
         inputs = _inputs(model, space)
         return cls(model, space, *(_show_noise(model, inputs) if inputs else ({}, {})))
 
@@ -94,122 +94,123 @@ class Wiring:
         if not mask.n_selected:
             raise MaskError("a mask of no unit found; choose units whose weights are to move")
         inputs, outputs = _chosen(mask)
-        found: dict[str, Tensor] = {}
-        for path, rows in (self._feeding(inputs, shared=shared) | _written(self.model, outputs)).items():
+        weights: dict[str, Tensor] = {}
+        for path, rows in (self._feeding_rows(inputs, shared=shared) | _writing_rows(self.model, outputs)).items():
             if rows.any():
-                found |= _rows(self.model, path, rows)
+                weights |= _rows(self.model, path, rows)
         for path, columns in inputs.items():
             if columns.any():
                 weight, axis = _weight(self.model, path)
-                found[f"{path}.weight"] = columns.to(weight.device).unsqueeze(axis)
-        return {name: found[name] for name, _ in self.model.named_parameters(remove_duplicate=False) if name in found}
+                weights[f"{path}.weight"] = columns.to(weight.device).unsqueeze(axis)
+        names = [name for name, _ in self.model.named_parameters(remove_duplicate=False)]
+        return {name: weights[name] for name in names if name in weights}
 
-    def _feeding(self, chosen: Mapping[str, Tensor], *, shared: bool) -> dict[str, Tensor]:
+    def _feeding_rows(self, chosen: Mapping[str, Tensor], *, shared: bool) -> dict[str, Tensor]:
         """Rows of linear maps that feed the units chosen at the input of others, by path."""
         inside, outside = (
-            self._dependences({path: chosen[path] == wanted for path in self.seen}) for wanted in (True, False)
+            self._dependences({path: chosen[path] == selected for path in self.inputs}) for selected in (True, False)
         )
         return {path: inside[path] if shared else inside[path] & ~outside[path] for path in self.noise}
 
-    def _dependences(self, counted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """By linear map, on which of its outputs the units counted depend: directly, since each map gives noise."""
-        found = {path: torch.zeros(values[0].shape[-1], dtype=torch.bool) for path, values in self.noise.items()}
+    def _dependences(self, units: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """By linear map, the outputs on which some units depend: directly, since each map returns noise."""
+        rows = {path: torch.zeros(values[0].shape[-1], dtype=torch.bool) for path, values in self.noise.items()}
         leaves = [(path, value) for path, values in self.noise.items() for value in values]
-        if not self.seen or not leaves:
-            return found
+        if not self.inputs or not leaves:
+            return rows
         draw = torch.Generator().manual_seed(1)
         with torch.inference_mode(mode=False), torch.enable_grad():
+            # One backward pass for all units. Random weights make sure that no two contributions cancel out.
             weighted = (
-                values * _random_like(values, draw) * counted[path].to(values) for path, values in self.seen.items()
+                values * _random_like(values, draw) * units[path].to(values) for path, values in self.inputs.items()
             )
-            total = torch.stack([one.float().sum().cpu() for one in weighted]).sum()
-            wanted = [value for _, value in leaves]
-            gradients = torch.autograd.grad(total, wanted, retain_graph=True, allow_unused=True)
+            total = torch.stack([values.float().sum().cpu() for values in weighted]).sum()
+            noise = [value for _, value in leaves]
+            gradients = torch.autograd.grad(total, noise, retain_graph=True, allow_unused=True)
         for (path, _), gradient in zip(leaves, gradients, strict=True):
             if gradient is not None:
-                found[path] |= (gradient != 0).flatten(0, -2).any(0).cpu()
-        return found
+                rows[path] |= (gradient != 0).flatten(0, -2).any(0).cpu()
+        return rows
 
 
 @contextmanager
-def finetune_mask(
-    model: PreTrainedModel | Subject, mask: UnitMask, *, shared: bool = False
-) -> Iterator[dict[str, Tensor]]:
+def finetune_mask(model: LoadedModel, mask: UnitMask, *, shared: bool = False) -> Iterator[dict[str, Tensor]]:
     """Train only the weights that belong to the units of a mask.
 
     Parameters
     ----------
-    model : PreTrainedModel or Subject
-        The model the mask was made of, see `find_weights`; trained as usual inside the ``with``.
+    model : PreTrainedModel, Subject or tuple
+        The model of which the mask was made, alone, as a subject, or with its tokenizer; trained as usual inside the
+        ``with``. A subject is compared with the model of the mask, weights first. For the others only hookpoints and
+        widths can be compared.
     mask : UnitMask
-        The network.
+        The network, at site ``neuron``, ``head``, ``mlp``, ``attn`` or ``block``, or at sides of linear maps.
     shared : bool
-        See `find_weights`.
+        Whether rows of weights that also feed units outside the mask are trained: queries of a head that is partly in
+        it, keys and values of grouped heads.
 
     Yields
     ------
     dict of str to Tensor
-        What moves, see `find_weights`.
+        The weights that are trained, see `find_weights`.
 
     Raises
     ------
     MaskError
         If the mask chooses no unit, has other widths than the model, or is of another model than the subject.
     SiteError
-        If the model has not its hookpoints, or they are no sides of linear maps.
+        If the model does not have its hookpoints, or they are no sides of linear maps.
 
     Notes
     -----
-    Gradients of other weights are 0 or absent. Weight decay and momentum move weights without a gradient too, so what
-    is not to move is put back after every step of any ``torch.optim`` optimizer, whether it was made before or inside
-    the ``with``; weights loaded between steps are left alone. Needs room for a second copy of the parameters concerned
-    during a step. Optimizers that are none of torch's, and sharded parameters (FSDP, DeepSpeed), are not covered.
+    Gradients of other weights are 0 or absent. Weight decay and momentum move weights without a gradient too, so these
+    are restored after every step of any ``torch.optim`` optimizer, whether it was made before or inside the ``with``.
+    Weights loaded between steps stay. A step needs memory for a second copy of the parameters concerned. Optimizers
+    that are none of torch's, and sharded parameters (FSDP, DeepSpeed), are not covered.
 
-    On leaving, also by an exception, no hook is left and every ``requires_grad`` is as before. For the ``Trainer`` of
+    On leaving, also by an exception, no hook remains and every ``requires_grad`` is as before. For the ``Trainer`` of
     transformers no callback is needed: ``with finetune_mask(model, mask): Trainer(model=model, …).train()``.
     """
-    model = model_of_mask(model, mask)
-    found = find_weights(model, mask, shared=shared)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    moving: dict[Tensor, Tensor] = {}
-    for name, weights in found.items():  # a parameter that two modules share moves where either lets it
-        one = parameters[name]
-        moving[one] = moving[one] | weights if one in moving else weights
+    transformer = unwrap_model(model, mask)
+    weights = find_weights(transformer, mask, shared=shared)
+    parameters = dict(transformer.named_parameters(remove_duplicate=False))
+    trained: dict[Tensor, Tensor] = {}
+    for name, chosen in weights.items():  # a parameter that two modules share is trained where either allows it
+        parameter = parameters[name]
+        trained[parameter] = trained[parameter] | chosen if parameter in trained else chosen
     with ExitStack() as stack:
-        for one in set(parameters.values()):
-            stack.callback(one.requires_grad_, one.requires_grad)
-            one.requires_grad_(one in moving)
-        for one, weights in moving.items():
-            stack.callback(one.register_hook(_only(weights)).remove)
-        before: dict[Tensor, Tensor] = {}
-        keep, put_back = _guards({one: moving.get(one) for one in parameters.values()}, before)
-        stack.callback(register_optimizer_step_pre_hook(keep).remove)
-        stack.callback(register_optimizer_step_post_hook(put_back).remove)
-        yield found
+        for parameter in set(parameters.values()):
+            stack.callback(parameter.requires_grad_, parameter.requires_grad)
+            parameter.requires_grad_(parameter in trained)
+        for parameter, chosen in trained.items():
+            stack.callback(parameter.register_hook(_gradient_mask(chosen)).remove)
+        save, restore = _optimizer_hooks({parameter: trained.get(parameter) for parameter in parameters.values()})
+        stack.callback(register_optimizer_step_pre_hook(save).remove)
+        stack.callback(register_optimizer_step_post_hook(restore).remove)
+        yield weights
 
 
-def lora_targets(model: PreTrainedModel | Subject, mask: UnitMask, *, shared: bool = False) -> dict[str, list[int]]:
+def lora_targets(model: LoadedModel, mask: UnitMask, *, shared: bool = False) -> dict[str, list[int]]:
     """List the modules to which LoRA is to add adapters, for ``peft.LoraConfig``.
 
-    Returns by module, the rows or columns of its weight that belong to the network, ascending. ``target_modules`` are
-    its keys; an adapter needs no more ranks than there are numbers.
-
-    Adapters act on whole modules: LoRA confines training to the modules of a network, `finetune_mask` to its units.
+    The result has, by module, the rows or columns of its weight that belong to the network, ascending. Its keys are the
+    ``target_modules``. An adapter needs no more ranks than its module has numbers:
     ``LoraConfig(target_modules=list(targets), rank_pattern={name: min(8, len(units)) for name, units in
     targets.items()})``
+
+    Adapters act on whole modules: LoRA confines training to the modules of a network, `finetune_mask` to its units.
     """
-    found = find_weights(model, mask, shared=shared)
     return {
         name.removesuffix(".weight"): weights.flatten().nonzero().flatten().tolist()
-        for name, weights in found.items()
+        for name, weights in find_weights(model, mask, shared=shared).items()
         if name.endswith(".weight")
     }
 
 
 def _inputs(model: PreTrainedModel, space: UnitSpace) -> list[str]:
-    """Paths of the linear maps whose inputs are units; refuses a space that the model does not have."""
+    """Paths of the linear maps whose inputs are units; raises if the model does not have this space."""
     points = [HookPoint.parse(name) for name in space.hookpoints]
-    check_places(model, points)
+    check_hookpoints(model, points)
     for point, n_channels in zip(points, space.n_channels, strict=True):
         if point.side == "in":
             weight, axis = _weight(model, point.path)
@@ -218,7 +219,7 @@ def _inputs(model: PreTrainedModel, space: UnitSpace) -> list[str]:
 
 
 def _chosen(mask: UnitMask) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Which channels are chosen at the inputs, and which at the outputs of modules, by path."""
+    """The channels chosen at the inputs, and those at the outputs of modules, by path."""
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
     for name, units in zip(mask.space.hookpoints, mask.space.split(mask.selected), strict=True):
@@ -227,7 +228,7 @@ def _chosen(mask: UnitMask) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return inputs, outputs
 
 
-def _written(model: PreTrainedModel, chosen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _writing_rows(model: PreTrainedModel, chosen: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rows of linear maps that write the channels chosen, by path; a block writes by attention and MLP."""
     blocks = find_blocks(model) if chosen else []
     writers: dict[str, list[str]] = {path: [] for path in blocks}
@@ -245,9 +246,9 @@ def _written(model: PreTrainedModel, chosen: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _show_noise(model: PreTrainedModel, inputs: Sequence[str]) -> tuple[dict[str, list[Tensor]], dict[str, Tensor]]:
-    """One forward pass in which every linear map of the blocks gives noise, positive: no activation is silent then."""
+    """One forward pass in which every linear map of the blocks returns positive noise, so that no ReLU is silent."""
     noise: dict[str, list[Tensor]] = defaultdict(list)
-    seen: dict[str, Tensor] = {}
+    recorded: dict[str, Tensor] = {}
     draw = torch.Generator().manual_seed(0)
 
     def replace(path: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
@@ -257,9 +258,9 @@ def _show_noise(model: PreTrainedModel, inputs: Sequence[str]) -> tuple[dict[str
 
         return hook
 
-    def see(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def record(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            seen[path] = args[0]
+            recorded[path] = args[0]
 
         return hook
 
@@ -269,22 +270,22 @@ def _show_noise(model: PreTrainedModel, inputs: Sequence[str]) -> tuple[dict[str
             if isinstance(module, nn.Linear | Conv1D) and path.startswith(within):
                 stack.callback(module.register_forward_hook(replace(path)).remove)
         for path in inputs:
-            stack.callback(model.get_submodule(path).register_forward_pre_hook(see(path)).remove)
+            stack.callback(model.get_submodule(path).register_forward_pre_hook(record(path)).remove)
         for module in model.modules():  # dropout would hide units, gradient checkpointing runs blocks twice
             stack.callback(setattr, module, "training", module.training)
         model.eval()
-        stack.enter_context(torch.inference_mode(mode=False))  # gradients are kept, whatever the caller's modes
+        stack.enter_context(torch.inference_mode(mode=False))  # gradients are needed, whatever the caller's modes
         stack.enter_context(torch.enable_grad())
         device = model.get_input_embeddings().weight.device
         ids = torch.zeros((_N_TEXTS, _N_TOKENS), dtype=torch.long, device=device)
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    if missing := [path for path in inputs if path not in seen]:
+    if missing := [path for path in inputs if path not in recorded]:
         raise SiteError(f"a forward pass of {type(model).__name__} does not reach {missing[0]}; use a mask of others")
-    return noise, seen
+    return noise, recorded
 
 
 def _random_like(values: Tensor, draw: torch.Generator) -> Tensor:
-    """Numbers from 0 to 1, drawn apart from torch's own, which are the caller's and common to all threads."""
+    """Numbers from 0 to 1. They do not come from torch's global generator, which belongs to the caller."""
     return torch.rand(values.shape, generator=draw).to(values)
 
 
@@ -303,31 +304,32 @@ def _rows(model: PreTrainedModel, path: str, rows: Tensor) -> dict[str, Tensor]:
     """Rows of a linear map as parts of its parameters."""
     weight, axis = _weight(model, path)
     rows = rows.to(weight.device)
-    found = {f"{path}.weight": rows.unsqueeze(1 - axis)}
-    return found if model.get_submodule(path).bias is None else found | {f"{path}.bias": rows}
+    weights = {f"{path}.weight": rows.unsqueeze(1 - axis)}
+    return weights if model.get_submodule(path).bias is None else weights | {f"{path}.bias": rows}
 
 
-def _only(weights: Tensor) -> Callable[[Tensor], Tensor]:
-    """A hook that lets only the gradients of some weights through."""
+def _gradient_mask(weights: Tensor) -> Callable[[Tensor], Tensor]:
+    """A hook that sets the gradients of all other weights to 0."""
     return lambda gradient: torch.where(weights.to(gradient.device), gradient, 0)
 
 
-def _guards(
-    moving: Mapping[Tensor, Tensor | None], before: dict[Tensor, Tensor]
+def _optimizer_hooks(
+    trained: Mapping[Tensor, Tensor | None],
 ) -> tuple[Callable[[Optimizer, Any, Any], None], Callable[[Optimizer, Any, Any], None]]:
-    """Hooks for before and after an optimizer's step: parameters come out as they were where they are not to move."""
+    """Hooks before and after an optimizer's step that save parameters, and restore weights that are not trained."""
+    saved: dict[Tensor, Tensor] = {}
 
-    def keep(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-        trained = {one for group in optimizer.param_groups for one in group["params"]}
-        for one in trained & moving.keys():
-            if one.grad is not None:  # optimizers leave parameters without a gradient alone
-                before[one] = one.detach().clone()
+    def save(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        optimized = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        for parameter in optimized & trained.keys():
+            if parameter.grad is not None:  # optimizers do not change parameters without a gradient
+                saved[parameter] = parameter.detach().clone()
 
-    def put_back(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-        trained = {one for group in optimizer.param_groups for one in group["params"]}
-        for one in trained & before.keys():
-            old, weights = before.pop(one), moving[one]
+    def restore(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        optimized = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        for parameter in optimized & saved.keys():
+            old, weights = saved.pop(parameter), trained[parameter]
             with torch.no_grad():
-                one.copy_(old if weights is None else torch.where(weights.to(one.device), one, old))
+                parameter.copy_(old if weights is None else torch.where(weights.to(old.device), parameter, old))
 
-    return keep, put_back
+    return save, restore

@@ -17,10 +17,10 @@ from llm2bids.lesioning.materials import read_text
 from llm2bids.masks import load_mask
 from llm2bids.masks.files import file_sha256
 from llm2bids.model.lesions import lesion, mean_activations
-from llm2bids.model.loading import load_subject
-from llm2bids.model.memory import enough_memory
-from llm2bids.model.scoring import split_texts, surprise
-from llm2bids.model.subject import subject_of
+from llm2bids.model.loading import load_pretrained
+from llm2bids.model.memory import explain_memory_errors
+from llm2bids.model.scoring import measure_surprisal, split_texts
+from llm2bids.model.subject import load
 from llm2bids.pruning.output import REPORT, check_folder, describe_model, published, write_model
 from llm2bids.pruning.surgery import count_zeroed, cut_model, plan_cut
 from llm2bids.space import UnitMask
@@ -136,7 +136,7 @@ def prune(  # noqa: PLR0913 - the arguments of the command
     check_folder(out, overwrite=overwrite)
     material = _material(text, needed=compensate_bias)
     network = mask if isinstance(mask, UnitMask) else load_mask(mask, like)
-    subject = subject_of(model, revision=revision, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    subject = load(model, revision=revision, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     check_same_model(network.provenance, {**subject.describe(), "Site": network.space.site})
     _check_can_read(subject, material)
     going = _going(network, keep=keep, first=protect_first, last=protect_last)
@@ -144,12 +144,12 @@ def prune(  # noqa: PLR0913 - the arguments of the command
     means = None
     if compensate_bias and material is not None:
         means = mean_activations(subject, material.documents, going.space, batch_size=batch_size)
-    with enough_memory(), published(out) as stage:
+    with explain_memory_errors(), published(out) as stage:
         shrunk = cut_model(subject.model, cut, means)
         if dtype == "auto" and isinstance(model, str) and model != "phantom":
             shrunk = shrunk.to(_stored_dtype(model, subject, revision, trust_remote_code=trust_remote_code))
         write_model(subject, shrunk, stage)
-        smaller = load_subject(
+        smaller = load_pretrained(
             str(stage), device=str(subject.device), dtype=subject.dtype, trust_remote_code=trust_remote_code
         )
         _check_equal(subject, smaller, cut, means)
@@ -190,7 +190,7 @@ def _going(network: UnitMask, *, keep: bool, first: int, last: int) -> UnitMask:
 
 def _plan(subject: Subject, going: UnitMask, *, biased: bool, pad: bool) -> Cut:
     """What becomes of the units; refused where nothing gets smaller, unless that is wanted."""
-    with enough_memory():
+    with explain_memory_errors():
         cut = plan_cut(subject.model, going, biased=biased)
     if cut.obstacle and not pad:
         raise PruneError(
@@ -260,7 +260,7 @@ def _perplexities(subject: Subject, smaller: Subject, material: Text, batch_size
 
 def _perplexity(subject: Subject, material: Text, batch_size: int) -> float:
     """Two to the mean surprisal, in bits, of the tokens of a text."""
-    found = surprise(subject, split_texts(subject, material.documents), batch_size=batch_size)
+    found = measure_surprisal(subject, split_texts(subject, material.documents), batch_size=batch_size)
     return float(2 ** (found.bits.sum() / found.n_tokens.sum()))
 
 

@@ -20,7 +20,7 @@ from llm2bids.bids.tables import read_json, read_stim
 from llm2bids.errors import DatasetError, NonFiniteError, RecordError
 from llm2bids.model.recording import check_causal, generate, padding_is_harmless, read, tokenize
 from llm2bids.model.sites import find_site, match_hookpoints, measure_widths
-from llm2bids.model.subject import subject_of
+from llm2bids.model.subject import load, short_name
 from llm2bids.progress import progress_bar
 from llm2bids.recording.plan import (
     Protocol,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from llm2bids.model.loading import Subject
     from llm2bids.model.recording import Scans
     from llm2bids.model.sites import HookPoint
+    from llm2bids.model.subject import ModelSource
 
 __all__ = ["Protocol", "Recording", "record"]
 
@@ -92,7 +93,7 @@ def _wrote(recordings: Sequence[Recording], asked: Mapping[str, Any]) -> tuple[P
 @noted_call("record", _wrote)
 def record(  # noqa: PLR0913 - the arguments of the command
     bids_dir: str | Path,
-    model: str | Subject = "phantom",
+    model: ModelSource = "phantom",
     task: str | Path | Sequence[str | Path] = "nencka2023",
     *,
     subject: str | None = None,
@@ -128,8 +129,9 @@ def record(  # noqa: PLR0913 - the arguments of the command
     ----------
     bids_dir : path-like
         Dataset to make or to add to.
-    model : str or Subject
-        ``"phantom"``, a folder made by ``save_pretrained``, a hub id, or a model in memory.
+    model : str, Path, Subject or tuple
+        ``"phantom"``, a folder made by ``save_pretrained``, a hub id, or a loaded model with its tokenizer,
+        ``(model, tokenizer)``; see `load`.
     task : str, path-like or sequence of them
         Built-in tasks, families of tasks, or YAML or TSV files.
     subject : str, optional
@@ -200,16 +202,16 @@ def record(  # noqa: PLR0913 - the arguments of the command
         raise RecordError("both --resume and --overwrite asked for; choose one")
     protocol = Protocol(mode, tokens, temperature, top_p, top_k, seed, batch_size, nonfinite, compress)
     design = Design(runs, 1 if sessions is None else sessions, blocks, prompts_per_block, seed, reuse_prompts)
-    label = subject_label(subject, model)
+    label = subject_label(subject, short_name(model))
     planned = _planned(label, task, design, in_sessions=sessions is not None)
     wanted = wanted_places(sites, hookpoints)
     dataset = Dataset(Path(bids_dir))
     todo = still_to_do(dataset, planned, list(wanted), protocol, resume=resume, overwrite=overwrite)
-    model = subject_of(
+    loaded = load(
         model, revision=revision, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code
     )
-    places = _find_places(model, wanted)
-    session = Session(dataset, label, model, places, protocol, _signed(authors), may_replace=overwrite)
+    places = _find_places(loaded, wanted)
+    session = Session(dataset, label, loaded, places, protocol, _signed(authors), may_replace=overwrite)
     session = _replacing(session, planned)
     _check_session(session, planned)
     return _record_missing(session, planned, todo, progress=progress)

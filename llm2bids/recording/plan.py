@@ -193,15 +193,14 @@ class Session:
         return [point for _, points in self.sites for point in points]
 
 
-def subject_label(label: str | None, model: str | Subject) -> str:
-    """Choose the subject's label."""
+def subject_label(label: str | None, model_name: str) -> str:
+    """Check the subject's label, or make one from the name of the model."""
     if label is not None:
         return check_label(label, "subject")
-    name = Path(model).resolve().name if isinstance(model, str) else model.identity.name
-    made = to_label(name.split("/")[-1])
-    if not made:
-        raise LabelError(f"no letters or digits found in the name of model {name!r}; give --subject")
-    return made
+    label = to_label(model_name)
+    if not label:
+        raise LabelError(f"no letters or digits found in the name of model {model_name!r}; give `subject`")
+    return label
 
 
 def wanted_places(sites: Sequence[str], patterns: Sequence[str]) -> dict[str, str | None]:
