@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
-from llm2bids.cli.terminal import add_labels, format_table, options, plain, short, tell
+from llm2bids.cli.arguments import add_options, values_of
+from llm2bids.cli.terminal import format_table, plain, short, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -13,278 +16,92 @@ if TYPE_CHECKING:
 
     from llm2bids.networks.answers import Answer
 
-_SHOWN: Final = {
-    "overlap": ("task_a", "task_b", "units_a", "units_b", "shared", "dice", "dice_chance", "p", "p_holm"),
-    "reliability": ("measure", "task", "within", "between", "difference", "low", "high", "p"),
-    "profile": (
-        "task",
-        "units",
-        "share",
-        "depth",
-        "depth_low",
-        "depth_high",
-        "depth_p",
-        "effect_held_out",
-        "shrinkage",
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Texts of a question in ``--help``, and columns of its first table that are printed."""
+
+    help: str
+    description: str
+    columns: str
+
+
+_QUESTIONS: Final = {
+    "overlap": _Question(
+        "what the networks of every two tasks share, against chance",
+        "Dice, Jaccard and overlap coefficient of every two tasks, what they would be by chance, and p-values.",
+        "task_a task_b units_a units_b shared dice dice_chance p p_holm",
     ),
-    "connectivity": ("task_a", "task_b", "n_runs", "correlation", "correlation_low", "correlation_high", "partial"),
-    "match": (
-        "template",
-        "match",
-        "iou",
-        "correlation",
-        "best_p",
-        "recurrence",
-        "recurrence_chance",
-        "recurrence_p_holm",
+    "reliability": _Question(
+        "how well networks repeat over runs and prompts",
+        "Networks of single runs and halves: agreement within tasks against between them, intraclass correlation of "
+        "units, growth with runs and prompts.",
+        "measure task within between difference low high p",
     ),
-    "identify": ("level", "score", "n_items", "accuracy", "low", "high", "chance", "p"),
+    "identify": _Question(
+        "identify the task of runs that did not define the networks",
+        "Hold out the runs of one number (or a session, or a subject), make networks of the others, and identify by "
+        "them the task of each held-out run, block and prompt.",
+        "level score n_items accuracy low high chance p",
+    ),
+    "profile": _Question(
+        "where networks lie, and how large their effects are",
+        "Units per layer and site, depth, and effects in runs that did not choose the units.",
+        "task units share depth depth_low depth_high depth_p effect_held_out shrinkage",
+    ),
+    "connectivity": _Question(
+        "how networks go together over time",
+        "Time courses of the networks in every prepared run, their correlation and partial correlation.",
+        "task_a task_b n_runs correlation correlation_low correlation_high partial",
+    ),
+    "match": _Question(
+        "which networks of one set are found again in another",
+        "IoU and correlation of two sets of maps or masks, best one-to-one pairs, and in how many runs each network of "
+        "A is found again in B, against chance. A set is a folder of results of glm or ica, another folder of masks, "
+        "an image of several maps, a mask, or a pattern in quotes.",
+        "template match iou correlation best_p recurrence recurrence_chance recurrence_p_holm",
+    ),
 }
-"""Columns of an answer that are printed."""
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``llm2bids networks`` with its questions."""
+    from llm2bids.networks import settings  # noqa: PLC0415
+
     verb = verbs.add_parser("networks", help="what networks share, how they repeat, which task they tell")
     questions = verb.add_subparsers(title="questions", metavar="QUESTION", required=True)
-    _add_overlap(questions)
-    _add_reliability(questions)
-    _add_identify(questions)
-    _add_profile(questions)
-    _add_connectivity(questions)
-    _add_match(questions)
+    for name, texts in _QUESTIONS.items():
+        parser: argparse.ArgumentParser = questions.add_parser(name, help=texts.help, description=texts.description)
+        add_options(parser, getattr(settings, f"{name.capitalize()}Options"))
+        parser.set_defaults(verb=partial(_run, name))
 
 
-def _add_overlap(questions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`llm2bids networks overlap`."""
-    question = _add_question(
-        questions,
-        "overlap",
-        "what the networks of every two tasks share, against chance",
-        "Dice, Jaccard and overlap coefficient of every two tasks, what they would be by chance, and p-values.",
-    )
-    question.add_argument(
-        "--n-draws",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="permutations of units, exchanges of conditions (%(default)s)",
-    )
-    _finish(question, _overlap)
+def _run(question: str, args: argparse.Namespace) -> int:
+    """Ask the question, and print the first table of every answer, and where the rest is."""
+    from llm2bids import networks  # noqa: PLC0415 - takes seconds to import
 
-
-def _add_reliability(questions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`llm2bids networks reliability`."""
-    question = _add_question(
-        questions,
-        "reliability",
-        "how well networks repeat over runs and prompts",
-        "Networks of single runs and halves: agreement within tasks against between them, intraclass correlation of "
-        "units, growth with runs and prompts.",
-    )
-    question.add_argument(
-        "--rule", metavar="RULE", help="which units are a network: 5%%, fdr, bonferroni (as glm chose them)"
-    )
-    question.add_argument(
-        "--n-permutations", type=int, default=1000, metavar="N", help="exchanges of tasks among runs (%(default)s)"
-    )
-    question.add_argument(
-        "--n-splits", type=int, default=20, metavar="N", help="pairs of sets for each size (%(default)s)"
-    )
-    _finish(question, _reliability)
-
-
-def _add_identify(questions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`llm2bids networks identify`."""
-    question = _add_question(
-        questions,
-        "identify",
-        "tell the task of runs that did not define the networks",
-        "Hold out the runs of one number (or a session, or a subject), make networks of the others, and tell by them "
-        "which task each held-out run, block and prompt is of.",
-    )
-    question.add_argument(
-        "--across", choices=["run", "session", "subject"], default="run", help="what is held out (%(default)s)"
-    )
-    question.add_argument(
-        "--scores",
-        nargs="+",
-        default=["mean-z", "correlation", "dice"],
-        metavar="SCORE",
-        help="how maps and networks are compared: mean-z correlation dice (all)",
-    )
-    question.add_argument(
-        "--thresholds",
-        nargs="+",
-        default=["1%", "0.5%", "2%", "5%", "10%"],
-        metavar="RULE",
-        help="which units are a network, for the training runs to choose among: shares, fdr, bonferroni "
-        "(1%% 0.5%% 2%% 5%% 10%%)",
-    )
-    question.add_argument("--no-decoder", dest="decoder", action="store_false", help="leave out the linear decoder")
-    question.add_argument(
-        "--allow-overlap", action="store_true", help="even if training runs show the texts of held-out runs"
-    )
-    question.add_argument(
-        "--n-permutations", type=int, default=1000, metavar="N", help="exchanges of tasks among runs (%(default)s)"
-    )
-    _finish(question, _identify)
-
-
-def _add_profile(questions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`llm2bids networks profile`."""
-    question = _add_question(
-        questions,
-        "profile",
-        "where networks lie, and how large their effects are",
-        "Units per layer and site, depth, and effects in runs that did not choose the units.",
-    )
-    question.add_argument(
-        "--n-draws", type=int, default=1000, metavar="N", help="exchanges of conditions (%(default)s)"
-    )
-    _finish(question, _profile)
-
-
-def _add_connectivity(questions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`llm2bids networks connectivity`."""
-    question = _add_question(
-        questions,
-        "connectivity",
-        "how networks go together over time",
-        "Time courses of the networks in every prepared run, their correlation and partial correlation.",
-    )
-    question.add_argument(
-        "--scans", nargs="+", default=[], metavar="TASK", help="tasks whose runs give the time courses (all)"
-    )
-    question.add_argument(
-        "--course",
-        choices=["mean", "eigenvariate"],
-        default="mean",
-        help="how units become one time course: signed mean, or first eigenvariate (%(default)s)",
-    )
-    question.add_argument(
-        "--shared", action="store_true", help="keep units of several networks, although they correlate with themselves"
-    )
-    question.add_argument(
-        "--background", action="store_true", help="take out first what the task does to all prompts of a condition"
-    )
-    question.add_argument(
-        "--confounds",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="columns of confounds to take out first, or wildcards",
-    )
-    _finish(question, _connectivity, draws=False)
-
-
-def _add_match(questions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`llm2bids networks match`."""
-    question: argparse.ArgumentParser = questions.add_parser(
-        "match",
-        help="which networks of one set are found again in another",
-        description="IoU and correlation of two sets of maps or masks, best one-to-one pairs, and in how many runs "
-        "each network of A is found again in B, against chance. A set is a folder of results of glm or ica, another "
-        "folder of masks, an image of several maps, a mask, or a pattern in quotes.",
-    )
-    question.add_argument("a", metavar="A", help="templates")
-    question.add_argument("b", metavar="B", help="where they are looked for, e.g. results of llm2bids ica --by run")
-    question.add_argument("--out", metavar="DIR", help="folder of results to add the answer to (B)")
-    question.add_argument(
-        "--bound", type=float, default=0.2, metavar="IOU", help="above which a network is found again (%(default)s)"
-    )
-    question.add_argument(
-        "--n-draws", type=int, default=1000, metavar="N", help="permutations of units within layers (%(default)s)"
-    )
-    _finish(question, _match)
-
-
-def _add_question(
-    questions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, description: str
-) -> argparse.ArgumentParser:
-    """A question with what all of them take first."""
-    question: argparse.ArgumentParser = questions.add_parser(name, help=text, description=description)
-    question.add_argument("glm_dir", metavar="GLM_DIR", help="results of llm2bids glm")
-    add_labels(question)
-    question.add_argument(
-        "--contrasts", nargs="+", default=[], metavar="NAME", help="which, where a task has several (all)"
-    )
-    return question
-
-
-def _finish(question: argparse.ArgumentParser, verb: Any, *, draws: bool = True) -> None:
-    """What all questions take last."""
-    if draws:
-        question.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (%(default)s)")
-    question.add_argument("--overwrite", action="store_true", help="replace what is there")
-    question.add_argument("--json", action="store_true", help="print the result for programs")
-    question.set_defaults(verb=verb)
-
-
-def _overlap(args: argparse.Namespace) -> int:
-    """Ask, and tell what is shared."""
-    from llm2bids.networks.unit_overlap import overlap  # noqa: PLC0415 - takes seconds to import
-
-    return _tell(args, overlap(**options(args)))
-
-
-def _reliability(args: argparse.Namespace) -> int:
-    """Ask, and tell how well networks repeat."""
-    from llm2bids.networks.repeatability import reliability  # noqa: PLC0415 - takes seconds to import
-
-    return _tell(args, reliability(**options(args)))
-
-
-def _identify(args: argparse.Namespace) -> int:
-    """Ask, and tell how often the task was told right."""
-    from llm2bids.networks.identification_study import identify  # noqa: PLC0415 - takes seconds to import
-
-    return _tell(args, identify(**options(args)))
-
-
-def _profile(args: argparse.Namespace) -> int:
-    """Ask, and tell where networks lie."""
-    from llm2bids.networks.depth_profile import profile  # noqa: PLC0415 - takes seconds to import
-
-    return _tell(args, profile(**options(args)))
-
-
-def _connectivity(args: argparse.Namespace) -> int:
-    """Ask, and tell how networks go together."""
-    from llm2bids.networks.functional_connectivity import connectivity  # noqa: PLC0415 - takes seconds to import
-
-    return _tell(args, connectivity(**options(args)))
-
-
-def _match(args: argparse.Namespace) -> int:
-    """Ask, and tell what is found again."""
-    from llm2bids.networks.matching import match  # noqa: PLC0415 - takes seconds to import
-
-    return _tell(args, [match(**options(args))])
-
-
-def _tell(args: argparse.Namespace, answers: Sequence[Answer]) -> int:
-    """Print the first table of every answer, and where the rest is."""
+    result = getattr(networks, question)(**values_of(args))
+    answers: Sequence[Answer] = result if isinstance(result, list) else [result]
     if args.json:
-        told = [
-            {
-                "question": one.question,
-                "subject": one.subject,
-                "site": one.site,
-                "tables": {name: plain(table.to_dict("records")) for name, table in one.tables.items()},
-                "files": [str(path) for path in one.files],
-            }
-            for one in answers
-        ]
-        tell(json.dumps(told, indent=2))
+        tell(json.dumps([_to_json(answer) for answer in answers], indent=2))
         return 0
-    for one in answers:
-        first = next(iter(one.tables.values()))
-        asked = next((name for name in _SHOWN if one.question.startswith(name)), one.question)
-        shown = [name for name in _SHOWN.get(asked, first) if name in first]
-        rows = [{str(name): short(value) for name, value in row.items()} for row in first[shown].to_dict("records")]
-        tell(f"{one.question}: sub-{one.subject.replace(', ', ', sub-')}, site {one.site or 'unnamed'}")
+    for answer in answers:
+        table = next(iter(answer.tables.values()))
+        columns = [name for name in _QUESTIONS[question].columns.split() if name in table]
+        rows = [{str(name): short(value) for name, value in row.items()} for row in table[columns].to_dict("records")]
+        tell(f"{answer.question}: sub-{answer.subject.replace(', ', ', sub-')}, site {answer.site or 'unnamed'}")
         tell(format_table(rows), "")
-    folders = sorted({str(path.parent) for one in answers for path in one.files})
+    folders = sorted({str(path.parent) for answer in answers for path in answer.files})
     tell(f"Tables, figures and what each column means are in {', '.join(folders)}.")
     return 0
+
+
+def _to_json(answer: Answer) -> dict[str, object]:
+    """Describe an answer for programs."""
+    return {
+        "question": answer.question,
+        "subject": answer.subject,
+        "site": answer.site,
+        "tables": {name: plain(table.to_dict("records")) for name, table in answer.tables.items()},
+        "files": [str(path) for path in answer.files],
+    }

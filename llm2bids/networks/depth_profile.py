@@ -30,8 +30,8 @@ from llm2bids.networks.depth import (
 )
 from llm2bids.networks.measures import quantiles_by_layer, units_per_layer
 from llm2bids.networks.network_set import NetworkSet, find_networks
-from llm2bids.networks.resampling import check_draws
 from llm2bids.networks.run_statistics import Maps, RunSums, relabelled
+from llm2bids.networks.settings import check_draws
 from llm2bids.plots.profiles import draw_effects, draw_profiles, draw_sites
 from llm2bids.progress import progress_bar
 

@@ -22,7 +22,8 @@ from llm2bids.decomposition.job import SUMMARY, hash_of
 from llm2bids.decomposition.sources import prompts_of
 from llm2bids.errors import DatasetError, InferenceError
 from llm2bids.networks.answers import Answer, files_of, publish_answer, refuse_answer
-from llm2bids.networks.resampling import check_draws, p_at_least
+from llm2bids.networks.resampling import p_at_least
+from llm2bids.networks.settings import check_draws
 from llm2bids.plots.fingerprint import draw_fingerprint
 from llm2bids.progress import progress_bar
 

@@ -18,7 +18,8 @@ from llm2bids.masks.files import check_same_space
 from llm2bids.networks.answers import Answer, files_of, publish_answer, refuse_answer
 from llm2bids.networks.map_sets import TemplateSet, read_set
 from llm2bids.networks.measures import index_of, units_per_layer
-from llm2bids.networks.resampling import check_draws, holm, p_at_least
+from llm2bids.networks.resampling import holm, p_at_least
+from llm2bids.networks.settings import check_draws
 from llm2bids.plots.match import draw_match
 from llm2bids.progress import progress_bar
 from llm2bids.space.identity import check_same_model

@@ -2,7 +2,7 @@
 
 A verb says its name, how many steps its progress bar has, and how to answer for one set of networks::
 
-    question = Question("overlap", options.glm_dir, options)
+    question = Question("overlap", options)
     return question.answer(Overlap(networks, options) for networks in question.networks(options, n_tasks=2))
 
 The rest is the same for all: find the networks, check that no earlier answer is lost, show progress, write the answers.
@@ -11,7 +11,6 @@ The rest is the same for all: find the networks, check that no earlier answer is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from llm2bids.bids.dataset import Dataset
@@ -20,29 +19,28 @@ from llm2bids.networks.network_set import find_networks, with_tasks
 from llm2bids.progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from llm2bids.networks.answers import Answer, AnswerSource
     from llm2bids.networks.network_set import NetworkSet
+    from llm2bids.networks.settings import NetworkOptions
 
 
-@dataclass(frozen=True, kw_only=True)
-class AnswerOptions:
-    """Options of every question."""
+class Options(Protocol):
+    """Options that every question has."""
 
-    overwrite: bool = False
-    progress: bool | None = None
+    @property
+    def home(self) -> Path:
+        """Results that the answers are added to."""
 
+    @property
+    def overwrite(self) -> bool:
+        """Whether earlier answers may be replaced."""
 
-@dataclass(frozen=True, kw_only=True)
-class NetworkOptions(AnswerOptions):
-    """Options of a question about the results of `glm`: which networks it is about."""
-
-    glm_dir: str | Path
-    participant_label: Sequence[str] = ()
-    task_label: Sequence[str] = ()
-    sites: Sequence[str] = ()
-    contrasts: Sequence[str] = ()
+    @property
+    def progress(self) -> bool | None:
+        """Whether to show a progress bar; None if the terminal decides."""
 
 
 class Study(Protocol):
@@ -65,15 +63,13 @@ class Question:
     """A question about networks.
 
     - `name`: in messages and at the progress bar, e.g. ``"identify"``.
-    - `folder`: results that the answers are added to.
     - `label`: in file names, where it is not the name, e.g. ``"identifysession"``.
     - `unit`: steps of the progress bar.
     - `hint`: what else to do where an answer may not be replaced.
     """
 
     name: str
-    folder: str | Path
-    options: AnswerOptions
+    options: Options
     label: str = ""
     unit: str = "draws"
     hint: str = ""
@@ -81,21 +77,14 @@ class Question:
     @property
     def out(self) -> Dataset:
         """Results that the answers are added to."""
-        return Dataset(Path(self.folder), "derivative")
+        return Dataset(self.options.home, "derivative")
 
     def networks(self, options: NetworkOptions, n_tasks: int = 1, *, together: bool = False) -> list[NetworkSet]:
         """Find the sets of networks with enough tasks that have no answer yet, or whose answer may be replaced.
 
         `together`: all subjects are one set.
         """
-        sets = find_networks(
-            self.out.root,
-            subjects=options.participant_label,
-            tasks=options.task_label,
-            sites=options.sites,
-            contrasts=options.contrasts,
-            together=together,
-        )
+        sets = find_networks(self.out.root, contrasts=options.contrasts, together=together, **options.labels)
         sets = with_tasks(sets, n_tasks, self.name)
         self.check_new(sets)
         return sets

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from llm2bids.bids.history import noted_call
+from llm2bids.bids.history import noted
 from llm2bids.errors import InferenceError
-from llm2bids.networks.answers import Answer, files_of
+from llm2bids.networks.answers import Answer
 from llm2bids.networks.measures import (
     ROUNDING,
     correlations,
@@ -24,15 +24,16 @@ from llm2bids.networks.measures import (
     rated_runs,
     within_and_between,
 )
-from llm2bids.networks.question import NetworkOptions, Question
+from llm2bids.networks.question import Question
 from llm2bids.networks.resampling import exchanged_labels, halves, jackknife, p_at_least
 from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.run_statistics import Maps, RunSums, t_of
+from llm2bids.networks.settings import ReliabilityOptions
+from llm2bids.options import takes
 from llm2bids.plots.reliability import draw_reliability
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -85,52 +86,10 @@ _COLUMNS: Final = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReliabilityOptions(NetworkOptions):
-    """Options of `reliability`."""
-
-    rule: str | None = None
-    n_permutations: int = 1000
-    n_splits: int = 20
-    seed: int = 0
-
-
-@noted_call("networks reliability", files_of)
-def reliability(  # noqa: PLR0913 - the arguments of the command
-    glm_dir: str | Path,
-    *,
-    participant_label: Sequence[str] = (),
-    task_label: Sequence[str] = (),
-    sites: Sequence[str] = (),
-    contrasts: Sequence[str] = (),
-    rule: str | None = None,
-    n_permutations: int = 1000,
-    n_splits: int = 20,
-    seed: int = 0,
-    overwrite: bool = False,
-    progress: bool | None = None,
-) -> list[Answer]:
+@noted("networks reliability")
+@takes(ReliabilityOptions)
+def reliability(options: ReliabilityOptions) -> list[Answer]:
     """Measure how well networks repeat over runs and prompts.
-
-    Parameters
-    ----------
-    glm_dir : path-like
-        Results of ``glm`` with two runs or more.
-    participant_label, task_label, sites, contrasts : sequence of str
-        Which networks to look at; all by default.
-    rule : str, optional
-        Which units are the network of a run or half: a share such as ``"5%"``, ``"fdr"``, ``"bonferroni"``; by default
-        as ``glm`` chose them.
-    n_permutations : int
-        Number of exchanges of tasks among runs.
-    n_splits : int
-        Number of pairs of sets of runs or prompts, for each size.
-    seed : int
-        Seed of these draws.
-    overwrite : bool
-        Replace an earlier answer.
-    progress : bool, optional
-        Whether to show a progress bar; by default if the terminal can.
 
     Returns
     -------
@@ -143,25 +102,9 @@ def reliability(  # noqa: PLR0913 - the arguments of the command
     LLM2BIDSError
         If a task has a single run, or a file is missing.
     """
-    options = ReliabilityOptions(
-        glm_dir=glm_dir,
-        participant_label=participant_label,
-        task_label=task_label,
-        sites=sites,
-        contrasts=contrasts,
-        rule=rule,
-        n_permutations=n_permutations,
-        n_splits=n_splits,
-        seed=seed,
-        overwrite=overwrite,
-        progress=progress,
-    )
-    if options.n_permutations < 1 or options.n_splits < 1:
-        few = min(options.n_permutations, options.n_splits)
-        raise InferenceError(f"{few} permutations or splits asked for; 1 or more needed")
     if options.rule is not None:
         NetworkRule.from_text(options.rule)  # raises before any result is read
-    question = Question("reliability", options.glm_dir, options)
+    question = Question("reliability", options)
     return question.answer(Repeatability(networks, options) for networks in question.networks(options))
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy.stats import t as student
 
-from llm2bids.errors import InferenceError
 from llm2bids.networks.measures import ROUNDING, units_per_layer
 from llm2bids.space.selection import largest, strength
 
@@ -129,12 +128,6 @@ def jackknife(
     # few runs: Student's t, not the normal distribution
     half = float(student.isf((1 - level) / 2, dof) * np.sqrt(variance))
     return value, value - half, value + half
-
-
-def check_draws(n_draws: int) -> None:
-    """Raise if there are too few draws for any p-value."""
-    if n_draws < 1:
-        raise InferenceError(f"{n_draws} draws asked for; 1000 or more needed for a p-value of .001")
 
 
 def p_at_least(

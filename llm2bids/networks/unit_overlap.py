@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from llm2bids.bids.history import noted_call
+from llm2bids.bids.history import noted
 from llm2bids.errors import DesignError, InferenceError
-from llm2bids.networks.answers import Answer, files_of
+from llm2bids.networks.answers import Answer
 from llm2bids.networks.measures import (
     INDICES,
     combinations_of,
@@ -22,9 +22,8 @@ from llm2bids.networks.measures import (
     units_of_k,
     units_per_layer,
 )
-from llm2bids.networks.question import NetworkOptions, Question
+from llm2bids.networks.question import Question
 from llm2bids.networks.resampling import (
-    check_draws,
     holm,
     jackknife,
     matched_networks,
@@ -33,11 +32,12 @@ from llm2bids.networks.resampling import (
     units_of_k_by_chance,
 )
 from llm2bids.networks.run_statistics import RunSums, SharedTexts, relabelled
+from llm2bids.networks.settings import OverlapOptions
+from llm2bids.options import takes
 from llm2bids.plots.overlap import draw_overlap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -77,43 +77,10 @@ _COLUMNS: Final = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class OverlapOptions(NetworkOptions):
-    """Options of `overlap`."""
-
-    n_draws: int = 1000
-    seed: int = 0
-
-
-@noted_call("networks overlap", files_of)
-def overlap(  # noqa: PLR0913 - the arguments of the command
-    glm_dir: str | Path,
-    *,
-    participant_label: Sequence[str] = (),
-    task_label: Sequence[str] = (),
-    sites: Sequence[str] = (),
-    contrasts: Sequence[str] = (),
-    n_draws: int = 1000,
-    seed: int = 0,
-    overwrite: bool = False,
-    progress: bool | None = None,
-) -> list[Answer]:
+@noted("networks overlap")
+@takes(OverlapOptions)
+def overlap(options: OverlapOptions) -> list[Answer]:
     """Compare the networks of every two tasks: what they share, and what they would share by chance.
-
-    Parameters
-    ----------
-    glm_dir : path-like
-        Results of ``glm`` with two tasks or more.
-    participant_label, task_label, sites, contrasts : sequence of str
-        Which networks to look at; all by default.
-    n_draws : int
-        Number of permutations of units, and of exchanges of conditions.
-    seed : int
-        Seed of these draws.
-    overwrite : bool
-        Replace an earlier answer.
-    progress : bool, optional
-        Whether to show a progress bar; by default if the terminal can.
 
     Returns
     -------
@@ -126,19 +93,7 @@ def overlap(  # noqa: PLR0913 - the arguments of the command
     LLM2BIDSError
         If there are fewer than two tasks, or a file is missing.
     """
-    options = OverlapOptions(
-        glm_dir=glm_dir,
-        participant_label=participant_label,
-        task_label=task_label,
-        sites=sites,
-        contrasts=contrasts,
-        n_draws=n_draws,
-        seed=seed,
-        overwrite=overwrite,
-        progress=progress,
-    )
-    check_draws(options.n_draws)
-    question = Question("overlap", options.glm_dir, options)
+    question = Question("overlap", options)
     return question.answer(Overlap(networks, options) for networks in question.networks(options, n_tasks=2))
 
 
