@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from llm2bids.errors import SpaceError
+from llm2bids.errors import MaskError, SpaceError
+from llm2bids.masks import load_mask
 from llm2bids.space import UnitMask, UnitSpace
 
 if TYPE_CHECKING:
@@ -50,6 +51,31 @@ def test_units_are_those_chosen(units: set[int]) -> None:
     assert mask.n_selected == len(units)
     assert np.flatnonzero(mask.selected).tolist() == sorted(units)
     assert mask.provenance == {"Model": "gpt2"}
+
+
+def test_a_mask_is_shown_in_one_line_and_as_a_table_without_markup_of_its_own() -> None:
+    mask = UnitMask.from_units(SPACE, [0, 5, 6, 33], PROVENANCE)
+    assert repr(mask) == f"<UnitMask {SPACE.label}: 4 of 34 units>"
+    assert repr(SPACE) == f"<UnitSpace {SPACE.label}: 34 units of 4 hookpoints>"
+    assert mask.n_per_hookpoint.tolist() == [1, 2, 0, 1]
+    for place, name, width, n_selected in zip([-1, 0, 1, 2], NAMES, WIDTHS, [1, 2, 0, 1], strict=True):
+        row = f"<tr><td>{place}</td><td>{name}</td><td>{width}</td>"
+        assert f"{row}</tr>" in SPACE._repr_html_()
+        assert f"{row}<td>{n_selected}</td></tr>" in mask._repr_html_()
+    evil = UnitSpace.uniform("x", ["<script>alert('&')</script>"], 9)
+    for text in (evil._repr_html_(), UnitMask.from_units(evil, [1])._repr_html_()):
+        assert "<script>" not in text
+        assert "&lt;script&gt;alert(&#x27;&amp;&#x27;)" in text
+
+
+def test_a_mask_is_saved_and_loaded(tmp_path: Path) -> None:
+    mask = UnitMask.from_units(SPACE, [0, 33], {"Model": "gpt2"})
+    assert mask.save(tmp_path / "net.tsv") == [tmp_path / "net.tsv", tmp_path / "net.json"]
+    assert chosen(load_mask(tmp_path / "net.tsv")) == {0, 33}
+    with pytest.raises(MaskError, match="overwrite=True"):
+        (~mask).save(tmp_path / "net.tsv")
+    (~mask).save(tmp_path / "net.tsv", overwrite=True)
+    assert load_mask(tmp_path / "net.tsv").n_selected == 32
 
 
 def test_a_choice_of_nothing_is_a_mask() -> None:

@@ -86,7 +86,7 @@ def test_a_table_from_a_spreadsheet_needs_only_hookpoint_and_channel(tmp_path: P
     mask = load_mask(tmp_path / "units.tsv", bold)
     assert mask.units.tolist() == [35, 139]
     assert mask.provenance["Model"] == "tiny"
-    with pytest.raises(MaskError, match="--like"):
+    with pytest.raises(MaskError, match="`like`"):
         load_mask(tmp_path / "units.tsv")
 
 
@@ -113,7 +113,7 @@ def test_fsl_takes_the_identity_of_like(tmp_path: Path, foreign: Path, bold: Pat
     assert mask.units.tolist() == np.flatnonzero(VALUES > 3.1).tolist()
     assert IDENTITY.items() <= mask.provenance.items()
     assert "Mode" not in mask.provenance
-    with pytest.raises(MaskError, match=r"zstat1\.nii\.gz has no sidecar.*--like"):
+    with pytest.raises(MaskError, match=r"zstat1\.nii\.gz has no sidecar.*`like`"):
         convert(foreign, tmp_path / "other.tsv", threshold=3.1)
 
 
@@ -345,7 +345,7 @@ def test_an_empty_mask_is_refused_with_the_nearest_value(
     assert not list(tmp_path.glob("*net*"))
     mask, paths = convert(zstat, tmp_path / "net.nii.gz", **options, allow_empty=True)
     assert (mask.n_selected, load_mask(paths[0]).n_selected) == (0, 0)
-    with pytest.raises(MaskError, match="--allow-empty"):
+    with pytest.raises(MaskError, match="allow_empty=True"):
         convert(paths[0], tmp_path / "again.tsv")
 
 
@@ -458,7 +458,7 @@ def test_what_is_there_is_replaced_only_when_told(tmp_path: Path, zstat: Path, s
     target = tmp_path / f"net{suffix}"
     convert(zstat, target, threshold=1)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(MaskError, match="--overwrite"):
+    with pytest.raises(MaskError, match="overwrite=True"):
         convert(zstat, target, threshold=2)
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
     convert(zstat, target, threshold=2, overwrite=True)

@@ -1,4 +1,4 @@
-"""What the command ``llm2bids mask`` does: convert, combine, show."""
+"""The three actions of ``llm2bids mask``: convert a map or mask, combine masks, show one."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def convert(  # noqa: PLR0913 - the arguments of the command
     allow_empty: bool = False,
     overwrite: bool = False,
 ) -> tuple[UnitMask, list[Path]]:
-    """Make a mask of a map of any program, or write a mask in another format.
+    """Make a mask from a map of any program, or write a mask in another format.
 
     Parameters
     ----------
@@ -129,15 +129,15 @@ def combine(
     allow_empty: bool = False,
     overwrite: bool = False,
 ) -> tuple[UnitMask, list[Path]]:
-    """Make one mask of several of the same model and site.
+    """Combine masks of one model and site into one mask.
 
     Parameters
     ----------
     operation : {"union", "intersection", "difference", "complement", "majority", "at-least"}
-        Units in any mask, in all, in the first and in no other, not in the one given, in more than half of the
-        masks, or in `at_least` of them.
+        Units in any mask, in all masks, in the first mask only, in none, in more than half of the masks, or in
+        `at_least` of them.
     sources : sequence of path-like
-        Masks of any format; one for ``complement``, else two or more.
+        Masks of any format: one for ``complement``, two or more for all others.
     target : path-like
         File ending in ``.nii.gz`` or ``.tsv``, which get a ``.json`` beside them, ``.json`` or ``.safetensors``.
     at_least : int, optional
@@ -166,19 +166,19 @@ def combine(
     check_target(target, [*paths, *([Path(like)] if like else [])], overwrite=overwrite)
     masks = [load_mask(path, like) for path in paths]
     identity = _shared_identity(paths, masks)
-    of = [
+    origins = [
         {"File": path.name, "FileSHA256": file_sha256(path), **mask.provenance}
         for path, mask in zip(paths, masks, strict=True)
     ]
-    told = {"Operation": operation} | ({} if at_least is None else {"MinimumCount": at_least})
+    fields = {"Operation": operation} | ({} if at_least is None else {"MinimumCount": at_least})
     chosen = _combined(operation, np.array([mask.selected for mask in masks]), at_least)
-    mask = UnitMask(masks[0].space, chosen, identity | told | {"Of": of, "Version": __version__})
+    mask = UnitMask(masks[0].space, chosen, identity | fields | {"Of": origins, "Version": __version__})
     _check_some(mask, f"the {operation} of {', '.join(path.name for path in paths)} is empty", allow_empty=allow_empty)
     return mask, save_mask(mask, target, overwrite=overwrite)
 
 
 def show(source: str | Path, *, like: str | Path | None = None, width: int = 80) -> tuple[pd.DataFrame, str]:
-    """Tell where in the model the units of a mask lie.
+    """Show where in the model the units of a mask lie.
 
     Parameters
     ----------
@@ -230,7 +230,7 @@ def _mask_of_image(
 
 
 def _why_none(selection: Selection, values: NDArray[np.floating[Any]]) -> str:
-    """Say how far the nearest unit was from being chosen, e.g. ``the largest value is 2.9; lower the threshold``."""
+    """Say why no unit is chosen, e.g. ``the largest value is 2.9; lower the threshold``."""
     if np.isnan(values).all():
         return "no unit has a value; look at the map"
     if not selection.is_given:
@@ -242,7 +242,7 @@ def _why_none(selection: Selection, values: NDArray[np.floating[Any]]) -> str:
 
 
 def _provenance(source: Path, metadata: Mapping[str, Any], selection: Selection, number: int | None) -> dict[str, Any]:
-    """Provenance of a mask made from a map: what is known of the map, and what was done."""
+    """Provenance of a mask made from a map: what is known of the map, and how units were chosen."""
     provenance = {key: value for key, value in metadata.items() if key not in {*SELECTION_KEYS, "Volume"}}
     entities = parse_name(source.name)[1]
     for key, entity in (("Contrast", "contrast"), ("Statistic", "stat")):
@@ -253,14 +253,14 @@ def _provenance(source: Path, metadata: Mapping[str, Any], selection: Selection,
     return provenance | selection.to_json() | {"Version": __version__}
 
 
-def _check_some(mask: UnitMask, found: str, *, allow_empty: bool) -> None:
-    """Refuse a mask of no unit, which every later step would take for an answer."""
+def _check_some(mask: UnitMask, message: str, *, allow_empty: bool) -> None:
+    """Raise if a mask chooses no unit: every later step would take it for an answer."""
     if not mask.n_selected and not allow_empty:
-        raise MaskError(f"{found}; or keep the empty mask with --allow-empty")
+        raise MaskError(f"{message}; or keep the empty mask with allow_empty=True")
 
 
 def _check_operation(operation: str, n_masks: int, at_least: int | None) -> None:
-    """Refuse a number of masks that does not fit."""
+    """Raise if the number of masks does not fit the operation."""
     if operation not in get_args(Operation):
         raise MaskError(f"operation {operation!r} found; use {', '.join(get_args(Operation))}")
     if operation == "complement" and n_masks != 1:
@@ -268,17 +268,17 @@ def _check_operation(operation: str, n_masks: int, at_least: int | None) -> None
     if operation != "complement" and n_masks <= 1:
         raise MaskError(f"{n_masks} mask found, {operation} takes two or more; give more")
     if (operation == "at-least") != (at_least is not None):
-        raise MaskError("operation at-least and --at-least belong together; give both or neither")
+        raise MaskError('operation "at-least" and `at_least` belong together; give both or neither')
     if at_least is not None and not 1 <= at_least <= n_masks:
         raise MaskError(f"at least {at_least} of {n_masks} masks wanted; give 1 to {n_masks}")
 
 
 def _shared_identity(paths: Sequence[Path], masks: Sequence[UnitMask]) -> dict[str, Any]:
-    """Whose units all masks choose; refuses those of two models or spaces."""
-    for (path, mask), (other_path, other) in combinations(zip(paths, masks, strict=True), 2):
-        names = (path.name, other_path.name)
-        check_same_space(mask.space, other.space, names)
-        check_same_model(mask.provenance, other.provenance, names)
+    """Model and site of all masks; raises if they are of two models or spaces."""
+    for (path, mask), (second_path, second) in combinations(zip(paths, masks, strict=True), 2):
+        names = (path.name, second_path.name)
+        check_same_space(mask.space, second.space, names)
+        check_same_model(mask.provenance, second.provenance, names)
     shared = {"Site": masks[0].space.site}
     for mask in masks:
         shared = Origin(mask.space, mask.provenance).identity | shared
@@ -286,7 +286,7 @@ def _shared_identity(paths: Sequence[Path], masks: Sequence[UnitMask]) -> dict[s
 
 
 def _combined(operation: str, selected: NDArray[np.bool_], at_least: int | None) -> NDArray[np.bool_]:
-    """The set operation over selections of shape (n_masks, n_units)."""
+    """Apply the set operation to selections (n_masks, n_units)."""
     n_masks, n_choosing = len(selected), selected.sum(0)
     if operation == "complement":
         return np.asarray(n_choosing == 0)

@@ -1,4 +1,4 @@
-"""How the units of a mask lie over the depth of the model."""
+"""The units of a mask over the depth of the model, as a table and as bars in a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llm2bids.space import UnitMask
 
 _MIN_WIDTH = 56
-"""Columns that a name, the numbers and a bar need."""
+"""Fewest columns for a name, the numbers and a bar."""
 
 
 def profile(mask: UnitMask) -> pd.DataFrame:
@@ -36,7 +36,7 @@ def profile(mask: UnitMask) -> pd.DataFrame:
     import pandas as pd  # noqa: PLC0415 - masks are read without it
 
     units = np.array(mask.space.n_channels)
-    selected = np.add.reduceat(mask.selected, mask.space.starts(), dtype=np.int64)
+    selected = mask.n_per_hookpoint
     return pd.DataFrame(
         {
             "hookpoint": mask.space.hookpoints,
@@ -49,10 +49,7 @@ def profile(mask: UnitMask) -> pd.DataFrame:
 
 
 def show_text(mask: UnitMask, width: int = 80) -> str:
-    """Draw the units chosen at each hookpoint as bars.
-
-    Returns where the mask comes from, then one line per hookpoint; ASCII where the provenance is.
-    """
+    """Write where a mask comes from, and a bar for the units chosen at each hookpoint; ASCII if the provenance is."""
     width = max(width, _MIN_WIDTH)
     share, largest = 100 * mask.n_selected / mask.space.n_units, float(profile(mask)["percent"].max())
     bar = f"; the longest bar is {largest:.3g} %" if largest else ""
@@ -66,7 +63,7 @@ def show_text(mask: UnitMask, width: int = 80) -> str:
 
 
 def _bars(mask: UnitMask, width: int) -> list[str]:
-    """One line per hookpoint under a heading."""
+    """One line per hookpoint, under a heading."""
     table = profile(mask)
     by_block = table["block"].is_unique and (table["block"] >= 0).all()
     heading = "block" if by_block else "hookpoint"

@@ -1,4 +1,4 @@
-"""Masks as files: the one reader, the one writer, and which model and space a file says it belongs to."""
+"""Masks as files: reading and writing any format, and which model and space a file belongs to."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Origin:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Whose units are meant."""
+        """Model and site of the units."""
         return {key: self.fields[key] for key in IDENTITY if self.fields.get(key) is not None}
 
 
@@ -76,16 +76,14 @@ def load_mask(path: str | Path, like: str | Path | None = None) -> UnitMask:
         return UnitMask.from_table(table.apply(lambda column: column.str.strip()), space, provenance)
     volume = read_volume(path, space)
     if not is_binary(volume):
-        raise MaskError(
-            f"{path} holds a map of many values, a mask is needed; make one with llm2bids mask convert --threshold"
-        )
+        raise MaskError(f"{path} holds a map of many values, a mask is needed; make one with llm2bids mask convert")
     with naming(path):
         return UnitMask(space, select_units(Selection(), *split_volume(volume, space), space), provenance)
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name the file in what goes wrong with it."""
+    """Put the file's name before the message of a `MaskError`."""
     try:
         yield
     except MaskError as error:
@@ -127,78 +125,75 @@ def save_mask(mask: UnitMask, path: str | Path, *, overwrite: bool = False) -> l
 
 
 def check_target(target: Path, sources: Sequence[Path], *, overwrite: bool) -> None:
-    """Refuse a target before any work is done."""
+    """Raise if a target cannot be written, before any work is done."""
     if not target.name.endswith(_TARGETS) or target.name in _TARGETS:
         raise MaskError(f"target {target.name} found; end it with {', '.join(_TARGETS)}")
     read = {file.resolve() for source in sources for file in (source, sidecar_of(source))}
     for file in _files(target):
         if file.resolve() in read:
-            other = target.name.replace(".", "_units.", 1)
-            raise MaskError(f"{file} belongs to a file this is made from; give the target another name, e.g. {other}")
+            name = target.name.replace(".", "_units.", 1)
+            raise MaskError(f"{file} belongs to a file this is made from; give the target another name, e.g. {name}")
         if file.exists() and not overwrite:
-            raise MaskError(f"{file} is there already; choose another name, or replace it with --overwrite")
+            raise MaskError(f"{file} is there already; choose another name, or replace it with overwrite=True")
         if file.exists() and not _is_mask(file):
             raise MaskError(f"{file} is no mask of ours, and is not replaced; choose another name, or remove it")
 
 
 def place(path: Path, like: str | Path | None) -> tuple[UnitSpace, dict[str, Any]]:
-    """Say which units a file is about.
+    """Find the units that a file is about: their space, and the provenance of the file.
 
-    `like`: A file that knows, where it does not itself; checked against what it says itself. Returns `provenance` what
-    is known of the file. One that says nothing of itself takes the identity of `like`.
+    `like`: a file that knows them, where the file itself does not; checked against what the file says. A file that says
+    nothing takes the identity of `like`.
     """
-    own = read_origin(path)
-    says_nothing = own.space is None and not own.fields
-    known = {"Source": path.name, "SourceSHA256": file_sha256(path)} if says_nothing else dict(own.fields)
+    origin = read_origin(path)
+    is_foreign = origin.space is None and not origin.fields
+    metadata = {"Source": path.name, "SourceSHA256": file_sha256(path)} if is_foreign else dict(origin.fields)
     if like is None:
-        if own.space is None:
+        if origin.space is None:
             raise MaskError(
                 f"{path} has no sidecar of ours that says which voxel is which unit; "
-                "give a bold, map or mask of the same recording with --like"
+                "give a bold, map or mask of the same recording as `like`"
             )
-        return own.space, known
+        return origin.space, metadata
     like = existing(like)
-    other = read_origin(like)
-    if other.space is None:
-        raise MaskError(f"{like} says of no unit where it lies; give --like a bold, map or mask that llm2bids wrote")
-    check_same_model(own.fields, other.fields, (path.name, like.name))
-    if own.space is not None:
-        check_same_space(own.space, other.space, (path.name, like.name))
-    site = {"Site": other.space.site} if says_nothing else {}
-    return other.space, other.identity | site | known
+    reference = read_origin(like)
+    if reference.space is None:
+        raise MaskError(f"{like} says of no unit where it lies; `like` needs a bold, map or mask that llm2bids wrote")
+    check_same_model(origin.fields, reference.fields, (path.name, like.name))
+    if origin.space is not None:
+        check_same_space(origin.space, reference.space, (path.name, like.name))
+    site = {"Site": reference.space.site} if is_foreign else {}
+    return reference.space, reference.identity | site | metadata
 
 
-def check_same_space(one: UnitSpace, other: UnitSpace, names: tuple[str, str]) -> None:
-    """Refuse to pair units of two spaces."""
-    if one == other:
+def check_same_space(first: UnitSpace, second: UnitSpace, names: tuple[str, str]) -> None:
+    """Raise if units are of two spaces."""
+    if first == second:
         return
-    found = [f"space {space.label} ({space.hookpoints[0]} to {space.hookpoints[-1]})" for space in (one, other)]
+    texts = [f"space {space.label} ({space.hookpoints[0]} to {space.hookpoints[-1]})" for space in (first, second)]
     raise MaskError(
-        f"{names[0]} lies in {found[0]} and {names[1]} in {found[1]}; use files of one model and one site only"
+        f"{names[0]} lies in {texts[0]} and {names[1]} in {texts[1]}; use files of one model and one site only"
     )
 
 
 def read_origin(path: Path) -> Origin:
-    """Read which units a file is about.
-
-    `path`: A mask of ours, a JSON file, or an image or table, whose sidecar is read if it is there.
-    """
+    """Read which units a mask or JSON file is about, or an image or table by its sidecar, if there is one."""
     if path.suffix == ".safetensors":
         mask = UnitMask.from_safetensors(path)
         return Origin(mask.space, mask.provenance)
     sidecar = path if path.suffix == ".json" else sidecar_of(path)
     fields = read_json(sidecar) if sidecar.exists() else {}
-    if isinstance(own := fields.get("Llm2bids"), dict):
-        space = own.get("UnitSpace")
-        rest = {key: value for key, value in own.items() if key != "UnitSpace"}
-        return Origin(UnitSpace.from_json(space) if space else None, rest)
+    if isinstance(metadata := fields.get("Llm2bids"), dict):
+        space = metadata.get("UnitSpace")
+        provenance = {key: value for key, value in metadata.items() if key != "UnitSpace"}
+        return Origin(UnitSpace.from_json(space) if space else None, provenance)
     if "Space" in fields:
         return Origin(UnitSpace.from_json(fields["Space"]), fields.get("Provenance") or {})
     return Origin(UnitSpace.from_json(fields)) if "Hookpoints" in fields else Origin()
 
 
 def existing(path: str | Path) -> Path:
-    """Refuse a path that is no file."""
+    """A path; raises if it is no file, or of unknown format."""
     path = Path(path)
     if not path.is_file():
         raise MaskError(f"{path} is no file; give a map or mask that is there")
@@ -208,28 +203,26 @@ def existing(path: str | Path) -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a file.
-
-    `path`: file to read; for the header of a pair, the file of its voxels is hashed.
-    """
+    """Hash a file; of a header and its voxels in a file apart, the voxels."""
     voxels = {".HEAD": (".BRIK", ".BRIK.gz"), ".hdr": (".img", ".img.gz")}.get(path.suffix, ())
     pair = [path.with_name(path.name.removesuffix(path.suffix) + suffix) for suffix in voxels]
-    with next((other for other in pair if other.exists()), path).open("rb") as file:
+    with next((file for file in pair if file.exists()), path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def choice_text(provenance: Mapping[str, Any]) -> str:
-    """Say how the units of a mask were chosen."""
+    """Describe in words how the units of a mask were chosen."""
     source = provenance.get("Source", "a map")
     if "Operation" in provenance:
-        files = [str(of.get("File", "a mask")) for of in provenance.get("Of", []) if isinstance(of, dict)]
+        origins = [origin for origin in provenance.get("Of", []) if isinstance(origin, dict)]
+        files = [str(origin.get("File", "a mask")) for origin in origins]
         text = f"{provenance['Operation']} of {', '.join(files)}"
     elif "Rule" in provenance:
         text = f"{provenance['Rule']} in {source}" + (
             f", volume {provenance['Volume']}" if "Volume" in provenance else ""
         )
-    elif isinstance(tested := provenance.get("Statistics"), dict):
-        text = f"{tested['Correction']} at {tested['Alpha']:g}, {tested['Inference']}s as samples"
+    elif isinstance(test := provenance.get("Statistics"), dict):
+        text = f"{test['Correction']} at {test['Alpha']:g}, {test['Inference']}s as samples"
     else:
         text = str(provenance.get("Description") or f"units chosen in {source}")
     contrast = provenance.get("Contrast")
@@ -238,7 +231,7 @@ def choice_text(provenance: Mapping[str, Any]) -> str:
 
 
 def _self_contained(path: Path) -> UnitMask:
-    """A mask whose file says all."""
+    """Read a mask from a format that holds its space too."""
     if path.suffix == ".safetensors":
         return UnitMask.from_safetensors(path)
     fields = read_json(path)
@@ -251,7 +244,7 @@ def _self_contained(path: Path) -> UnitMask:
 
 
 def _is_mask(path: Path) -> bool:
-    """Whether a file is one that we wrote for a mask."""
+    """Whether llm2bids wrote a file for a mask."""
     if path.suffix == ".safetensors":
         try:
             return bool(UnitMask.from_safetensors(path).space)
@@ -268,26 +261,27 @@ def _is_mask(path: Path) -> bool:
 
 
 def _files(path: Path) -> list[Path]:
-    """What a mask saved under a name consists of."""
+    """The files of a mask of this name."""
     return [path, sidecar_of(path)] if path.name.endswith((".nii.gz", ".tsv")) else [path]
 
 
 def _write(mask: UnitMask, path: Path) -> None:
     """Write the files of a mask."""
-    own = {"Llm2bids": {**mask.provenance, "UnitSpace": mask.space.to_json()}}
+    metadata = {"Llm2bids": {**mask.provenance, "UnitSpace": mask.space.to_json()}}
     source = mask.provenance.get("Source")
     shared = {
         "Description": f"Units of {model_text(mask.provenance)}: {choice_text(mask.provenance)}.",
-        "Sources": [of["File"] for of in mask.provenance.get("Of", []) if "File" in of] or [source] * bool(source),
+        "Sources": [origin["File"] for origin in mask.provenance.get("Of", []) if "File" in origin]
+        or [source] * bool(source),
         "GeneratedBy": generated_by(),
     }
     if path.name.endswith(".nii.gz"):
         write_image(path, mask.to_image())
-        write_json(sidecar_of(path), {"Type": "ROI", **shared, **own})
+        write_json(sidecar_of(path), {"Type": "ROI", **shared, **metadata})
     elif path.suffix == ".tsv":
         write_tsv(path, mask.table())
         columns = template_json("units.json")
-        write_json(sidecar_of(path), {**shared, **{name: columns[name] for name in mask.table().columns}, **own})
+        write_json(sidecar_of(path), {**shared, **{name: columns[name] for name in mask.table().columns}, **metadata})
     elif path.suffix == ".json":
         write_json(path, mask.to_json())
     else:

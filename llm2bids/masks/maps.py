@@ -43,10 +43,7 @@ _UNREADABLE = (
 
 
 def open_image(path: Path) -> SpatialImage:
-    """Open an image; its voxels are read later.
-
-    `path`: NIfTI of any byte order, type and scaling, AFNI's HEAD or BRIK, or what else nibabel reads.
-    """
+    """Open an image of any format that nibabel reads; its voxels are read later."""
     try:
         image = nib.load(path)
     except _UNREADABLE as error:
@@ -61,9 +58,9 @@ def read_volume(path: Path, space: UnitSpace, volume: int | None = None) -> NDAr
 
     Axes that another program flipped or swapped are put back, which is exact; nothing is ever interpolated.
 
-    `volume`: which volume of several, from 0 in the order of the file: AFNI's sub-brick number. An axis of length 1, as
-    in AFNI's 5-D buckets, is none. Returns (x, y, z): scaled values in the precision of the file, float32 at least; NaN
-    stays.
+    `volume`: which volume of several, from 0 in the order of the file (AFNI's sub-brick number); axes of length 1, as
+    in AFNI's 5-D buckets, do not count. Returns (x, y, z): scaled values in the precision of the file, float32 at
+    least; NaN stays.
     """
     image = open_image(path)
     if sorted(image.shape[:3]) != sorted(space.shape):
@@ -90,20 +87,14 @@ def read_volume(path: Path, space: UnitSpace, volume: int | None = None) -> NDAr
 
 
 def holds_p_values(path: Path) -> bool:
-    """Whether a map says that it holds p values.
-
-    Returns true by its name (``stat-p``) or its NIfTI intent; FSL's ``corrp`` maps hold 1 - p and are none.
-    """
+    """Whether a map holds p values, by its name (``stat-p``) or NIfTI intent; FSL's ``corrp`` maps hold 1 - p."""
     header = open_image(path).header
     intent = int(header["intent_code"]) if isinstance(header, nib.Nifti1Header) else 0
     return intent == _NIFTI_P_VALUE or parse_name(path.name)[1].get("stat") == "p"
 
 
 def is_binary(volume: NDArray[np.floating[Any]]) -> bool:
-    """Whether a volume is a mask: 0 or NaN, and one other value at most.
-
-    `volume` (x, y, z): any volume.
-    """
+    """Whether a volume (x, y, z) is a mask: 0 or NaN, and at most one value more."""
     return len(np.unique(volume[(volume != 0) & ~np.isnan(volume)])) <= 1
 
 
@@ -159,9 +150,9 @@ def select_units(
 
 
 def _volume_number(path: Path, n_volumes: int, volume: int | None) -> int:
-    """The volume meant; refuses a guess."""
+    """Number of the volume to read; raises if the file holds several and none is chosen."""
     if volume is None and n_volumes != 1:
-        raise MaskError(f"{path} holds {n_volumes} volumes, one is needed; pick it with --volume 0 to {n_volumes - 1}")
+        raise MaskError(f"{path} holds {n_volumes} volumes, one is needed; set `volume` to 0 to {n_volumes - 1}")
     number = volume or 0
     if not 0 <= number < n_volumes:
         raise MaskError(f"volume {number} of {path} wanted, 0 to {n_volumes - 1} exist; pick one of them")
@@ -169,7 +160,7 @@ def _volume_number(path: Path, n_volumes: int, volume: int | None) -> int:
 
 
 def _check_grid(path: Path, image: SpatialImage, space: UnitSpace) -> None:
-    """`UnitSpace.check_grid`, naming the file."""
+    """Check the grid as `UnitSpace.check_grid` does, with the name of the file in the message."""
     try:
         space.check_grid(image)
     except SpaceError as error:
@@ -177,12 +168,12 @@ def _check_grid(path: Path, image: SpatialImage, space: UnitSpace) -> None:
 
 
 def _read_to_end(path: Path) -> None:
-    """Compare the checksum, which nibabel does not reach."""
+    """Read a gzip file to its end, where its checksum is compared; nibabel stops before."""
     with gzip.open(path) as file:
         while file.read(_CHUNK):
             pass
 
 
 def _one_line(error: BaseException) -> str:
-    """What an error says; nibabel's span lines."""
+    """The message of an error in one line; nibabel's span several."""
     return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Whose units are meant: what says which model a file is of, and refusing to pair units of two."""
+"""Which model the units of a file belong to, and the check that two files belong to the same one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ IDENTITY = ("Model", "Revision", "WeightsSHA256", "Dtype", "Site")
 
 
 def check_same_model(
-    one: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str] = ("the mask", "the model")
+    first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str] = ("the mask", "the model")
 ) -> None:
-    """Refuse to pair units of two models.
+    """Raise if two descriptions are of two models, or of two sites.
 
-    Weights decide where both are known, so that one model under two names is one; else name and revision do. What is
-    unknown on one side is taken to agree.
+    The weights decide where both are known, so that one model under two names is the same; else name and revision do.
+    What one side does not say is taken to agree.
 
-    `one`, `other`: provenance of a mask, object ``Llm2bids`` of a sidecar, or a model's own description.
+    `first`, `second`: provenance of a mask, object ``Llm2bids`` of a sidecar, or a model's own description.
 
     >>> check_same_model({"Model": "gpt2", "Site": "mlp"}, {"Model": "gpt2", "Revision": "main"})
     >>> check_same_model({"Model": "gpt2"}, {"Model": "opt"}, ("a.tsv", "b.tsv"))
@@ -29,19 +29,17 @@ def check_same_model(
     ...
     llm2bids.errors.MaskError: a.tsv is of model gpt2 and b.tsv of model opt; use files of one model and site
     """
-    both = {key for key in IDENTITY if one.get(key) is not None and other.get(key) is not None}
-    decisive = {"WeightsSHA256"} & both or {"Model", "Revision"} & both
-    if any(one[key] != other[key] for key in decisive | ({"Site"} & both)):
+    shared = {key for key in IDENTITY if first.get(key) is not None and second.get(key) is not None}
+    decisive = {"WeightsSHA256"} & shared or {"Model", "Revision"} & shared
+    if any(first[key] != second[key] for key in decisive | ({"Site"} & shared)):
         raise MaskError(
-            f"{names[0]} is of {model_text(one)} and {names[1]} of {model_text(other)}; use files of one model and site"
+            f"{names[0]} is of {model_text(first)} and {names[1]} of {model_text(second)}; "
+            "use files of one model and site"
         )
 
 
 def model_text(fields: Mapping[str, Any]) -> str:
-    """Say which model is meant.
-
-    Returns name, revision, start of the weights' hash, and site.
-    """
+    """Describe a model in words: name, revision, start of the weights' hash, and site."""
     details = [str(fields["Revision"])] if fields.get("Revision") else []
     if fields.get("WeightsSHA256"):
         details.append(f"weights {str(fields['WeightsSHA256'])[:12]}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llm2bids.errors import SpaceError, did_you_mean
-from llm2bids.space.units import UnitSpace, whole_numbers
+from llm2bids.space.units import UnitSpace, html_table, whole_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +55,7 @@ class UnitMask:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse a selection that is not one boolean per unit."""
+        """Raise if the selection is not one boolean per unit."""
         if self.selected.dtype != np.bool_ or self.selected.shape != (self.space.n_units,):
             raise SpaceError(
                 f"a selection of {self.selected.dtype} {self.selected.shape} found; {self.space.label} needs one "
@@ -70,6 +71,21 @@ class UnitMask:
     def units(self) -> NDArray[np.int64]:
         """Numbers of the units chosen, ascending, shape (n_selected,)."""
         return np.flatnonzero(self.selected)
+
+    @property
+    def n_per_hookpoint(self) -> NDArray[np.int64]:
+        """Number of units chosen at each hookpoint, shape (n_hookpoints,)."""
+        return np.add.reduceat(self.selected, self.space.starts(), dtype=np.int64)
+
+    def __repr__(self) -> str:
+        """One line: label of the space, and how many of its units are chosen."""
+        return f"<UnitMask {self.space.label}: {self.n_selected} of {self.space.n_units} units>"
+
+    def _repr_html_(self) -> str:
+        """A table of the units chosen at each hookpoint, for notebooks."""
+        space = self.space
+        rows = zip(space.blocks, space.hookpoints, space.n_channels, self.n_per_hookpoint, strict=True)
+        return html_table(repr(self), ("block", "hookpoint", "units", "selected"), rows)
 
     @classmethod
     def from_units(cls, space: UnitSpace, units: ArrayLike, provenance: Mapping[str, Any] | None = None) -> UnitMask:
@@ -94,10 +110,10 @@ class UnitMask:
         SpaceError
             If a number is outside the space.
         """
-        wanted = whole_numbers(units, "unit numbers")
-        space.locate(wanted)
+        numbers = whole_numbers(units, "unit numbers")
+        space.locate(numbers)  # raises if a number is outside the space
         selected = np.zeros(space.n_units, bool)
-        selected[wanted] = True
+        selected[numbers] = True
         return cls(space, selected, provenance or {})
 
     @classmethod
@@ -243,6 +259,30 @@ class UnitMask:
             raise SpaceError(f"a mask without {', '.join(sorted(missing))} found; take it from UnitMask.to_json")
         return cls._from_channels(UnitSpace.from_json(fields["Space"]), fields["Units"], fields.get("Provenance"))
 
+    def save(self, path: str | Path, *, overwrite: bool = False) -> list[Path]:
+        """Save the mask; `llm2bids.masks.load_mask` reads it again.
+
+        Parameters
+        ----------
+        path : path-like
+            File ending in ``.nii.gz`` or ``.tsv``, which get a ``.json`` beside them, ``.json`` or ``.safetensors``.
+        overwrite : bool
+            Replace files that are there.
+
+        Returns
+        -------
+        list of Path
+            The files, the mask itself first.
+
+        Raises
+        ------
+        MaskError
+            If the name ends otherwise, a file is there, or the folder cannot be written.
+        """
+        # sidecars are BIDS, of which a space knows nothing: the room of masks writes them
+        paths: list[Path] = import_module("llm2bids.masks").save_mask(self, path, overwrite=overwrite)
+        return paths
+
     def to_safetensors(self, path: str | Path) -> Path:
         """Save one boolean tensor per hookpoint, with space and provenance in the metadata.
 
@@ -301,30 +341,30 @@ class UnitMask:
         return cls(space, np.concatenate(parts), provenance)
 
     def __or__(self, other: UnitMask) -> UnitMask:
-        """Units in either."""
+        """Units in either mask."""
         return self._combined(other, np.logical_or, "union")
 
     def __and__(self, other: UnitMask) -> UnitMask:
-        """Units in both."""
+        """Units in both masks."""
         return self._combined(other, np.logical_and, "intersection")
 
     def __sub__(self, other: UnitMask) -> UnitMask:
-        """Units in the first and not in the second."""
+        """Units in this mask and not in the other."""
         return self._combined(other, np.greater, "difference")
 
     def __invert__(self) -> UnitMask:
         """Units not in the mask."""
         return UnitMask(self.space, ~self.selected, {"Operation": "complement", "Of": [dict(self.provenance)]})
 
-    def _combined(self, other: UnitMask, operator: np.ufunc, operation: str) -> UnitMask:
-        """Mask of a set operation; refuses masks of two spaces."""
-        if self.space != other.space:
+    def _combined(self, mask: UnitMask, operator: np.ufunc, operation: str) -> UnitMask:
+        """Mask of a set operation with another; raises if the masks are of two spaces."""
+        if self.space != mask.space:
             raise SpaceError(
-                f"masks of two spaces found, {self.space.label} and {other.space.label}; "
+                f"masks of two spaces found, {self.space.label} and {mask.space.label}; "
                 "combine masks of one model and site only"
             )
-        sources = [dict(self.provenance), dict(other.provenance)]
-        selected = operator(self.selected, other.selected)
+        sources = [dict(self.provenance), dict(mask.provenance)]
+        selected = operator(self.selected, mask.selected)
         return UnitMask(self.space, selected, {"Operation": operation, "Of": sources})
 
     @classmethod
@@ -339,10 +379,9 @@ class UnitMask:
                 f"hookpoint {min(unknown)} is not of space {space.label}; {near}use a mask of the same model"
             )
         selected = np.zeros(space.n_units, bool)
-        places = zip(space.hookpoints, space.n_channels, space.starts(), strict=True)
-        for name, width, start in places:
-            wanted = whole_numbers(channels.get(name, []), f"channels of {name}")
-            if outside := wanted[(wanted < 0) | (wanted >= width)].tolist():
+        for name, width, start in zip(space.hookpoints, space.n_channels, space.starts(), strict=True):
+            numbers = whole_numbers(channels.get(name, []), f"channels of {name}")
+            if outside := numbers[(numbers < 0) | (numbers >= width)].tolist():
                 raise SpaceError(f"channel {outside[0]} of {name} found, 0 to {width - 1} exist; check the table")
-            selected[start + wanted] = True
+            selected[start + numbers] = True
         return cls(space, selected, provenance or {})

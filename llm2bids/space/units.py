@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import reduce
+from html import escape
 from math import ceil, isqrt
 from operator import index
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ import numpy as np
 from llm2bids.errors import SpaceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from nibabel.spatialimages import SpatialImage
     from numpy.typing import ArrayLike, NDArray
@@ -47,7 +48,7 @@ MIN_EMPTY = 0.025
 
 
 def fold(n_channels: int) -> tuple[int, int]:
-    """Lay channels on the most square rectangle.
+    """Choose the most square rectangle for a number of channels.
 
     Returns ``(x, y)`` with ``x >= y >= 3`` and ``x * y >= n_channels``: the most square exact divisors, or where those
     are slivers (prime-like widths) the smallest near-square, whose last voxels stay empty.
@@ -98,7 +99,7 @@ class UnitSpace:
     n_channels: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Refuse what is no grid."""
+        """Raise if the hookpoints make no grid."""
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", self.site):
             raise SpaceError(
                 f"site {self.site!r} found; letters and digits needed, a letter first: rename it, e.g. 'mlp'"
@@ -174,11 +175,20 @@ class UnitSpace:
     @property
     def blocks(self) -> tuple[int, ...]:
         """Number of the block each hookpoint lies in: the first number of its module path, else -1."""
-        numbers = ([part for part in name.split(":")[0].split(".") if part.isdigit()] for name in self.hookpoints)
-        return tuple(int(found[0]) if found else -1 for found in numbers)
+        paths = (name.split(":")[0].split(".") for name in self.hookpoints)
+        return tuple(int(next((part for part in path if part.isdigit()), -1)) for path in paths)
+
+    def __repr__(self) -> str:
+        """One line: label, units and hookpoints."""
+        return f"<UnitSpace {self.label}: {self.n_units} units of {self.n_hookpoints} hookpoints>"
+
+    def _repr_html_(self) -> str:
+        """A table of the units of each hookpoint, for notebooks."""
+        rows = zip(self.blocks, self.hookpoints, self.n_channels, strict=True)
+        return html_table(repr(self), ("block", "hookpoint", "units"), rows)
 
     def locate(self, units: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Say in which hookpoint, and which channel of it, units lie.
+        """Find the hookpoint and the channel of units.
 
         Parameters
         ----------
@@ -197,12 +207,12 @@ class UnitSpace:
         SpaceError
             If a number is outside the space.
         """
-        wanted = whole_numbers(units, "unit numbers")
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= self.n_units):
+        numbers = whole_numbers(units, "unit numbers")
+        if numbers.size and (numbers.min() < 0 or numbers.max() >= self.n_units):
             raise SpaceError(f"unit numbers must be 0 to {self.n_units - 1} in {self.label}; leave out the others")
         starts = self.starts()
-        hookpoint = np.searchsorted(starts, wanted, side="right") - 1
-        return hookpoint, wanted - starts[hookpoint]
+        hookpoint = np.searchsorted(starts, numbers, side="right") - 1
+        return hookpoint, numbers - starts[hookpoint]
 
     def voxel_of(self, unit: int) -> tuple[int, int, int]:
         """Give the voxel of a unit.
@@ -253,7 +263,7 @@ class UnitSpace:
         return int(self.starts()[hookpoint]) + channel
 
     def split(self, values: ArrayLike) -> list[NDArray[Any]]:
-        """Take values apart, hookpoint by hookpoint.
+        """Split values by hookpoint.
 
         Parameters
         ----------
@@ -276,8 +286,7 @@ class UnitSpace:
         >>> [part.tolist() for part in space.split([0, 1, 2, 3, 4])]
         [[0, 1, 2], [3, 4]]
         """
-        whole = self._per_unit(values, "values")
-        return np.split(whole, self.starts()[1:], axis=-1)
+        return np.split(self._per_unit(values, "values"), self.starts()[1:], axis=-1)
 
     def to_volumes(self, signals: ArrayLike) -> NDArray[Any]:
         """Put signals on the grid, in the order in which the file holds them.
@@ -387,7 +396,7 @@ class UnitSpace:
         return self.from_volumes(np.asanyarray(image.dataobj).T)
 
     def check_grid(self, image: SpatialImage) -> None:
-        """Refuse an image that lies on another grid.
+        """Raise if an image lies on another grid.
 
         Parameters
         ----------
@@ -472,7 +481,7 @@ class UnitSpace:
         return space
 
     def starts(self) -> NDArray[np.int64]:
-        """Number the first unit of each hookpoint.
+        """Give the number of the first unit of each hookpoint.
 
         Returns
         -------
@@ -482,31 +491,39 @@ class UnitSpace:
         return np.concatenate([[0], np.cumsum(self.n_channels[:-1], dtype=np.int64)])
 
     def _per_unit(self, values: ArrayLike, what: str) -> NDArray[Any]:
-        """An array whose last axis is the units of this space; refuses others."""
-        found = np.asarray(values)
-        if found.ndim == 0 or found.shape[-1] != self.n_units:
+        """Values as an array; raise if its last axis is not the units of this space."""
+        array = np.asarray(values)
+        if array.ndim == 0 or array.shape[-1] != self.n_units:
             raise SpaceError(
-                f"{what} of shape {found.shape} found, (..., {self.n_units}) needed for {self.label}; "
+                f"{what} of shape {array.shape} found, (..., {self.n_units}) needed for {self.label}; "
                 "pass one value per unit"
             )
-        return found
+        return array
 
 
 def whole_numbers(values: ArrayLike, what: str) -> NDArray[np.int64]:
-    """Read numbers of units or channels, and refuse what is no whole number.
-
-    `values` (...): whole numbers, also as floats or text. Returns (...): the numbers.
-    """
-    found = np.asarray(values)
+    """Read numbers of units or channels (...), also from floats or text; raise if one is no whole number."""
+    array = np.asarray(values)
     try:
-        numbers = found.astype(np.float64)
+        numbers = array.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise SpaceError(f"{what} must be whole numbers ({error}); mend the table") from error
-    if found.dtype == np.bool_ or not np.array_equal(numbers, np.round(numbers)):
+    if array.dtype == np.bool_ or not np.array_equal(numbers, np.round(numbers)):
         raise SpaceError(
-            f"{what} must be whole numbers, {found.dtype} with fractions or booleans found; mend the table"
+            f"{what} must be whole numbers, {array.dtype} with fractions or booleans found; mend the table"
         )
     return numbers.astype(np.int64)
+
+
+def html_table(caption: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Write a small table in HTML; all of its text is escaped."""
+    lines = [f"<caption>{escape(caption)}</caption>", _html_row("th", header), *(_html_row("td", row) for row in rows)]
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _html_row(tag: str, cells: Sequence[object]) -> str:
+    """One row of a table in HTML."""
+    return f"<tr>{''.join(f'<{tag}>{escape(str(cell))}</{tag}>' for cell in cells)}</tr>"
 
 
 def _storable(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -521,5 +538,5 @@ def _storable(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _checksum(numbers: Sequence[int]) -> int:
-    """Fowler-Noll-Vo hash of numbers, the same on every machine."""
+    """FNV-1a hash of numbers in 32 bits, the same on every machine."""
     return reduce(lambda state, number: (state ^ number) * 0x01000193 & 0xFFFFFFFF, numbers, 0x811C9DC5)
