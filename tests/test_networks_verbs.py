@@ -10,8 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from llm2bids import networks
 from llm2bids.bids.tables import read_json, read_tsv, write_json, write_tsv
 from llm2bids.cli import main
+from llm2bids.errors import InferenceError
 from llm2bids.networks.depth_profile import profile
 from llm2bids.networks.identification_study import identify
 from llm2bids.networks.repeatability import reliability
@@ -67,6 +69,26 @@ def test_the_same_seed_gives_the_same_answer(question: str, planted_results: Pat
     found = [ask[question](planted_results, seed=4, overwrite=True, progress=False, **draws)[0] for _ in range(2)]
     for name, table in found[0].tables.items():
         assert table.equals(found[1].tables[name])
+
+
+def test_questions_are_functions_of_the_package() -> None:
+    assert set(networks.__all__) <= set(dir(networks))
+    assert {name for name in networks.__all__ if callable(getattr(networks, name))} == set(networks.__all__)
+    assert networks.overlap is overlap
+    with pytest.raises(AttributeError, match="has no attribute 'overlaps'"):
+        networks.overlaps  # noqa: B018
+
+
+def test_a_single_label_is_a_list_of_one(planted_results: Path) -> None:
+    with pytest.raises(InferenceError, match=r"1 task \(pathology\).*leave out `task_label`"):
+        overlap(planted_results, task_label="pathology")
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_an_answer_shows_itself_in_short(planted_results: Path) -> None:
+    (answer,) = overlap(planted_results, task_label=["pathology", "archeology"], n_draws=9, progress=False)
+    assert repr(answer).startswith("<Answer overlap: phantom, site block; tables pairs (1 rows), dice (2 rows)")
+    assert "<th>dice_chance</th>" in answer._repr_html_()
 
 
 @pytest.mark.usefixtures("blank_figures")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from llm2bids import __version__
@@ -65,8 +66,15 @@ class Answer:
     files: tuple[Path, ...] = ()
 
     def __repr__(self) -> str:
+        """One line."""
         tables = ", ".join(f"{name} ({len(table)} rows)" for name, table in self.tables.items())
-        return f"<Answer {self.question}: sub-{self.subject}, site {self.site or 'unnamed'}; tables {tables}>"
+        return f"<Answer {self.question}: {self.subject}, site {self.site or 'unnamed'}; tables {tables}>"
+
+    def _repr_html_(self) -> str:
+        """Answer in a notebook: the first rows of its first table."""
+        name, table = next(iter(self.tables.items()))
+        rows = table.head(10).to_html(index=False, float_format="{:.3g}".format)
+        return f"<p>{escape(repr(self)[1:-1])}</p><p>{name}, first of {len(table)} rows:</p>{rows}"
 
 
 class AnswerSource(Protocol):

@@ -105,7 +105,9 @@ class Network:
         """Path of a file beside the summary; raises if it is missing."""
         path = self.summary.with_name(name)
         if not path.exists():
-            raise DatasetError(f"{path} is missing, which {self.summary.name} lists; run llm2bids glm --overwrite")
+            raise DatasetError(
+                f"{path} is missing, which {self.summary.name} lists; run llm2bids glm again with overwrite=True"
+            )
         return path
 
     def beside(self, suffix: str, **entities: str) -> Path:

@@ -165,7 +165,7 @@ class Repeatability:
     def answer(self, tick: Callable[[int], object]) -> Answer:
         """Make all tables and the figure."""
         rng = np.random.default_rng(self.options.seed)
-        summary, layers_chance = self._compared(rng, tick)
+        summary, layers_chance = self._summary(rng, tick)
         units, layers = self._iccs()
         if layers is not None and layers_chance is not None:
             layers = layers.merge(layers_chance, on=["measure", "layer"])
@@ -203,7 +203,7 @@ class Repeatability:
         ]
         return pd.DataFrame(rows)
 
-    def _compared(
+    def _summary(
         self, rng: np.random.Generator, tick: Callable[[int], object]
     ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
         """Compare within with between tasks; returns the summary, and what chance gives the ICC of each layer."""
@@ -357,7 +357,7 @@ def growth_with_prompts(
         sides: tuple[list[Maps], list[Maps]] = ([], [])
         for _ in range(n_splits):
             # texts are drawn, not prompts: one that several runs show would make the two sets alike
-            drawn = {kind: rng.permutation(shown) for kind, shown in texts.items()}
+            drawn = {kind: rng.permutation(group) for kind, group in texts.items()}
             for side in (0, 1):
                 places = [
                     ((prompts["trial_type"] == kind) & prompts["stimulus"].isin(_part(order, side, size))).to_numpy()

@@ -147,7 +147,7 @@ class MatchOptions(AnswerOptions):
         metavar="A",
     )
     b: str | Path | Sequence[str | Path] = option(
-        "where they are looked for, e.g. results of llm2bids ica --by run", kw_only=False, place=True, metavar="B"
+        "where they are looked for, such as results of ica run by run", kw_only=False, place=True, metavar="B"
     )
     out: str | Path | None = option("folder of results to add the answer to; B by default", default=None, metavar="DIR")
     bound: float = option("IoU above which a network is found again", default=0.2, metavar="IOU")
