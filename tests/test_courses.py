@@ -13,7 +13,7 @@ from llm2bids.bids.prepared import PreparedRun, find_prepared
 from llm2bids.bids.tables import read_json, write_json
 from llm2bids.errors import DatasetError
 from llm2bids.preparation import prep
-from llm2bids.reporting.time_courses import STEPS, read_courses
+from llm2bids.reporting.time_courses import STEPS, read_time_courses
 from llm2bids.space import UnitSpace
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def volumes(run: PreparedRun) -> NDArray[np.float64]:
 
 
 def test_with_room_every_token_is_a_point(runs: list[PreparedRun], network: NDArray[np.bool_]) -> None:
-    found = read_courses(runs, runs[0].volumes.space, network)
+    found = read_time_courses(runs, runs[0].volumes.space, network)
     assert sorted(found) == ["medicalimaging", "pathology"]
     own = [run for run in runs if run.volumes.entities["task"] == "pathology"]
     expected = np.clip(np.concatenate([volumes(run) for run in own]), -127 / STEPS, 127 / STEPS).T
@@ -63,7 +63,7 @@ def test_with_room_every_token_is_a_point(runs: list[PreparedRun], network: NDAr
 def test_a_point_never_holds_two_prompts(runs: list[PreparedRun], network: NDArray[np.bool_]) -> None:
     space = runs[0].volumes.space
     n_bytes = sum(run.volumes.n_scans for run in runs) // 5 * 3 * space.n_units
-    courses = read_courses(runs, space, network, int(n_bytes * 0.76))["medicalimaging"]
+    courses = read_time_courses(runs, space, network, int(n_bytes * 0.76))["medicalimaging"]
     signals = volumes(next(run for run in runs if run.volumes.entities["task"] == "medicalimaging"))
     assert courses.n_scans == 2
     expected = np.stack([signals[first + at : first + min(at + 2, 5)].mean(0)
@@ -89,7 +89,7 @@ def test_the_finest_that_fits_is_taken(
 ) -> None:
     space = runs[0].volumes.space
     n_prompts = sum(len(run.events) for run in runs)
-    for courses in read_courses(runs, space, network, int(points * n_prompts * space.n_units * 0.75)).values():
+    for courses in read_time_courses(runs, space, network, int(points * n_prompts * space.n_units * 0.75)).values():
         assert courses.points.shape[0] == len(courses.units) == n_kept
         assert courses.description.endswith(said)
         assert n_kept != 7 or np.array_equal(courses.units, np.flatnonzero(network))
@@ -102,11 +102,11 @@ def test_what_a_byte_cannot_hold_is_cut_off(root: Path, network: NDArray[np.bool
     fields = read_json(sidecar)
     write_json(sidecar, fields | {"Llm2bids": fields["Llm2bids"] | {"OneStandardDeviation": 1.0}})
     run = next(iter(find_prepared(copy).values()))
-    (courses,) = read_courses([run], run.volumes.space, network).values()
+    (courses,) = read_time_courses([run], run.volumes.space, network).values()
     assert (courses.points.min(), courses.points.max()) == (-127, 127)
     assert np.array_equal(courses.points == 127, volumes(run).T * 100 * STEPS >= 126.5)
 
 
 def test_runs_of_another_site_are_refused(runs: list[PreparedRun], network: NDArray[np.bool_]) -> None:
     with pytest.raises(DatasetError, match="L6C128mlp needed"):
-        read_courses(runs, UnitSpace.uniform("mlp", [f"h.{n}:out" for n in range(6)], 128), network)
+        read_time_courses(runs, UnitSpace.uniform("mlp", [f"h.{n}:out" for n in range(6)], 128), network)

@@ -19,11 +19,16 @@ from llm2bids.errors import DatasetError
 from llm2bids.lesioning.output import SIDECAR
 from llm2bids.preparation import prep
 from llm2bids.reporting import report
-from llm2bids.reporting.commands import commands_panel, further_panel
-from llm2bids.reporting.methods import methods_panel, number
+from llm2bids.reporting.cards import commands_panel, further_panel
+from llm2bids.reporting.methods import (
+    describe_analysis,
+    describe_answer,
+    describe_lesion,
+    methods_panel,
+    number_citations,
+)
 from llm2bids.reporting.recordings import signal_panel
 from llm2bids.reporting.results import components_panel, frame_html, lesions_panel
-from llm2bids.reporting.sentences import on_analysis, on_answer, on_lesion
 from llm2bids.reporting.sources import LESION, Result, Sources
 from llm2bids.statistics import glm
 
@@ -269,7 +274,7 @@ def test_citations_are_all_known_and_numbered_in_order(ran: Ran) -> None:
     assert references.count("https://") == len(numbers)
     assert "[@" not in written
     with pytest.raises(KeyError):
-        number(["unknown [@nobody]"])
+        number_citations(["unknown [@nobody]"])
 
 
 def test_tables_are_cut_and_say_so() -> None:
@@ -333,16 +338,16 @@ def test_methods_of_tests_are_true_for_every_setting(
     tmp_path: Path, asked: dict[str, Any], own: dict[str, Any], said: list[str], unsaid: list[str]
 ) -> None:
     fields = {"Llm2bids": {"Statistics": {**TESTED, **asked}, **own}, "Found": [{"test": "t"}]}
-    text = on_analysis(result(tmp_path, "a_glm.json", **fields))
+    text = describe_analysis(result(tmp_path, "a_glm.json", **fields))
     assert [one for one in said if one not in text] == []
     assert [one for one in unsaid if one in text] == []
 
 
 def test_methods_tell_f_tests_from_t_tests(tmp_path: Path) -> None:
     asked = {"Llm2bids": {"Statistics": TESTED}}
-    both = on_analysis(result(tmp_path, "a_glm.json", **asked, Found=[{"test": "t"}, {"test": "F"}]))
+    both = describe_analysis(result(tmp_path, "a_glm.json", **asked, Found=[{"test": "t"}, {"test": "F"}]))
     assert "Tests were two-tailed, F tests one-tailed, corrected over units" in both
-    only = on_analysis(result(tmp_path, "b_glm.json", **asked, Found=[{"test": "F"}]))
+    only = describe_analysis(result(tmp_path, "b_glm.json", **asked, Found=[{"test": "F"}]))
     assert "Tests were one-tailed, as F tests are, corrected over units" in only
 
 
@@ -362,7 +367,7 @@ def test_methods_of_questions_are_true_for_every_setting(
     tmp_path: Path, question: str, settings: dict[str, Any], said: str, unsaid: str
 ) -> None:
     own = {"Settings": settings, "Contrasts": {"task": "onVsOff"}}
-    text = on_answer(result(tmp_path, "a_networks.json", Description=f"llm2bids {question}", Llm2bids=own))
+    text = describe_answer(result(tmp_path, "a_networks.json", Description=f"llm2bids {question}", Llm2bids=own))
     assert said in text
     assert unsaid not in text
 
@@ -370,10 +375,10 @@ def test_methods_of_questions_are_true_for_every_setting(
 def test_methods_of_lesions_say_what_was_kept_and_what_is_not_known(tmp_path: Path) -> None:
     own = {"Model": "m", "Method": "zero", "Keep": False, "Controls": {"Kind": "layer", "Number": 0, "Seed": 0}}
     kept = {"Lesions": [{"Method": "keep, others zero"}], "Masks": [{"StimuliKnown": True, "StimuliInScoredTexts": 0}]}
-    text = on_lesion(result(tmp_path, "lesion.json", Llm2bids=own | kept))
+    text = describe_lesion(result(tmp_path, "lesion.json", Llm2bids=own | kept))
     assert "with all units but those of masks lesioned (method zero), without random masks." in text
     assert "that was scored had defined a mask" in text
-    assert "is not known of 1 of 1 masks" in on_lesion(
+    assert "is not known of 1 of 1 masks" in describe_lesion(
         result(tmp_path / "b", "lesion.json", Llm2bids=own | kept | {"Masks": [{"StimuliKnown": False}]})
     )
 
@@ -428,5 +433,5 @@ def test_what_was_recorded_anew_is_not_shown_as_prepared(own: Path, tmp_path: Pa
         path.write_text(path.read_text() + "\n")
     sources = Sources.from_dataset(root)
     assert sources.prepared == {}
-    assert shlex.quote(str(root)) in unescape(signal_panel(sources.of("phantom"), "block").html)
+    assert shlex.quote(str(root)) in unescape(signal_panel(sources.for_subject("phantom"), "block").html)
     assert "baseline" not in plain(methods_panel(sources, "phantom"))

@@ -15,8 +15,8 @@ from axe_playwright_python.sync_playwright import Axe
 from llm2bids.bids.tables import read_json
 from llm2bids.bids.templates import templates
 from llm2bids.errors import DatasetError, SpaceError
-from llm2bids.reporting.time_courses import STEPS, CourseRun, Courses, Prompt
-from llm2bids.reporting.viewer import ViewerMap, niivue_html, viewer_html
+from llm2bids.reporting.maps import ViewerMap, niivue_html, viewer_html
+from llm2bids.reporting.time_courses import STEPS, PromptSpan, RunPrompts, TimeCourses
 from llm2bids.space import UnitSpace
 
 from .browser import open_file
@@ -35,9 +35,12 @@ VALUES = np.random.default_rng(1).uniform(-2.5, 2.5, SPACE.n_units)
 VALUES[[17, 30, 43]] = 6.283, -7.139, 3.0
 NETWORK = np.abs(VALUES) >= 3
 THRESHOLD = 3.0
-RUNS = tuple(CourseRun(f"run-0{n}", 10, (Prompt(0, 5, "off"), Prompt(5, 4, "on"), Prompt(9, 1, "off"))) for n in (1, 2))
+RUNS = tuple(
+    RunPrompts(f"run-0{n}", 10, (PromptSpan(0, 5, "off"), PromptSpan(5, 4, "on"), PromptSpan(9, 1, "off")))
+    for n in (1, 2)
+)
 POINTS = np.random.default_rng(2).integers(-30, 30, (SPACE.n_units, 12)).astype(np.int8)
-COURSES = Courses("pathology", RUNS, 2, 2, np.arange(SPACE.n_units), POINTS)
+COURSES = TimeCourses("pathology", RUNS, 2, 2, np.arange(SPACE.n_units), POINTS)
 MAPS = [
     ViewerMap("pathology </script>", "pathology", VALUES, NETWORK, "z", THRESHOLD),
     ViewerMap("second", "other", -VALUES, np.zeros_like(NETWORK)),
@@ -211,7 +214,7 @@ def test_the_course_is_that_of_the_unit(shown: Visit) -> None:
 
 def test_a_unit_that_had_no_room_says_so(visit: Callable[..., Visit], tmp_path: Path) -> None:
     units = np.flatnonzero(NETWORK)
-    courses = Courses("pathology", RUNS, 2, 2, units, POINTS[units])
+    courses = TimeCourses("pathology", RUNS, 2, 2, units, POINTS[units])
     shown = begun(visit(write(tmp_path / "page.html", viewer_html(SPACE, MAPS, {"pathology": courses}, "site0"))))
     assert "Unit 30 " in part(shown, "caption").inner_text()
     call(shown, "select(0, 0)")
@@ -338,8 +341,8 @@ def test_one_tail_many_conditions_and_layers_of_one_block(visit: Callable[..., V
         ViewerMap("positive", "t", values, network, "z", float(values[network].min()), 1),
         ViewerMap("negative", "t", values, values <= -2, "z", 2.0, -1),
     ]
-    run = CourseRun("run-01", 8, tuple(Prompt(n, 1, f"kind{n}") for n in range(8)))
-    courses = {"t": Courses("t", (run,), 1, 1, np.arange(12), np.zeros((12, 8), np.int8))}
+    run = RunPrompts("run-01", 8, tuple(PromptSpan(n, 1, f"kind{n}") for n in range(8)))
+    courses = {"t": TimeCourses("t", (run,), 1, 1, np.arange(12), np.zeros((12, 8), np.int8))}
     seen = begun(visit(write(tmp_path / "odd.html", viewer_html(space, maps, courses, "site0"))))
     assert part(seen, "count").inner_text() == f"{network.sum()} of 12 units shown; {network.sum()} in the network"
     assert words(seen)["unit"] == "11"  # the strongest that counts, not the largest

@@ -20,7 +20,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    # ruff: noqa: F401 - exported by __all__
     from llm2bids.plots.activity import draw_activity
     from llm2bids.plots.carpet import draw_carpet
     from llm2bids.plots.connectivity import draw_connectivity
@@ -34,37 +33,49 @@ if TYPE_CHECKING:
     from llm2bids.plots.profiles import draw_effects, draw_profiles, draw_sites
     from llm2bids.plots.reliability import draw_reliability
 
+__all__ = [
+    "draw_activity",
+    "draw_carpet",
+    "draw_connectivity",
+    "draw_curve",
+    "draw_design",
+    "draw_design_matrix",
+    "draw_dissociation",
+    "draw_effects",
+    "draw_fingerprint",
+    "draw_identification",
+    "draw_iou",
+    "draw_layers",
+    "draw_match",
+    "draw_overlap",
+    "draw_profile",
+    "draw_profiles",
+    "draw_reliability",
+    "draw_sites",
+    "draw_sizes",
+]
+
+
 _MODULES = {
-    "draw_activity": "activity",
-    "draw_carpet": "carpet",
-    "draw_connectivity": "connectivity",
     "draw_curve": "lesions",
-    "draw_design": "design",
     "draw_design_matrix": "design",
     "draw_dissociation": "lesions",
     "draw_effects": "profiles",
-    "draw_fingerprint": "fingerprint",
-    "draw_identification": "identification",
     "draw_iou": "match",
-    "draw_layers": "layers",
-    "draw_match": "match",
-    "draw_overlap": "overlap",
     "draw_profile": "layers",
-    "draw_profiles": "profiles",
-    "draw_reliability": "reliability",
     "draw_sites": "profiles",
     "draw_sizes": "layers",
 }
-__all__ = list(_MODULES)
+"""Modules of the pictures that are not named after them."""
 
 
 def __getattr__(name: str) -> Any:
     """Import a picture when it is first used (PEP 562)."""
-    if name not in _MODULES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__} has no attribute {name}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, name.removeprefix('draw_'))}"), name)
 
 
 def __dir__() -> list[str]:
     """List pictures that are not imported yet too."""
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *__all__})

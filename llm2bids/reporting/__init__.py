@@ -1,4 +1,4 @@
-"""``report``: a dataset and all its results told on pages that open from the file system."""
+"""``report``: pages about a dataset and all its results, which open from the file system, without a network."""
 
 from __future__ import annotations
 
@@ -12,39 +12,48 @@ from llm2bids.errors import DatasetError
 from llm2bids.pages.analysis import analysis_panel
 from llm2bids.pages.frame import Panel, save_page
 from llm2bids.progress import progress_bar
-from llm2bids.reporting.cards import dataset_panel, model_panel, tasks_panel
-from llm2bids.reporting.commands import commands_panel, further_panel
-from llm2bids.reporting.maps import found_html, maps_panel
-from llm2bids.reporting.methods import lesions_of, methods_panel
+from llm2bids.reporting.cards import commands_panel, dataset_panel, further_panel, model_panel, tasks_panel
+from llm2bids.reporting.maps import maps_panel, networks_html, niivue_html
+from llm2bids.reporting.methods import methods_panel
 from llm2bids.reporting.recordings import design_panel, signal_panel
 from llm2bids.reporting.results import answers_panel, components_panel, lesions_panel, planted_panel
-from llm2bids.reporting.sources import DERIVATIVES, Sources, about
-from llm2bids.reporting.viewer import niivue_html
+from llm2bids.reporting.sources import DERIVATIVES, Sources, select_results
 from llm2bids.results.jobs import check_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 PAGE: Final = "report.html"
-"""The page of the dataset; beside it lies one per subject."""
+"""The page of the dataset; the pages of its subjects lie beside it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Pages that tell a dataset.
+    """Pages about a dataset.
 
-    - `subjects`: of every subject, by label.
-    - `panels`: titles of the parts of every page, by name of its file.
+    Parameters
+    ----------
+    page : Path
+        The page of the dataset.
+    subjects : dict of Path
+        The page of every subject, by label.
+    panels : dict of list of str
+        Titles of the parts of every page, by name of its file.
     """
 
     page: Path
     subjects: dict[str, Path]
     panels: dict[str, list[str]]
 
+    @property
+    def files(self) -> list[Path]:
+        """All pages."""
+        return [self.page, *self.subjects.values()]
 
-def _wrote(made: Report, _: Mapping[str, Any]) -> tuple[Path, list[Path]]:
-    """Where the pages are."""
-    return made.page.parent, [made.page, *made.subjects.values()]
+
+def _wrote(pages: Report, _: Mapping[str, Any]) -> tuple[Path, list[Path]]:
+    """Name the folder and the files for the history."""
+    return pages.page.parent, pages.files
 
 
 @noted_call("report", _wrote)
@@ -57,20 +66,20 @@ def report(
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Report:
-    """Tell a dataset and everything that was made of it, as pages to open in a browser, without a network.
+    """Write pages about a dataset and all its results, to open in a browser, without a network.
 
     Parameters
     ----------
     bids_dir : path-like
         A raw dataset made by ``record``.
     out_dir : path-like, optional
-        Where pages go; by default ``derivatives/report`` of the dataset.
+        Folder of the pages; by default ``derivatives/report`` of the dataset.
     participant_label : sequence of str
-        Subjects to tell; all without.
+        Subjects to report; by default all.
     results : sequence of path-like
-        Folders of results that are not in ``derivatives`` of the dataset.
+        Folders of results outside ``derivatives`` of the dataset.
     overwrite : bool
-        Replace pages that are there.
+        Replace existing pages.
     progress : bool, optional
         Whether to show a progress bar; by default if the terminal can.
 
@@ -82,58 +91,61 @@ def report(
     Raises
     ------
     DatasetError
-        If there is no recording, pages are there and may not be replaced, or a result cannot be read.
+        If there is no recording, pages exist and `overwrite` is not set, or a result cannot be read.
     """
     raw = Path(bids_dir)
-    sources = Sources.from_dataset(raw, [Path(one) for one in results], participant_label)
+    sources = Sources.from_dataset(raw, [Path(folder) for folder in results], participant_label)
     out = raw / DERIVATIVES / "report" if out_dir is None else Path(out_dir)
     check_place(raw, out)
     pages = {label: out / f"sub-{label}.html" for label in sources.subjects}
     _check_out(out, [out / PAGE, *pages.values()], overwrite=overwrite)
     steps = [*((label, path) for label, path in pages.items()), ("", out / PAGE)]
     panels: dict[str, list[str]] = {}
-    written: list[tuple[Path, str, list[str | Panel]]] = []
+    contents: list[tuple[Path, str, list[str | Panel]]] = []
     with progress_bar("pages", len(steps), "report", steps, visible=progress) as bar:
         for label, path in bar:
             title = f"sub-{label}: a language model in the scanner" if label else _title(raw)
             parts = list(_subject(sources, label) if label else _dataset(sources))
-            panels[path.name] = [one.title for one in parts if isinstance(one, Panel)]
-            written.append((path, title, parts))
-    for path, title, parts in written:
+            panels[path.name] = [part.title for part in parts if isinstance(part, Panel)]
+            contents.append((path, title, parts))
+    for path, title, parts in contents:
         save_page(path, title, parts)
     return Report(out / PAGE, pages, panels)
 
 
 def _check_out(out: Path, pages: Sequence[Path], *, overwrite: bool) -> None:
-    """Refuse to replace pages unasked, and those of other verbs at all."""
+    """Raise if the pages would replace existing ones without `overwrite`, or lie among the pages of another verb."""
     if out.exists() and not out.is_dir():
         raise DatasetError(f"{out} is a file; give a folder")
     if (out / "dataset_description.json").exists():
-        raise DatasetError(f"{out} is a dataset, whose own pages might be replaced; give another folder")
-    there = [path for path in pages if path.exists()]
-    if there and not overwrite:
-        raise DatasetError(f"{there[0]} exists already; replace it with --overwrite")
+        raise DatasetError(f"{out} is a dataset, whose pages might be replaced; give another folder")
+    present = [path for path in pages if path.exists()]
+    if present and not overwrite:
+        raise DatasetError(f"{present[0]} exists already; replace it with overwrite=True")
 
 
 def _title(raw: Path) -> str:
-    """What the dataset calls itself."""
+    """Read the name of the dataset."""
     path = raw / "dataset_description.json"
     return str(read_json(path).get("Name") or raw.name) if path.exists() else raw.name
 
 
 def _dataset(sources: Sources) -> Iterator[str | Panel]:
-    """The page of a dataset."""
+    """Make the page of the dataset."""
     yield dataset_panel(sources)
     yield tasks_panel(sources)
     if sources.analyses:
-        yield Panel("found", "Networks found", found_html(sources.analyses, "sub-{}.html", sources.subjects))
+        yield Panel("found", "Networks found", networks_html(sources.analyses, "sub-{}.html", sources.subjects))
     if sources.groups:
-        groups = (analysis_panel(one.path, one.fields, f"group-{number}") for number, one in enumerate(sources.groups))
+        groups = (
+            analysis_panel(result.path, result.fields, f"group-{number}")
+            for number, result in enumerate(sources.groups)
+        )
         yield Panel("groups", "Over subjects", "", tuple(groups))
-    yield from _told(
-        (answers_panel, about(sources.answers, [])),
-        (components_panel, about(sources.components, [])),
-        (lesions_panel, lesions_of(sources, None)),
+    yield from _panels_of(
+        (answers_panel, select_results(sources.answers, [])),
+        (components_panel, select_results(sources.components, [])),
+        (lesions_panel, sources.lesions_of(None)),
     )
     yield methods_panel(sources)
     yield commands_panel(sources)
@@ -142,26 +154,26 @@ def _dataset(sources: Sources) -> Iterator[str | Panel]:
 
 
 def _subject(sources: Sources, label: str) -> Iterator[str | Panel]:
-    """The page of a subject."""
-    own = sources.of(label)
+    """Make the page of a subject."""
+    recordings = sources.for_subject(label)
     yield f'<p><a href="{PAGE}">All of the dataset</a></p>'
-    yield model_panel(own.runs)
-    yield design_panel(own)
-    for site in own.sites:
-        yield signal_panel(own, site)
-    analyses = about(sources.analyses, [label])
-    components = about(sources.components, [label])
+    yield model_panel(recordings.runs)
+    yield design_panel(recordings)
+    for site in recordings.sites:
+        yield signal_panel(recordings, site)
+    analyses = select_results(sources.analyses, [label])
+    components = select_results(sources.components, [label])
     if analyses:
         yield niivue_html()
-    for site in dict.fromkeys(one.site for one in analyses):
-        yield maps_panel(own, site, [one for one in analyses if one.site == site])
-    yield from _told((answers_panel, about(sources.answers, [label])), (components_panel, components))
-    if own.truths and (analyses or components):
-        yield planted_panel(own, analyses, components)
-    yield from _told((lesions_panel, lesions_of(sources, label)))
+    for site in dict.fromkeys(result.site for result in analyses):
+        yield maps_panel(recordings, site, [result for result in analyses if result.site == site])
+    yield from _panels_of((answers_panel, select_results(sources.answers, [label])), (components_panel, components))
+    if recordings.truths and (analyses or components):
+        yield planted_panel(recordings, analyses, components)
+    yield from _panels_of((lesions_panel, sources.lesions_of(label)))
     yield methods_panel(sources, label)
 
 
-def _told(*pairs: tuple[Callable[[Sequence[Any]], Panel], Sequence[Any]]) -> Iterator[Panel]:
-    """Panels of results that are there."""
-    return (tell(found) for tell, found in pairs if found)
+def _panels_of(*pairs: tuple[Callable[[Sequence[Any]], Panel], Sequence[Any]]) -> Iterator[Panel]:
+    """Make the panels that have results."""
+    return (make_panel(results) for make_panel, results in pairs if results)

@@ -1,6 +1,6 @@
-"""What units do before any statistics: how active they are, which are massive, and a run on one sheet.
+"""How active units are before any statistics: means, variances, massive units, and a run small enough to draw.
 
-Alone knows which units count as massive. Volumes are read as they come, so that memory does not grow with the run.
+Alone knows which units count as massive. Volumes are read scan by scan, so that memory does not grow with the run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llm2bids.space import UnitSpace
 
 MAX_RUNS: Final = 6
-"""Runs that are measured: more of them hardly change means, and each has to be decompressed."""
+"""Most runs that are measured: more hardly change means, and each has to be decompressed."""
 _OTHER_GRID: Final = "give runs of one site and geometry"
 """What to do about a run on another grid."""
 
@@ -35,8 +35,8 @@ class Activity:
 
     - `space`: which voxel is which unit.
     - `runs`: file names of the runs that were measured.
-    - `n_scans`: scans of all of them.
-    - `mean`, `magnitude`, `variance` (n_units,): of every unit over scans: mean, mean of the absolute value, variance
+    - `n_scans`: scans of all these runs.
+    - `mean`, `magnitude`, `variance` (n_units,): of every unit over scans: mean, mean absolute value and variance
       (divided by the number of scans), in the units of the recording; NaN for units without a finite value.
     - `table`: one row per hookpoint: ``hookpoint``, ``block``, ``units``, ``mean``, ``magnitude`` and ``variance``
       (means over its units), ``magnitude_median`` (of units that are ever active) and ``variance_median``,
@@ -60,58 +60,56 @@ class Activity:
 def measure_activity(
     runs: Sequence[Path], space: UnitSpace, *, ratio: float = 100.0, least: float = 10.0, max_runs: int = MAX_RUNS
 ) -> Activity:
-    """Measure how active every unit is, and find massive ones.
+    """Measure how active every unit is, and find massive units, which decide norms, distances and global signals alone.
 
-    Sun et al. (2024, "Massive Activations in Large Language Models", arXiv 2402.17762) call an activation massive that
-    is above 100 and about 1000 times the median of its hidden state. That is one value at one token. Here a unit is
-    judged by its mean over scans, most of which are other tokens, hence lower bounds: `ratio` times the median of its
-    layer, and `least`. Massive units are such as decide norms, distances and global signals alone.
-
-    `ratio`: mean absolute value, relative to the median of the layer, from which a unit is massive.
+    Sun et al. (2024, "Massive Activations in Large Language Models", arXiv 2402.17762) call an activation massive if it
+    is above 100 and about 1000 times the median of its hidden state. That is a single value at a single token. Here a
+    unit is judged by its mean absolute value over scans, most of which are other tokens. So the bounds are lower:
+    `ratio` times the median of its layer, and at least `least`.
     """
     if not len(runs):
         raise DatasetError("no run found, at least one needed to measure activity; record a model first")
     chosen = spread_evenly(runs, max_runs)
-    sums = _Sums(space.n_units)
+    moments = _RunningMoments(space.n_units)
     for run in chosen:
         for signals in read_signals(run, space, _OTHER_GRID):
-            sums.add(signals)
-    mean, magnitude, variance = sums.moments()
-    table = _tabulate(space, sums, mean, magnitude, variance)
+            moments.add(signals)
+    mean, magnitude, variance = moments.moments()
+    table = _tabulate(space, moments, mean, magnitude, variance)
     massive = _find_massive(space, mean, magnitude, (ratio, least))
-    return Activity(space, tuple(run.name for run in chosen), sums.n_scans, mean, magnitude, variance, table, massive)
+    return Activity(
+        space, tuple(run.name for run in chosen), moments.n_scans, mean, magnitude, variance, table, massive
+    )
 
 
 def read_carpet(
     run: Path, space: UnitSpace, *, max_rows: int = 600, max_columns: int = 1200
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Read a prepared run small enough to be drawn: neighbouring channels and scans are averaged.
+    """Read a prepared run small enough to draw: neighbouring channels and scans are averaged.
 
-    `max_rows`: rows at most, in equal shares for all layers, though at least one for each. Returns `values` (n_rows,
-    n_columns): standard deviations of the unit; NaN where all units of a row are constant. Returns `layers` (n_rows,):
-    number of the hookpoint of each row, in depth order.
+    Each layer gets an equal share of `max_rows`, and at least one row. Returns `values` (n_rows, n_columns) in standard
+    deviations of the unit, NaN where all units of a row are constant; and `layers` (n_rows,), the number of the
+    hookpoint of each row, in depth order.
     """
-    starts, layers = _rows(space, max_rows)
+    starts, layers = _carpet_rows(space, max_rows)
     if not (n_scans := n_scans_of(run)):
         raise DatasetError(f"{run.name} holds no scan, at least one needed; prepare the run again")
     per_column = -(-n_scans // max_columns)
-    sums = np.zeros((-(-n_scans // per_column), len(starts)))
-    used, done = np.zeros(len(starts)), 0
+    column_sums = np.zeros((-(-n_scans // per_column), len(starts)))
+    n_varying, n_read = np.zeros(len(starts)), 0
     for signals in read_signals(run, space, _OTHER_GRID):
-        varies = signals[0] != 0  # constant units are background, in all scans
+        varies = signals[0] != 0  # prep writes constant units as 0 (background) in all scans
         scores = np.where(varies, (signals - BASELINE) / ONE_SD, 0)
-        columns = np.arange(done, done + len(signals)) // per_column
-        used = np.add.reduceat(varies.astype(float), starts)
-        np.add.at(sums, columns, np.add.reduceat(scores, starts, axis=1, dtype=np.float64))
-        done += len(signals)
-    per_mean = np.bincount(np.arange(n_scans) // per_column)[:, None] * np.where(used > 0, used, np.nan)
-    return (sums / per_mean).T.astype(np.float32), layers
+        columns = np.arange(n_read, n_read + len(signals)) // per_column
+        n_varying = np.add.reduceat(varies.astype(float), starts)
+        np.add.at(column_sums, columns, np.add.reduceat(scores, starts, axis=1, dtype=np.float64))
+        n_read += len(signals)
+    n_averaged = np.bincount(np.arange(n_scans) // per_column)[:, None] * np.where(n_varying > 0, n_varying, np.nan)
+    return (column_sums / n_averaged).T.astype(np.float32), layers
 
 
 def spread_evenly(runs: Sequence[Path], max_runs: int) -> list[Path]:
-    """Choose runs at even distances.
-
-    Returns in the same order, with the first and the last where there is room.
+    """Choose runs at even distances, in the same order, with the first and the last where there is room.
 
     >>> spread_evenly(list("abcdefg"), 3), spread_evenly(["a", "b"], 3)
     (['a', 'd', 'g'], ['a', 'b'])
@@ -120,8 +118,8 @@ def spread_evenly(runs: Sequence[Path], max_runs: int) -> list[Path]:
     return [runs[place] for place in places]
 
 
-class _Sums:
-    """Moments of every unit, scans by scans (Chan, Golub and LeVeque 1979), over finite values."""
+class _RunningMoments:
+    """Moments of every unit over finite values, updated as scans come (Chan, Golub and LeVeque 1979)."""
 
     def __init__(self, n_units: int) -> None:
         self.n_scans = 0
@@ -130,66 +128,69 @@ class _Sums:
         self.least, self.most = np.full((2, n_units), [[np.inf], [-np.inf]])
 
     def add(self, signals: NDArray[np.float32]) -> None:
-        """Take scans in, shape (n_scans, n_units)."""
+        """Add scans (n_scans, n_units)."""
         finite = np.isfinite(signals)
         values = np.where(finite, signals, 0).astype(np.float64)
         count = finite.sum(0)
-        own = values.sum(0) / np.maximum(count, 1)
-        both = np.maximum(self.count + count, 1)
-        shift = own - self.mean
+        part_mean = values.sum(0) / np.maximum(count, 1)
+        total = np.maximum(self.count + count, 1)
+        shift = part_mean - self.mean
         self.absolute += np.abs(values).sum(0)
         self.least = np.minimum(self.least, np.where(finite, values, np.inf).min(0))
         self.most = np.maximum(self.most, np.where(finite, values, -np.inf).max(0))
-        values -= own
+        values -= part_mean
         values[~finite] = 0
-        self.squares += (values**2).sum(0) + shift**2 * (self.count * count / both)
-        self.mean += np.where(count > 0, shift * count / both, 0)
+        # Two sets of scans with means m1, m2: squares around the common mean = S1 + S2 + (m2 - m1)^2 n1 n2 / (n1 + n2).
+        self.squares += (values**2).sum(0) + shift**2 * (self.count * count / total)
+        self.mean += np.where(count > 0, shift * count / total, 0)
         self.count += count
         self.nonfinite += len(signals) - count
         self.n_scans += len(signals)
 
     @property
     def constant(self) -> NDArray[np.bool_]:
-        """Units with finite values, all of them the same."""
+        """Mark units with finite values that are all the same."""
         same: NDArray[np.bool_] = (self.count > 0) & (self.least == self.most)
         return same
 
     def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Mean, mean absolute value and variance."""
+        """Compute mean, mean absolute value and variance of every unit."""
         count = np.where(self.count > 0, self.count, np.nan)
+        # Rounding errors would leave a constant unit with a tiny variance instead of none.
         variance = np.where(self.constant, 0.0, self.squares / count)
         return np.where(self.count > 0, self.mean, np.nan), self.absolute / count, variance
 
 
 def _tabulate(
     space: UnitSpace,
-    sums: _Sums,
+    moments: _RunningMoments,
     mean: NDArray[np.float64],
     magnitude: NDArray[np.float64],
     variance: NDArray[np.float64],
 ) -> pd.DataFrame:
-    """One row per hookpoint."""
-    parts = zip(*(space.split(one) for one in (mean, magnitude, variance, sums.constant, sums.nonfinite)), strict=True)
+    """Describe each hookpoint in a row."""
+    units = (mean, magnitude, variance, moments.constant, moments.nonfinite)
+    parts = zip(*(space.split(values) for values in units), strict=True)
     rows = []
     for hookpoint, block, part in zip(space.hookpoints, space.blocks, parts, strict=True):
         means, magnitudes, variances, constant, nonfinite = part
-        broken = not np.isfinite(magnitudes).any()
-        channel = -1 if broken else int(np.nanargmax(magnitudes))
-        largest = np.nan if broken else float(magnitudes[channel])
-        usual = _usual(magnitudes)
+        nowhere_finite = not np.isfinite(magnitudes).any()
+        channel = -1 if nowhere_finite else int(np.nanargmax(magnitudes))
+        largest = np.nan if nowhere_finite else float(magnitudes[channel])
+        median = _typical_magnitude(magnitudes)
         rows.append(
             {
                 "hookpoint": hookpoint,
                 "block": block,
                 "units": len(means),
-                "mean": _over(np.mean, means),
-                "magnitude": _over(np.mean, magnitudes),
-                "magnitude_median": usual,
-                "variance": _over(np.mean, variances),
-                "variance_median": _over(np.median, variances),
+                "mean": _summarize(np.mean, means),
+                "magnitude": _summarize(np.mean, magnitudes),
+                "magnitude_median": median,
+                "variance": _summarize(np.mean, variances),
+                "variance_median": _summarize(np.median, variances),
                 "largest_channel": channel,
                 "largest": largest,
-                "ratio": largest / usual,
+                "ratio": largest / median,
                 "constant": int(constant.sum()),
                 "nonfinite": int(nonfinite.sum()),
             }
@@ -197,17 +198,17 @@ def _tabulate(
     return pd.DataFrame(rows)
 
 
-def _over(of: Callable[[NDArray[np.float64]], np.floating[Any]], values: NDArray[np.float64]) -> float:
-    """What a layer is over its units with finite values; NaN without one."""
-    known = values[np.isfinite(values)]
-    return float(of(known)) if known.size else float("nan")
+def _summarize(statistic: Callable[[NDArray[np.float64]], np.floating[Any]], values: NDArray[np.float64]) -> float:
+    """Compute a statistic of a layer over its units with finite values; NaN without any."""
+    finite = values[np.isfinite(values)]
+    return float(statistic(finite)) if finite.size else float("nan")
 
 
 def _find_massive(
     space: UnitSpace, mean: NDArray[np.float64], magnitude: NDArray[np.float64], bounds: tuple[float, float]
 ) -> pd.DataFrame:
-    """The units beyond both bounds."""
-    medians = [_usual(part) for part in space.split(magnitude)]
+    """Find the units beyond both bounds."""
+    medians = [_typical_magnitude(part) for part in space.split(magnitude)]
     ratios = magnitude / np.repeat(medians, space.n_channels)
     units = np.flatnonzero((ratios >= bounds[0]) & (magnitude >= bounds[1]))
     units = units[np.argsort(-ratios[units], kind="stable")]
@@ -225,13 +226,13 @@ def _find_massive(
     )
 
 
-def _usual(magnitudes: NDArray[np.float64]) -> float:
-    """The median of a layer, without units that are never active: where most are, it would be 0."""
-    return _over(np.median, magnitudes[magnitudes > 0])
+def _typical_magnitude(magnitudes: NDArray[np.float64]) -> float:
+    """Compute the median of a layer without units that are never active; where most are, it would be 0."""
+    return _summarize(np.median, magnitudes[magnitudes > 0])
 
 
-def _rows(space: UnitSpace, max_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First unit of every row of a carpet, and the hookpoint that it lies in."""
+def _carpet_rows(space: UnitSpace, max_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Choose the first unit of every row of a carpet, and the hookpoint of the row."""
     share = max(1, max_rows // space.n_hookpoints)
     starts, layers = [], []
     for number, (first, width) in enumerate(zip(space.starts(), space.n_channels, strict=True)):

@@ -1,4 +1,4 @@
-"""What was recorded, before any statistics: the design over time, activity over depth, and runs on one sheet."""
+"""What was recorded, before any statistics: the design over time, activity over depth, and carpets of runs."""
 
 from __future__ import annotations
 
@@ -21,23 +21,20 @@ if TYPE_CHECKING:
     from llm2bids.reporting.activity import Activity
     from llm2bids.reporting.sources import Sources
 
-_TRACES: Final = ("global_signal", "tok_surprisal", "tok_entropy", "tok_position")
-"""Confounds above a carpet, as far as there are."""
-_CARPETS: Final = 6
-"""On a page: each is half a megabyte, and sites share them."""
-_ROWS: Final = 300
-"""Of a carpet."""
-_MASSIVE: Final = 20
-"""Massive units that are listed."""
+_CONFOUNDS: Final = ("global_signal", "tok_surprisal", "tok_entropy", "tok_position")
+"""Confounds that are drawn above a carpet."""
+_MAX_CARPETS: Final = 6
+"""Most carpets on a page, shared by all sites: each takes half a megabyte."""
+_CARPET_ROWS: Final = 300
+"""Most rows of a carpet."""
+_MAX_MASSIVE: Final = 20
+"""Most massive units that are listed."""
 
 
 def design_panel(sources: Sources) -> Panel:
-    """Show what was shown when.
-
-    Returns one picture of all runs; those of other sites were shown the same.
-    """
-    shown = {_label(run): run for run in reversed(sources.runs)}
-    events = {label: _events(shown[label]) for label in reversed(shown)}
+    """Draw what each run was shown and when; runs of other sites were shown the same."""
+    first_runs = {_label(run): run for run in reversed(sources.runs)}
+    events = {label: _events(first_runs[label]) for label in reversed(first_runs)}
     figure = figure_html(
         as_png(draw_design(events, sources.runs[0].t_r)),
         f"Prompts of each condition over the scans of {len(events)} runs",
@@ -48,10 +45,7 @@ def design_panel(sources: Sources) -> Panel:
 
 
 def signal_panel(sources: Sources, site: str) -> Panel:
-    """Show what units of a site did.
-
-    Returns mean and variance over depth, massive activations, and the first run of tasks as carpets.
-    """
+    """Show mean and variance over depth at one site, its massive units, and the first run of each task as a carpet."""
     runs = [run for run in sources.runs if run.entities.get("acq", "") == site]
     activity = measure_activity([run.bold for run in runs], runs[0].space)
     prepared: dict[str, PreparedRun] = {}
@@ -59,28 +53,28 @@ def signal_panel(sources: Sources, site: str) -> Panel:
         if run.name in sources.prepared:
             prepared.setdefault(run.entities["task"], sources.prepared[run.name])
     anchor = f"signal-{site}" if site else "signal"
-    n_carpets = max(1, _CARPETS // len(sources.sites))
+    n_carpets = max(1, _MAX_CARPETS // len(sources.sites))
     carpets = [_carpet(task, run) for task, run in list(prepared.items())[:n_carpets]]
     others = f"<details><summary>The first run of other tasks</summary>{''.join(carpets[1:])}</details>"
-    shown = "".join(carpets[:1]) + (others if len(carpets) > 1 else "")
+    carpets_html = "".join(carpets[:1]) + (others if len(carpets) > 1 else "")
     command = escape(f"llm2bids prep {shlex.quote(str(sources.raw))}")
     missing = f"<p>Not prepared, or recorded anew since: <code>{command}</code> makes carpets possible.</p>"
-    return Panel(anchor, f"Signal, site {site or 'unnamed'}", _activity(activity) + (shown or missing))
+    return Panel(anchor, f"Signal, site {site or 'unnamed'}", _activity(activity) + (carpets_html or missing))
 
 
 def _label(run: BoldRun) -> str:
-    """Task and run, without the site."""
+    """Name a run by session, task and number, without the site."""
     return " ".join(run.entities[key] for key in ("ses", "task", "run") if key in run.entities)
 
 
 def _events(run: BoldRun) -> pd.DataFrame:
-    """What a run was shown."""
+    """Read the events of a run."""
     return read_events(run.beside("events.tsv"), run.n_scans * run.t_r)
 
 
 def _activity(activity: Activity) -> str:
-    """Mean and variance over depth, and massive units by name."""
-    massive = activity.massive.head(_MASSIVE)
+    """Draw mean and variance over depth, and list massive units."""
+    massive = activity.massive.head(_MAX_MASSIVE)
     figure = figure_html(
         as_png(draw_activity(activity.table, activity.massive)),
         f"Mean and variance of activations in {len(activity.table)} layers",
@@ -93,8 +87,8 @@ def _activity(activity: Activity) -> str:
         return f"{figure}<p>{none}</p>"
     columns = ["unit", "hookpoint", "channel", "mean", "times the median"]
     rows = [
-        ([str(one["unit"]), one["hookpoint"], str(one["channel"]), f"{one['mean']:.3g}", f"{one['ratio']:,.0f}"], None)
-        for one in massive.to_dict("records")
+        ([str(row["unit"]), row["hookpoint"], str(row["channel"]), f"{row['mean']:.3g}", f"{row['ratio']:,.0f}"], None)
+        for row in massive.to_dict("records")
     ]
     more = f", the {len(massive)} largest of them" if len(massive) < len(activity.massive) else ""
     number = len(activity.massive)
@@ -103,10 +97,10 @@ def _activity(activity: Activity) -> str:
 
 
 def _carpet(task: str, run: PreparedRun) -> str:
-    """One run on one sheet."""
-    values, layers = read_carpet(run.volumes.bold, run.volumes.space, max_rows=_ROWS)
-    told = run.confounds[[name for name in _TRACES if name in run.confounds]]
-    confounds = told.loc[:, told.max() > told.min()]  # of an encoder, surprisal and entropy are not there
+    """Draw a run as a carpet."""
+    values, layers = read_carpet(run.volumes.bold, run.volumes.space, max_rows=_CARPET_ROWS)
+    traces = run.confounds[[name for name in _CONFOUNDS if name in run.confounds]]
+    confounds = traces.loc[:, traces.max() > traces.min()]  # an encoder has no surprisal and no entropy
     space = run.volumes.space
     names = label_layers(space.blocks, space.hookpoints)
     figure = draw_carpet(values, layers, names, confounds, run.events, run.volumes.t_r)

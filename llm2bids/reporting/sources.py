@@ -1,4 +1,4 @@
-"""What there is to tell of a dataset: its recordings, and every result that was made of them."""
+"""The recordings of a dataset, and all results that were made of them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 DERIVATIVES: Final = "derivatives"
 """Folder of results inside a dataset."""
 LESION: Final = "lesion.json"
-"""What ``lesion`` writes last; said here again because its own module loads torch."""
+"""File that ``lesion`` writes last. It is repeated here because importing it would load torch."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """A file that says what was done and found.
+    """The JSON file in which one analysis says what it did and found.
 
-    `root`: folder of results that holds it.
+    `root`: the folder of results that holds it.
     """
 
     path: Path
@@ -37,28 +37,28 @@ class Result:
 
     @cached_property
     def fields(self) -> dict[str, Any]:
-        """What it says."""
+        """Content of the file."""
         return read_json(self.path)
 
     @property
-    def own(self) -> dict[str, Any]:
-        """Our own part: model, settings, versions."""
-        own: dict[str, Any] = self.fields.get("Llm2bids", {})
-        return own
+    def metadata(self) -> dict[str, Any]:
+        """Object ``Llm2bids`` of the file: model, settings, versions."""
+        metadata: dict[str, Any] = self.fields.get("Llm2bids", {})
+        return metadata
 
     @property
     def subjects(self) -> list[str]:
-        """Subjects that it is about, as far as its name says."""
+        """Subjects in the name of the file."""
         return [part.removeprefix("sub-") for part in self.path.name.split("_") if part.startswith("sub-")]
 
     @property
     def site(self) -> str:
-        """Site that it is about."""
-        return str(self.fields.get("Site") or self.own.get("Site") or "")
+        """Site whose units were analysed; empty if there is no single one."""
+        return str(self.fields.get("Site") or self.metadata.get("Site") or "")
 
     def space(self) -> UnitSpace:
         """Read which voxel is which unit."""
-        fields = self.own.get("UnitSpace")
+        fields = self.metadata.get("UnitSpace")
         if not isinstance(fields, dict):
             raise DatasetError(f"{self.path} has no Llm2bids.UnitSpace; make it again with the verb that wrote it")
         return UnitSpace.from_json(fields)
@@ -68,27 +68,27 @@ class Result:
 class Sources:
     """A dataset with all results that were found.
 
-    - `prepared`: by name; without those that were not prepared, or recorded anew since.
-    - `wanted`: subjects whose results are told; all without.
+    - `prepared`: prepared runs by name, without those whose recording changed since.
+    - `subject_filter`: subjects whose results are reported; all if it is empty.
     """
 
     raw: Path
     folders: tuple[Path, ...]
     runs: tuple[BoldRun, ...]
     prepared: dict[str, PreparedRun]
-    wanted: tuple[str, ...] = ()
+    subject_filter: tuple[str, ...] = ()
 
     @classmethod
     def from_dataset(cls, raw: Path, results: Sequence[Path] = (), subjects: Sequence[str] = ()) -> Sources:
-        """Look for them."""
+        """Find recordings, and results in ``derivatives`` and in further folders."""
         runs = find_runs(raw, subjects)
         if absent := [path for path in results if not path.is_dir()]:
             raise DatasetError(f"{absent[0]} is no folder; give folders that glm, ica or lesion made")
         home = raw / DERIVATIVES
         inside = sorted(path for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
         folders = {path.resolve(): path for path in reversed([*inside, *results])}  # each once, however it is written
-        wanted = tuple(dict.fromkeys(run.entities["sub"] for run in runs)) if subjects else ()
-        return cls(raw, tuple(reversed(folders.values())), tuple(runs), _prepared(raw, runs), wanted)
+        subject_filter = tuple(dict.fromkeys(run.entities["sub"] for run in runs)) if subjects else ()
+        return cls(raw, tuple(reversed(folders.values())), tuple(runs), _find_prepared(raw, runs), subject_filter)
 
     @property
     def subjects(self) -> list[str]:
@@ -107,33 +107,33 @@ class Sources:
 
     @cached_property
     def analyses(self) -> list[Result]:
-        """What ``glm`` did for single subjects."""
+        """Results of ``glm`` for single subjects."""
         return self._find(f"sub-*/func/*_{GLM}")
 
     @cached_property
     def groups(self) -> list[Result]:
-        """What ``glm`` did over subjects."""
+        """Results of ``glm`` over subjects."""
         return self._find(f"group/**/*_{GLM}")
 
     @cached_property
     def components(self) -> list[Result]:
-        """What ``ica`` did."""
-        own = (f"sub-*/func/*_{ICA}", f"sub-*/ses-*/func/*_{ICA}")  # --by run writes beside each run
-        return [one for pattern in (*own, f"group/**/*_{ICA}") for one in self._find(pattern)]
+        """Results of ``ica``."""
+        patterns = (f"sub-*/func/*_{ICA}", f"sub-*/ses-*/func/*_{ICA}")  # ica by run writes beside each run
+        return [result for pattern in (*patterns, f"group/**/*_{ICA}") for result in self._find(pattern)]
 
     @cached_property
     def answers(self) -> list[Result]:
-        """What ``networks`` and ``fingerprint`` were asked."""
+        """Results of ``networks`` and ``fingerprint``."""
         return self._find(f"{FOLDER}/*_networks.json")
 
     @cached_property
     def lesions(self) -> list[Result]:
-        """What ``lesion`` did."""
+        """Results of ``lesion``."""
         return [*self._find(LESION), *self._find(f"*/{LESION}")]
 
     @cached_property
     def truths(self) -> list[Path]:
-        """Masks of networks that are known by construction, of the subjects whose recordings these are."""
+        """Masks of planted networks of these subjects."""
         return [
             path
             for folder in self.folders
@@ -141,33 +141,40 @@ class Sources:
             for path in sorted(folder.glob(f"sub-{label}/func/*_desc-truth_mask.nii.gz"))
         ]
 
-    def of(self, subject: str) -> Sources:
-        """Keep what is about one subject.
-
-        Returns the recordings of that subject; results are chosen by `about`.
-        """
+    def for_subject(self, subject: str) -> Sources:
+        """Select the recordings of one subject; results are selected by `select_results`."""
         runs = tuple(run for run in self.runs if run.entities["sub"] == subject)
         names = {run.name for run in runs}
-        return Sources(self.raw, self.folders, runs, {key: one for key, one in self.prepared.items() if key in names})
+        return Sources(
+            self.raw, self.folders, runs, {name: run for name, run in self.prepared.items() if name in names}
+        )
+
+    def lesions_of(self, subject: str | None) -> list[Result]:
+        """Select the lesions of a subject's model; without a subject, those of models that were not recorded."""
+        labels = self.subjects if subject is None else [subject]
+        weights = {self.for_subject(label).runs[0].metadata.get("WeightsSHA256") for label in labels}
+        recorded = subject is not None
+        return [lesion for lesion in self.lesions if (lesion.metadata.get("WeightsSHA256") in weights) == recorded]
 
     def _find(self, pattern: str) -> list[Result]:
-        """Results in all folders, in order of name."""
-        found = [Result(path, folder) for folder in self.folders for path in sorted(folder.glob(pattern))]
-        return [one for one in found if not self.wanted or set(one.subjects) <= set(self.wanted)]
+        """Find results in all folders, in order of name."""
+        results = [Result(path, folder) for folder in self.folders for path in sorted(folder.glob(pattern))]
+        chosen = set(self.subject_filter)
+        return [result for result in results if not chosen or set(result.subjects) <= chosen]
 
 
-def _prepared(raw: Path, runs: Sequence[BoldRun]) -> dict[str, PreparedRun]:
-    """Runs that were prepared from the very recordings that are told; a recording is worth a page without it too."""
+def _find_prepared(raw: Path, runs: Sequence[BoldRun]) -> dict[str, PreparedRun]:
+    """Find prepared runs of the same version of these recordings; a dataset that is not prepared has none."""
     if not any((raw / PREPARED).glob("sub-*")):
         return {}
-    told, found = {run.name: run for run in runs}, find_prepared(raw)
+    recordings, prepared = {run.name: run for run in runs}, find_prepared(raw)
     return {
-        name: one
-        for name, one in found.items()
-        if name in told and one.volumes.metadata.get("SourceSHA256") == told[name].fingerprint
+        name: run
+        for name, run in prepared.items()
+        if name in recordings and run.volumes.metadata.get("SourceSHA256") == recordings[name].fingerprint
     }
 
 
-def about(found: Iterable[Result], subjects: Sequence[str]) -> list[Result]:
-    """Keep results about one subject and no other."""
-    return [one for one in found if one.subjects == list(subjects)]
+def select_results(results: Iterable[Result], subjects: Sequence[str]) -> list[Result]:
+    """Select the results of exactly these subjects."""
+    return [result for result in results if result.subjects == list(subjects)]
