@@ -48,7 +48,7 @@ def truth(planted: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def found(planted: Path) -> NetworkSet:
+def networks(planted: Path) -> NetworkSet:
     (networks,) = find_networks(planted / "derivatives" / "glm")
     assert networks.tasks == TASKS
     return networks
@@ -59,8 +59,8 @@ def test_the_largest_overlap_is_the_planted_one(planted_results: Path, truth: np
     pairs = answer.tables["pairs"]
     largest = pairs.loc[pairs["dice"].idxmax()]
     assert (largest["task_a"], largest["task_b"]) == ("medicalimaging", "pathology")
-    one, other = (TASKS.index(largest[name]) for name in ("task_a", "task_b"))
-    assert largest["dice"] == pytest.approx(index_matrix("dice", truth)[one, other], abs=0.05)
+    a, b = (TASKS.index(largest[name]) for name in ("task_a", "task_b"))
+    assert largest["dice"] == pytest.approx(index_matrix("dice", truth)[a, b], abs=0.05)
     assert largest["p_holm"] <= 0.05
     assert largest["same_sign"] == pytest.approx(largest["shared"], abs=2)
     others = pairs.drop(largest.name)
@@ -78,8 +78,8 @@ def test_tasks_repeat_better_than_they_resemble_others(planted_results: Path) ->
     pairs = answer.tables["pairs"]
     within = pairs["task_a"] == pairs["task_b"]
     planted_pairs = [{"medicalimaging", "pathology"}, {"archeology", "paleontology"}]
-    alike = [{a, b} in planted_pairs for a, b in zip(pairs["task_a"], pairs["task_b"], strict=True)]
-    assert pairs.loc[within, "dice"].min() > pairs.loc[~within & ~np.array(alike), "dice"].max()
+    planted_alike = [{a, b} in planted_pairs for a, b in zip(pairs["task_a"], pairs["task_b"], strict=True)]
+    assert pairs.loc[within, "dice"].min() > pairs.loc[~within & ~np.array(planted_alike), "dice"].max()
     assert pairs.loc[within, "correlation"].min() > pairs.loc[~within, "correlation"].max()
     summary = answer.tables["summary"].set_index(["measure", "task"])
     for measure in ("dice", "correlation"):
@@ -177,11 +177,11 @@ def test_overlap_of_tasks_without_effect_is_uniform(nothing: list[RunContrast], 
     pair = [[run for run in nothing if run.task == task] for task in ("nothing2", "nothing4")]
     p_values = []
     for _ in range(120):
-        own = [[relabel(run, rng) for run in runs] for runs in pair]
-        networks = np.stack([rule.select(RunSums.from_runs(runs).pooled(np.ones(3)))[0] for runs in own])
+        relabelled_runs = [[relabel(run, rng) for run in runs] for runs in pair]
+        networks = np.stack([rule.select(RunSums.from_runs(runs).pooled(np.ones(3)))[0] for runs in relabelled_runs])
         drawn = [
             np.concatenate(list(matched_networks(relabelled(runs, 99, rng), count, layers, "two")))
-            for runs, count in zip(own, units_per_layer(networks, layers), strict=True)
+            for runs, count in zip(relabelled_runs, units_per_layer(networks, layers), strict=True)
         ]
         by_chance = shared_units(np.stack(drawn, axis=1))[:, 0, 1]
         p_values.append(float(p_at_least(shared_units(networks)[0, 1], by_chance, rng)))
@@ -194,15 +194,15 @@ def test_identification_is_at_chance_where_there_is_nothing(nothing: list[RunCon
     rates: dict[tuple[str, str], list[float]] = {}
     inside = []
     for _ in range(60):
-        own = [relabel(run, rng) for run in nothing]
-        experiment, labels = experiment_of(own, ["1%", "5%"], SCORES)
+        relabelled_runs = [relabel(run, rng) for run in nothing]
+        experiment, labels = experiment_of(relabelled_runs, ["1%", "5%"], SCORES)
         result = experiment.identify(labels, rng)
         for key, rate in experiment.accuracies(labels, result).items():
             rates.setdefault(key, []).append(rate)
         _, low, high = accuracy_interval(result.predictions["run", "mean-z"] == labels, np.arange(len(labels)))
         inside.append(low <= 1 / 6 <= high)
-    for key, found in rates.items():
-        assert abs(np.mean(found) - 1 / 6) < 2.8 * np.std(found, ddof=1) / np.sqrt(len(found)), key
+    for key, accuracies in rates.items():
+        assert abs(np.mean(accuracies) - 1 / 6) < 2.8 * np.std(accuracies, ddof=1) / np.sqrt(len(accuracies)), key
     assert np.mean(inside) >= 0.85
 
 
@@ -212,27 +212,29 @@ def test_a_choice_that_sees_the_held_out_run_would_be_caught(nothing: list[RunCo
     rules = ("0.3%", "0.5%", "1%", "2%", "3%", "5%", "8%", "15%", "25%", "40%")
     nested, leaky = [], []
     for _ in range(25):
-        own = [relabel(run, rng) for run in nothing]
-        ours, labels = experiment_of(own, rules, ["mean-z"])
+        relabelled_runs = [relabel(run, rng) for run in nothing]
+        ours, labels = experiment_of(relabelled_runs, rules, ["mean-z"])
         nested.append(ours.accuracies(labels, ours.identify(labels, rng))["run", "mean-z"])
         of_runs = {"run": ours.items["run"]}
         each = [replace(ours, rules=(rule,), items=of_runs) for rule in ours.rules]
-        leaky.append(max(one.accuracies(labels, one.identify(labels, rng))["run", "mean-z"] for one in each))
+        leaky.append(
+            max(experiment.accuracies(labels, experiment.identify(labels, rng))["run", "mean-z"] for experiment in each)
+        )
     n_items = 25 * len(nothing)
     assert binomtest(round(len(nothing) * sum(nested)), n_items, 1 / 6, "greater").pvalue > 0.01
     assert binomtest(round(len(nothing) * sum(leaky)), n_items, 1 / 6, "greater").pvalue < 1e-4
 
 
-def test_what_is_held_out_changes_nothing_of_the_choice(found: NetworkSet) -> None:
-    runs = found.runs()
+def test_what_is_held_out_changes_nothing_of_the_choice(networks: NetworkSet) -> None:
+    runs = networks.runs()
     rng = np.random.default_rng(1)
     spoiled = [
         replace(run, effects=100 * rng.standard_normal(run.effects.shape)) if run.run == "run-03" else run
         for run in runs
     ]
     chosen = []
-    for own in (runs, spoiled):
-        experiment, labels = experiment_of(own, ["0.5%", "2%", "20%"], SCORES)
+    for version in (runs, spoiled):
+        experiment, labels = experiment_of(version, ["0.5%", "2%", "20%"], SCORES)
         folds = experiment.identify(labels, np.random.default_rng(0)).folds
         chosen.append(folds[folds["held_out"] == "run-03"].reset_index(drop=True))
     pd.testing.assert_frame_equal(*chosen)
@@ -241,5 +243,5 @@ def test_what_is_held_out_changes_nothing_of_the_choice(found: NetworkSet) -> No
 def test_exchanges_stay_in_their_cells() -> None:
     tasks, cells = ["a", "b", "c", "a", "b", "c"], ["1", "1", "1", "2", "2", "2"]
     drawn = [exchanged_labels(tasks, cells, np.random.default_rng(seed)).tolist() for seed in range(20)]
-    assert all(sorted(one[:3]) == sorted(one[3:]) == ["a", "b", "c"] for one in drawn)
-    assert len({tuple(one) for one in drawn}) > 10
+    assert all(sorted(tasks[:3]) == sorted(tasks[3:]) == ["a", "b", "c"] for tasks in drawn)
+    assert len({tuple(tasks) for tasks in drawn}) > 10

@@ -43,14 +43,14 @@ def test_an_answer_is_told_written_and_valid(
 ) -> None:
     call = ["networks", question, str(planted_results), *QUICK[question]]
     assert main(call) == 0
-    said = capsys.readouterr().out
-    assert said.startswith(f"{question}: sub-phantom, site block\n")
-    assert str(planted_results / "networks") in said
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{question}: sub-phantom, site block\n")
+    assert str(planted_results / "networks") in printed
     assert main([*call, "--overwrite", "--json"]) == 0
-    (told,) = json.loads(capsys.readouterr().out)
+    (described,) = json.loads(capsys.readouterr().out)
     files = {path.name for path in (planted_results / "networks").iterdir()}
-    assert files == {path.rpartition("/")[2] for path in told["files"]}
-    assert {f"{name}.tsv" for name in told["tables"]} == {
+    assert files == {path.rpartition("/")[2] for path in described["files"]}
+    assert {f"{name}.tsv" for name in described["tables"]} == {
         name.rpartition("_")[2] for name in files if name.endswith(".tsv")
     }
     assert validate(planted_results)[0].summary().endswith("0 errors, 0 warnings")
@@ -66,9 +66,9 @@ def test_the_same_seed_gives_the_same_answer(question: str, planted_results: Pat
         "profile": profile,
     }
     draws = {"n_draws": 9} if question in {"overlap", "profile"} else {"n_permutations": 9}
-    found = [ask[question](planted_results, seed=4, overwrite=True, progress=False, **draws)[0] for _ in range(2)]
-    for name, table in found[0].tables.items():
-        assert table.equals(found[1].tables[name])
+    answers = [ask[question](planted_results, seed=4, overwrite=True, progress=False, **draws)[0] for _ in range(2)]
+    for name, table in answers[0].tables.items():
+        assert table.equals(answers[1].tables[name])
 
 
 def test_questions_are_functions_of_the_package() -> None:
@@ -102,7 +102,7 @@ def test_an_answer_is_not_replaced_unasked(planted_results: Path, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["overlap", "--task-label", "pathology"], "1 task (pathology)"),
         (["overlap", "--task-label", "nosuch"], "task-nosuch not found"),
@@ -119,12 +119,12 @@ def test_an_answer_is_not_replaced_unasked(planted_results: Path, capsys: pytest
     ],
 )
 def test_what_cannot_be_asked_is_said_in_one_line(
-    options: list[str], said: str, planted: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], message: str, planted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = planted / "derivatives" / "glm"
     assert main(["networks", options[0], str(results), *options[1:]]) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
     assert not (results / "networks").exists()
 
@@ -173,10 +173,10 @@ def test_an_empty_network_shares_nothing(planted_results: Path) -> None:
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine, image.header), path)
     (answer,) = overlap(planted_results, n_draws=50, progress=False)
     pairs = answer.tables["pairs"]
-    own = (pairs["task_a"] == "pathology") | (pairs["task_b"] == "pathology")
-    assert pairs.loc[own, "p"].isna().all()
-    assert (pairs.loc[own, "dice"] == 0).all()
-    assert pairs.loc[~own, "p"].notna().all()
+    of_task = (pairs["task_a"] == "pathology") | (pairs["task_b"] == "pathology")
+    assert pairs.loc[of_task, "p"].isna().all()
+    assert (pairs.loc[of_task, "dice"] == 0).all()
+    assert pairs.loc[~of_task, "p"].notna().all()
 
 
 @pytest.mark.usefixtures("blank_figures")

@@ -33,7 +33,7 @@ def permuted(networks: np.ndarray, n_draws: int, rng: np.random.Generator) -> np
 
 def test_indices_are_those_of_sets() -> None:
     sets = [set(np.flatnonzero(row)) for row in NETWORKS]
-    shared = np.array([[len(one & other) for other in sets] for one in sets])
+    shared = np.array([[len(a & b) for b in sets] for a in sets])
     assert shared_units(NETWORKS).tolist() == shared.tolist()
     expected = {
         "dice": [[2 * len(a & b) / (len(a) + len(b)) for b in sets] for a in sets],
@@ -49,9 +49,9 @@ def test_indices_are_those_of_sets() -> None:
 
 
 def test_indices_of_empty_networks() -> None:
-    found = {name: index_of(name, 0, [0, 5], [0, 0]) for name in INDICES}
-    assert np.isnan(found["dice"]).tolist() == np.isnan(found["jaccard"]).tolist() == [True, False]
-    assert np.isnan(found["overlap_coefficient"]).all()
+    indices = {name: index_of(name, 0, [0, 5], [0, 0]) for name in INDICES}
+    assert np.isnan(indices["dice"]).tolist() == np.isnan(indices["jaccard"]).tolist() == [True, False]
+    assert np.isnan(indices["overlap_coefficient"]).all()
     empty = np.zeros((2, 7), bool)
     assert shared_by_chance(empty, np.arange(7) // 3, 5, np.random.default_rng(0)).sum() == 0
     assert units_of_k_by_chance(empty, np.arange(7) // 3).tolist() == [7, 0, 0]
@@ -103,25 +103,25 @@ def test_units_of_several_networks_are_counted() -> None:
 
 
 def test_combinations_are_exclusive_and_the_most_frequent_first() -> None:
-    found = combinations_of(NETWORKS, ["two", "three", "five"])
+    counts = combinations_of(NETWORKS, ["two", "three", "five"])
     by_hand: dict[tuple[str, ...], int] = {}
     for place in range(20):
         key = tuple(name for name, row in zip(("two", "three", "five"), NETWORKS, strict=True) if row[place])
         by_hand[key] = by_hand.get(key, 0) + 1
     del by_hand[()]
-    assert found == by_hand
-    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert counts == by_hand
+    assert list(counts.values()) == sorted(counts.values(), reverse=True)
 
 
 @pytest.mark.parametrize("tail", ["two", "positive", "negative"])
 def test_matched_networks_have_as_many_units_in_each_layer(tail: str) -> None:
     counts = np.array([0, 3, 0, 7])
     maps = np.random.default_rng(4).normal(size=(5, 20))
-    (found,) = matched_networks(iter([maps]), counts, LAYERS, tail)  # type: ignore[arg-type]
-    assert (units_per_layer(found, LAYERS) == counts).all()
+    (networks,) = matched_networks(iter([maps]), counts, LAYERS, tail)  # type: ignore[arg-type]
+    assert (units_per_layer(networks, LAYERS) == counts).all()
     turned = {"two": np.abs(maps), "positive": maps, "negative": -maps}[tail]
-    inside = np.where(found & (LAYERS == 1), turned, np.inf).min(1)
-    outside = np.where(~found & (LAYERS == 1), turned, -np.inf).max(1)
+    inside = np.where(networks & (LAYERS == 1), turned, np.inf).min(1)
+    outside = np.where(~networks & (LAYERS == 1), turned, -np.inf).max(1)
     assert (inside > outside).all()
 
 
@@ -129,9 +129,9 @@ def test_p_values_count_the_draws_that_are_as_large() -> None:
     drawn = np.array([[0, 5], [1, 5], [1, 5], [3, 5]])
     assert p_at_least([1, 5], drawn).tolist() == [4 / 5, 1]
     assert p_at_least([4, 6], drawn).tolist() == [1 / 5, 1 / 5]
-    found = p_at_least([np.nan, 1.0], np.array([[1, np.nan], [2, 0.5], [3, 1.5]]))
-    assert np.isnan(found[0])
-    assert found[1] == 3 / 4  # what is not known may be more
+    p = p_at_least([np.nan, 1.0], np.array([[1, np.nan], [2, 0.5], [3, 1.5]]))
+    assert np.isnan(p[0])
+    assert p[1] == 3 / 4  # what is not known may be more
 
 
 def test_sums_in_another_order_are_ties() -> None:

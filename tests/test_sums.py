@@ -33,22 +33,22 @@ def run_of(
     kinds: list[str],
     effects: np.ndarray,
     n_drifts: int = 0,
-    asked: Contrast = ON_OFF,
+    contrast: Contrast = ON_OFF,
     texts: list[str] | None = None,
 ) -> RunContrast:
     """A run with its design; its texts are its own unless they are given."""
-    own = [f"{id(effects)} {number}" for number in range(len(kinds))] if texts is None else texts
-    prompts = pd.DataFrame({"trial_type": kinds, "block": "1", "stimulus": own})
-    return RunContrast.from_design(("a", "s", "run-01"), prompts, effects, design_of(kinds, n_drifts), asked)
+    stimuli = [f"{id(effects)} {number}" for number in range(len(kinds))] if texts is None else texts
+    prompts = pd.DataFrame({"trial_type": kinds, "block": "1", "stimulus": stimuli})
+    return RunContrast.from_design(("a", "s", "run-01"), prompts, effects, design_of(kinds, n_drifts), contrast)
 
 
-def stacked(designs: list[pd.DataFrame], own: tuple[str, ...]) -> pd.DataFrame:
-    """One design over runs in which the columns that start as in `own` are each run's own."""
-    named = [
-        one.rename(columns=lambda name, number=number: f"{name}_{number}" if name.startswith(own) else name)
-        for number, one in enumerate(designs)
+def stacked(designs: list[pd.DataFrame], repeated: tuple[str, ...]) -> pd.DataFrame:
+    """One design over runs in which the columns that start as in `repeated` are each run's repeated."""
+    renamed = [
+        design.rename(columns=lambda name, number=number: f"{name}_{number}" if name.startswith(repeated) else name)
+        for number, design in enumerate(designs)
     ]
-    return pd.concat(named, ignore_index=True).fillna(0.0)
+    return pd.concat(renamed, ignore_index=True).fillna(0.0)
 
 
 KINDS = [["on", "off"] * 5, ["off", "off", "on"] * 4, ["on", "off", "off", "on", "on", "off", "on"]]
@@ -63,9 +63,9 @@ def test_several_runs_are_the_linear_model_of_all_their_prompts() -> None:
     choices = [[1, 1, 1], [1, 0, 1], [0, 1, 0], [1, 1, 0]]
     maps = sums.pooled(choices)
     for row, choice in enumerate(choices):
-        kept = np.flatnonzero(choice)
-        matrix = stacked([designs[run] for run in kept], ("drift", "constant"))
-        values = np.concatenate([effects[run] for run in kept])
+        runs = np.flatnonzero(choice)
+        matrix = stacked([designs[run] for run in runs], ("drift", "constant"))
+        values = np.concatenate([effects[run] for run in runs])
         glm = join(contrasts_of_run(values, matrix, [ON_OFF], "ols"))["onMinusOff"]
         assert maps.dof[row] == glm.dof == len(matrix) - np.linalg.matrix_rank(matrix)
         assert maps.effect[row] == pytest.approx(glm.effect)
@@ -76,15 +76,15 @@ def test_several_runs_are_the_linear_model_of_all_their_prompts() -> None:
 def test_a_condition_that_is_not_asked_about_is_each_runs_own() -> None:
     rng = np.random.default_rng(1)
     kinds = [["on", "off", "other"] * 3, ["other", "on", "off", "on"] * 2]
-    effects = [rng.normal(size=(len(own), 5)) for own in kinds]
-    asked = Contrast.from_expression("on - off")
-    maps = RunSums.from_runs([run_of(*args, 0, asked) for args in zip(kinds, effects, strict=True)]).pooled([1, 1])
-    designs = [design_of(own).drop(columns="constant") for own in kinds]
+    effects = [rng.normal(size=(len(of_run), 5)) for of_run in kinds]
+    contrast = Contrast.from_expression("on - off")
+    maps = RunSums.from_runs([run_of(*args, 0, contrast) for args in zip(kinds, effects, strict=True)]).pooled([1, 1])
+    designs = [design_of(of_run).drop(columns="constant") for of_run in kinds]
     half = [  # off is the same distance below on in all runs, all else is free
-        pd.DataFrame({"asked": (one["trial_type.on"] - one["trial_type.off"]) / 2}).assign(
-            mean=one["trial_type.on"] + one["trial_type.off"], other=one["trial_type.other"]
+        pd.DataFrame({"asked": (design["trial_type.on"] - design["trial_type.off"]) / 2}).assign(
+            mean=design["trial_type.on"] + design["trial_type.off"], other=design["trial_type.other"]
         )
-        for one in designs
+        for design in designs
     ]
     matrix = stacked(half, ("mean", "other")).to_numpy()
     values = np.concatenate(effects)
@@ -170,11 +170,11 @@ def test_a_text_changes_sides_wherever_it_is_shown() -> None:
     rng = np.random.default_rng(8)
     kinds = ["on", "off"] * 6
     shared = [f"base {place}" if kind == "off" else f"{place}" for place, kind in enumerate(kinds)]
-    other = [text if "base" in text else f"other {text}" for text in shared]
+    others = [text if "base" in text else f"other {text}" for text in shared]
     flipped = Contrast.from_expression("off - on")
     runs = [
-        run_of(kinds, rng.normal(size=(12, 3)), 0, asked, texts)
-        for asked, texts in ((ON_OFF, shared), (flipped, other))
+        run_of(kinds, rng.normal(size=(12, 3)), 0, contrast, texts)
+        for contrast, texts in ((ON_OFF, shared), (flipped, others))
     ]
     texts = SharedTexts.from_runs(runs, 50)
     assert len(texts.columns) == 6
@@ -187,26 +187,28 @@ def test_a_text_changes_sides_wherever_it_is_shown() -> None:
     assert len(np.unique(first, axis=0)) > 30
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_a_baseline_in_common_is_no_overlap(known: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize("shared_are_known", [True, False])
+def test_a_baseline_in_common_is_no_overlap(shared_are_known: bool) -> None:  # noqa: FBT001
     rng = np.random.default_rng(11)
     kinds, rule, p_values = ["on", "off"] * 8, NetworkRule.from_text("10%"), []
     for _ in range(80):
         first, second = rng.normal(size=(2, 16, 300))
         second[1::2] = first[1::2]
         texts = [[f"{place}" if place % 2 else f"{task} {place}" for place in range(16)] for task in "ab"]
-        runs = [run_of(kinds, own, 0, ON_OFF, shown) for own, shown in zip((first, second), texts, strict=True)]
-        shared = SharedTexts.from_runs(runs, 39) if known else None
+        runs = [
+            run_of(kinds, effects, 0, ON_OFF, stimuli) for effects, stimuli in zip((first, second), texts, strict=True)
+        ]
+        shared = SharedTexts.from_runs(runs, 39) if shared_are_known else None
         drawn = [rule.select(Maps(t, t, t[:, 0])) for run in runs for t in relabelled([run], 39, rng, shared)]
-        found = [rule.select(RunSums.from_runs([run]).pooled([1]))[0] for run in runs]
-        p_values.append(float(p_at_least((found[0] & found[1]).sum(), (drawn[0] & drawn[1]).sum(1), rng)))
-    assert (stats.kstest(p_values, "uniform").pvalue > 0.01) == known
+        networks = [rule.select(RunSums.from_runs([run]).pooled([1]))[0] for run in runs]
+        p_values.append(float(p_at_least((networks[0] & networks[1]).sum(), (drawn[0] & drawn[1]).sum(1), rng)))
+    assert (stats.kstest(p_values, "uniform").pvalue > 0.01) == shared_are_known
 
 
-@pytest.mark.parametrize("asked", ["on - off", "on - other", "2*on - off - other"])
-def test_orders_are_exchanges(asked: str) -> None:
+@pytest.mark.parametrize("expression", ["on - off", "on - other", "2*on - off - other"])
+def test_orders_are_exchanges(expression: str) -> None:
     kinds = ["on", "off", "other", "off", "on", "other", "on"]
-    run = run_of(kinds, np.ones((7, 2)), 0, Contrast.from_expression(asked))
+    run = run_of(kinds, np.ones((7, 2)), 0, Contrast.from_expression(expression))
     orders = SharedTexts.from_runs([run, run], 3000).exchange(run, slice(0, 3000), np.random.default_rng(9))
     assert (np.sort(orders, axis=1) == np.arange(7)).all()
     often = np.array([(orders == row).mean(0) for row in range(7)])
@@ -264,8 +266,8 @@ def test_networks_of_a_test(text: str, tail: str) -> None:
     rng = np.random.default_rng(10)
     t = np.concatenate([rng.normal(4, 1, (2, 10)), rng.normal(size=(2, 33)), -rng.normal(4, 1, (2, 7))], axis=1)
     maps = Maps(t, t, np.array([11.0, 40.0]))
-    found = NetworkRule.from_text(text, 0.05, tail).select(maps)  # type: ignore[arg-type]
-    for row, p in zip(found, maps.p(tail), strict=True):  # type: ignore[arg-type]
+    networks = NetworkRule.from_text(text, 0.05, tail).select(maps)  # type: ignore[arg-type]
+    for row, p in zip(networks, maps.p(tail), strict=True):  # type: ignore[arg-type]
         steps = {"fdr": 0.05 * np.arange(1, 51) / 50, "bonferroni": np.full(50, 0.001), "none": np.full(50, 0.05)}[text]
         below = np.flatnonzero(np.sort(p) <= steps)
         assert row.tolist() == (p <= np.sort(p)[below.max()]).tolist()

@@ -44,11 +44,11 @@ def test_intraclass_correlations_of_the_edge() -> None:
     assert icc(targets + judges)[1] == pytest.approx(np.ones(3))
     constant = np.full((5, 4, 3), 0.1)
     constant[..., 2] = rng.normal(size=(5, 4))
-    for found in icc(constant):
-        assert np.isnan(found).tolist() == [True, True, False]
-    for found in icc(rng.normal(size=(2, 3, 4000))):
-        assert np.isfinite(found).all()
-        assert (found <= 1).all()
+    for values in icc(constant):
+        assert np.isnan(values).tolist() == [True, True, False]
+    for values in icc(rng.normal(size=(2, 3, 4000))):
+        assert np.isfinite(values).all()
+        assert (values <= 1).all()
 
 
 def test_raters_stay_who_they_are_when_tasks_are_exchanged() -> None:
@@ -59,11 +59,11 @@ def test_raters_stay_who_they_are_when_tasks_are_exchanged() -> None:
     for _ in range(150):
         effects = rng.normal(size=(12, 5)) + np.tile(10 * rng.normal(size=(4, 5)), (3, 1))
         labels = [exchanged_labels(tasks.tolist(), cells.tolist(), rng) for _ in range(39)]
-        found, *drawn = [np.median(icc(effects[rated_runs(own, cells)])[1]) for own in (tasks, *labels)]
-        p_values.append(float(p_at_least(found, np.array(drawn), rng)))
+        observed, *drawn = [np.median(icc(effects[rated_runs(order, cells)])[1]) for order in (tasks, *labels)]
+        p_values.append(float(p_at_least(observed, np.array(drawn), rng)))
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
-    shown = rated_runs(["a", "b", "b", "a", "b"], ["1", "1", "3", "3", "2"])
-    assert shown.tolist() == [[0, 3], [1, 2]]
+    numbers = rated_runs(["a", "b", "b", "a", "b"], ["1", "1", "3", "3", "2"])
+    assert numbers.tolist() == [[0, 3], [1, 2]]
     assert rated_runs(["a", "a", "b", "b", "b"], ["1", "2", "5", "4", "2"]).tolist() == [[0, 1], [4, 3]]
 
 
@@ -83,8 +83,8 @@ def test_pairs_within_and_between() -> None:
     matrix = matrix + matrix.T
     matrix[0, 2] = matrix[2, 0] = np.nan
     pairs = [pair for pair in combinations(range(6), 2) if pair != (0, 2)]
-    same = [matrix[one, other] for one, other in pairs if tasks[one] == tasks[other]]
-    others = [matrix[one, other] for one, other in pairs if tasks[one] != tasks[other]]
+    same = [matrix[a, b] for a, b in pairs if tasks[a] == tasks[b]]
+    others = [matrix[a, b] for a, b in pairs if tasks[a] != tasks[b]]
     assert within_and_between(matrix, tasks) == pytest.approx((np.mean(same), np.mean(others)))
     assert np.isnan(within_and_between(matrix[:2, :2], ["a", "b"])[0])
     assert np.isnan(within_and_between(matrix[:2, :2], ["a", "a"])[1])
@@ -92,14 +92,14 @@ def test_pairs_within_and_between() -> None:
 
 def test_the_jackknife_of_means_is_their_standard_error() -> None:
     values = np.random.default_rng(3).normal(size=11)
-    found = jackknife(lambda kept: float(values[kept].mean()), [range(11)], 0.9)
+    interval = jackknife(lambda runs: float(values[runs].mean()), [range(11)], 0.9)
     low, high = stats.t.interval(0.9, 10, values.mean(), stats.sem(values))
-    assert found == pytest.approx((values.mean(), low, high))
-    found = jackknife(
-        lambda kept: float(values[kept[kept < 4]].mean() - values[kept[kept > 3]].mean()), [range(4), range(4, 11)]
+    assert interval == pytest.approx((values.mean(), low, high))
+    interval = jackknife(
+        lambda runs: float(values[runs[runs < 4]].mean() - values[runs[runs > 3]].mean()), [range(4), range(4, 11)]
     )
     error = np.hypot(stats.sem(values[:4]), stats.sem(values[4:]))
-    assert found[2] - found[0] == pytest.approx(stats.t.isf(0.025, 3 + 6) * error)
+    assert interval[2] - interval[0] == pytest.approx(stats.t.isf(0.025, 3 + 6) * error)
 
 
 def test_intervals_cover_as_often_as_they_say() -> None:
@@ -107,36 +107,36 @@ def test_intervals_cover_as_often_as_they_say() -> None:
     inside = []
     for _ in range(300):
         values = rng.exponential(size=24)
-        _, low, high = jackknife(lambda kept, values=values: float(np.log(values[kept].mean())), [range(24)])
+        _, low, high = jackknife(lambda runs, values=values: float(np.log(values[runs].mean())), [range(24)])
         inside.append(low <= 0 <= high)
     assert stats.binomtest(sum(inside), 300, 0.95).pvalue > 0.01
 
 
 def test_a_single_run_has_no_interval() -> None:
-    assert np.isnan(jackknife(lambda kept: float(kept.sum()), [[0, 1], [2]])[1:]).all()
-    assert jackknife(lambda kept: float(kept.sum()), [[0, 1], [2]])[0] == 3
-    assert np.isnan(jackknife(lambda kept: np.nan if len(kept) < 3 else 1.0, [[0, 1, 2]])[1:]).all()
+    assert np.isnan(jackknife(lambda runs: float(runs.sum()), [[0, 1], [2]])[1:]).all()
+    assert jackknife(lambda runs: float(runs.sum()), [[0, 1], [2]])[0] == 3
+    assert np.isnan(jackknife(lambda runs: np.nan if len(runs) < 3 else 1.0, [[0, 1, 2]])[1:]).all()
 
 
 @pytest.mark.parametrize(("n_runs", "size", "n_pairs"), [(4, 2, 3), (5, 2, 15), (6, 1, 15), (7, 3, 70), (2, 1, 1)])
 def test_halves_are_all_pairs_of_disjoint_sets(n_runs: int, size: int, n_pairs: int) -> None:
-    found = halves(n_runs, size, 1000, np.random.default_rng(0))
-    assert len({frozenset(map(frozenset, pair)) for pair in found}) == len(found) == n_pairs
-    assert all(len(one) == len(other) == size and not set(one) & set(other) for one, other in found)
+    pairs = halves(n_runs, size, 1000, np.random.default_rng(0))
+    assert len({frozenset(map(frozenset, pair)) for pair in pairs}) == len(pairs) == n_pairs
+    assert all(len(first) == len(second) == size and not set(first) & set(second) for first, second in pairs)
     assert len(halves(n_runs, size, 1, np.random.default_rng(0))) == 1
 
 
 def test_halves_of_many_runs_are_drawn() -> None:
-    found = halves(20, 9, 40, np.random.default_rng(0))
-    assert len(found) == 40
-    assert all(len(set(one) | set(other)) == 18 for one, other in found)
-    assert len({tuple(one) for one, _ in found}) > 35
+    pairs = halves(20, 9, 40, np.random.default_rng(0))
+    assert len(pairs) == 40
+    assert all(len(set(first) | set(second)) == 18 for first, second in pairs)
+    assert len({tuple(first) for first, _ in pairs}) > 35
 
 
 def test_exchanges_of_incomplete_cells_keep_what_each_cell_has() -> None:
     tasks, cells = ["a", "a", "b", "b", "b"], ["1", "3", "1", "2", "3"]
-    found = {tuple(exchanged_labels(tasks, cells, np.random.default_rng(seed))) for seed in range(40)}
-    assert found == {
+    orders = {tuple(exchanged_labels(tasks, cells, np.random.default_rng(seed))) for seed in range(40)}
+    assert orders == {
         ("a", "a", "b", "b", "b"),
         ("b", "a", "a", "b", "b"),
         ("a", "b", "b", "b", "a"),
@@ -147,9 +147,9 @@ def test_exchanges_of_incomplete_cells_keep_what_each_cell_has() -> None:
 def test_longer_tests_are_more_reliable() -> None:
     rng = np.random.default_rng(5)
     truth = rng.normal(size=50_000)
-    one, two = (truth + rng.normal(size=(3, 50_000)) for _ in range(2))
-    single = float(np.corrcoef(one[0], two[0])[0, 1])
-    assert lengthened(single, 3) == pytest.approx(np.corrcoef(one.mean(0), two.mean(0))[0, 1], abs=0.02)
+    first, second = (truth + rng.normal(size=(3, 50_000)) for _ in range(2))
+    single = float(np.corrcoef(first[0], second[0])[0, 1])
+    assert lengthened(single, 3) == pytest.approx(np.corrcoef(first.mean(0), second.mean(0))[0, 1], abs=0.02)
     assert lengthened(0.6, 1) == pytest.approx(0.6)
     assert lengthened(0.0, 9) == 0
     assert np.isnan([lengthened(-0.5, 3), lengthened(-1.0, 2), lengthened(np.nan, 2)]).all()
@@ -159,15 +159,15 @@ def test_quantiles_layer_by_layer() -> None:
     layers = np.repeat([0, 2, 5], [11, 1, 4])
     values = np.concatenate([np.arange(11.0), [7.0], np.full(4, np.nan)])
     values[3] = np.nan
-    found = quantiles_by_layer(values, layers, 6.0)
-    assert found["layer"].tolist() == [0, 2, 5]
-    assert found["n_units"].tolist() == [10, 1, 0]
-    assert found["good"].tolist()[:2] == [0.5, 1.0]
-    assert found["mean"].tolist()[:2] == [5.2, 7.0]
-    assert found.loc[0, ["q05", "q25", "q50", "q75", "q95"]].tolist() == pytest.approx(
+    table = quantiles_by_layer(values, layers, 6.0)
+    assert table["layer"].tolist() == [0, 2, 5]
+    assert table["n_units"].tolist() == [10, 1, 0]
+    assert table["good"].tolist()[:2] == [0.5, 1.0]
+    assert table["mean"].tolist()[:2] == [5.2, 7.0]
+    assert table.loc[0, ["q05", "q25", "q50", "q75", "q95"]].tolist() == pytest.approx(
         np.nanquantile(values[:11], [0.05, 0.25, 0.5, 0.75, 0.95])
     )
-    assert found.drop(columns=["layer", "n_units"]).iloc[2].isna().all()
+    assert table.drop(columns=["layer", "n_units"]).iloc[2].isna().all()
 
 
 def runs_of(n_runs: int, truth: np.ndarray, rng: np.random.Generator, n_prompts: int = 16) -> list[RunContrast]:
@@ -175,72 +175,72 @@ def runs_of(n_runs: int, truth: np.ndarray, rng: np.random.Generator, n_prompts:
     kinds = ["on", "off"] * (n_prompts // 2)
     on = (np.array(kinds) == "on").astype(float)
     design = pd.DataFrame({"trial_type.on": on, "trial_type.off": 1 - on, "constant": 1.0})
-    found = []
+    runs = []
     for number in range(n_runs):
         texts = [f"{number} {place}" for place in range(n_prompts)]
         prompts = pd.DataFrame({"trial_type": kinds, "block": "1", "stimulus": texts})
         effects = (on - 0.5)[:, None] * truth + rng.normal(size=(n_prompts, truth.size))
-        asked = Contrast.from_expression("on - off")
-        found.append(RunContrast.from_design(("a", "s", f"run-{number}"), prompts, effects, design, asked))
-    return found
+        contrast = Contrast.from_expression("on - off")
+        runs.append(RunContrast.from_design(("a", "s", f"run-{number}"), prompts, effects, design, contrast))
+    return runs
 
 
 def test_agreement_grows_with_runs_as_reliability_does() -> None:
     rng = np.random.default_rng(6)
     runs = runs_of(6, 0.5 * rng.normal(size=4000), rng)
-    found = growth_with_runs(runs, RULE, 10, rng)
+    table = growth_with_runs(runs, RULE, 10, rng)
     single = 0.25 / (0.25 + 2 / 8)  # variance of the effect, and of the difference of two means of 8 prompts
     expected = [lengthened(single, size) for size in (1, 2, 3)]
-    assert found["n"].tolist() == [1, 2, 3]
-    assert found["n_prompts"].tolist() == [16, 32, 48]
-    assert found["n_splits"].tolist() == [10, 10, 10]
-    assert found["correlation"].tolist() == pytest.approx(expected, abs=0.03)
-    assert found["predicted"].tolist() == pytest.approx(expected, abs=0.03)
-    assert found["dice"].is_monotonic_increasing
-    assert 0.1 < found["dice"].iloc[0] < found["dice"].iloc[-1] < 1
+    assert table["n"].tolist() == [1, 2, 3]
+    assert table["n_prompts"].tolist() == [16, 32, 48]
+    assert table["n_splits"].tolist() == [10, 10, 10]
+    assert table["correlation"].tolist() == pytest.approx(expected, abs=0.03)
+    assert table["predicted"].tolist() == pytest.approx(expected, abs=0.03)
+    assert table["dice"].is_monotonic_increasing
+    assert 0.1 < table["dice"].iloc[0] < table["dice"].iloc[-1] < 1
 
 
 def test_agreement_grows_with_prompts_as_reliability_does() -> None:
     rng = np.random.default_rng(7)
     runs = runs_of(3, 0.5 * rng.normal(size=4000), rng, 14)
-    found = growth_with_prompts(runs, {"on": 1.0, "off": -1.0, "unused": 0.0}, RULE, 12, rng)
-    assert found["n"].tolist() == [2, 4, 8, 10]
-    assert found["n_prompts"].tolist() == [4, 8, 16, 20]
+    table = growth_with_prompts(runs, {"on": 1.0, "off": -1.0, "unused": 0.0}, RULE, 12, rng)
+    assert table["n"].tolist() == [2, 4, 8, 10]
+    assert table["n_prompts"].tolist() == [4, 8, 16, 20]
     expected = [0.25 / (0.25 + 2 / size) for size in (2, 4, 8, 10)]
-    assert found["correlation"].tolist() == pytest.approx(expected, abs=0.03)
-    assert found["predicted"].tolist() == pytest.approx(expected, abs=0.05)
+    assert table["correlation"].tolist() == pytest.approx(expected, abs=0.03)
+    assert table["predicted"].tolist() == pytest.approx(expected, abs=0.05)
 
 
 def test_nothing_agrees_at_the_null() -> None:
     rng = np.random.default_rng(8)
     runs = runs_of(4, np.zeros(3000), rng)
-    for found in (growth_with_runs(runs, RULE, 9, rng), growth_with_prompts(runs, {"on": 1, "off": -1}, RULE, 9, rng)):
-        assert found["correlation"].tolist() == pytest.approx([0] * len(found), abs=0.04)
-        assert found["dice"].tolist() == pytest.approx([0.1] * len(found), abs=0.03)
+    for table in (growth_with_runs(runs, RULE, 9, rng), growth_with_prompts(runs, {"on": 1, "off": -1}, RULE, 9, rng)):
+        assert table["correlation"].tolist() == pytest.approx([0] * len(table), abs=0.04)
+        assert table["dice"].tolist() == pytest.approx([0.1] * len(table), abs=0.03)
 
 
 def test_a_text_of_several_runs_is_on_one_side() -> None:
     """The same noise wherever a text is shown would agree with itself, were it on both sides."""
     rng = np.random.default_rng(9)
-    (one,) = runs_of(1, np.zeros(3000), rng)
-    found = growth_with_prompts([one, one, one], {"on": 1, "off": -1}, RULE, 15, rng)
-    assert found["n"].tolist() == [2, 4]
-    assert found["correlation"].tolist() == pytest.approx([0, 0], abs=0.05)
+    (run,) = runs_of(1, np.zeros(3000), rng)
+    table = growth_with_prompts([run, run, run], {"on": 1, "off": -1}, RULE, 15, rng)
+    assert table["n"].tolist() == [2, 4]
+    assert table["correlation"].tolist() == pytest.approx([0, 0], abs=0.05)
 
 
 def test_means_are_compared_as_in_a_linear_model() -> None:
     rng = np.random.default_rng(10)
-    on, off, other = rng.normal(size=(5, 7)), rng.normal(size=(8, 7)), rng.normal(size=(3, 7))
-    found = contrast_of_means([on, off], [1, -1])
+    on, off, rest_condition = rng.normal(size=(5, 7)), rng.normal(size=(8, 7)), rng.normal(size=(3, 7))
+    maps = contrast_of_means([on, off], [1, -1])
     expected = stats.ttest_ind(on, off)
-    assert found.t[0] == pytest.approx(expected.statistic)
-    assert found.dof.tolist() == [11]
-    assert found.effect[0] == pytest.approx(on.mean(0) - off.mean(0))
+    assert maps.t[0] == pytest.approx(expected.statistic)
+    assert maps.dof.tolist() == [11]
+    assert maps.effect[0] == pytest.approx(on.mean(0) - off.mean(0))
     matrix = np.repeat(np.eye(3), [5, 8, 3], axis=0)
     weights = np.array([2.0, -1.0, -1.0])
-    beta, rest, _, _ = np.linalg.lstsq(matrix, np.concatenate([on, off, other]), rcond=None)
+    beta, rest, _, _ = np.linalg.lstsq(matrix, np.concatenate([on, off, rest_condition]), rcond=None)
     error = np.sqrt(rest / 13 * (weights**2 / [5, 8, 3]).sum())
-    assert contrast_of_means([on, off, other], [2, -1, -1]).t[0] == pytest.approx(weights @ beta / error)
+    assert contrast_of_means([on, off, rest_condition], [2, -1, -1]).t[0] == pytest.approx(weights @ beta / error)
     constant = [np.full((3, 4), 0.1), np.full((5, 4), 0.1, np.float32)]
     assert (contrast_of_means([constant[0], constant[0][:2]], [1, -1]).t == 0).all()
     assert (contrast_of_means([constant[1], constant[1][:2]], [1, -1]).t == 0).all()
@@ -258,7 +258,7 @@ def test_empty_networks_agree_in_nothing() -> None:
     maps = RunSums.from_runs(runs_of(2, np.zeros(30), np.random.default_rng(12))).pooled(np.eye(2))
     strict = NetworkRule.from_text("bonferroni", 1e-9)
     halved = [Maps(maps.effect[row : row + 1], maps.t[row : row + 1], maps.dof[row : row + 1]) for row in (0, 1)]
-    found = compare_halves(*halved, strict)
-    assert found["dice"] == 0
-    assert found["correlation"] == pytest.approx(np.corrcoef(maps.effect)[0, 1])
-    assert np.isnan([found["dice_sd"], found["correlation_sd"]]).all()
+    agreement = compare_halves(*halved, strict)
+    assert agreement["dice"] == 0
+    assert agreement["correlation"] == pytest.approx(np.corrcoef(maps.effect)[0, 1])
+    assert np.isnan([agreement["dice_sd"], agreement["correlation_sd"]]).all()
