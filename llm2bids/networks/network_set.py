@@ -317,7 +317,7 @@ def find_networks(
     summaries = sorted(glm_dir.glob(f"sub-*/func/*_{SUMMARY}"))
     if not summaries:
         raise DatasetError(
-            f"{glm_dir} holds no results of single subjects; give the folder that llm2bids glm BIDS_DIR OUT_DIR made"
+            f"{glm_dir} holds no results of single subjects; give the folder that llm2bids glm wrote its results to"
         )
     fields = {path: read_json(path) for path in summaries}
     networks = [
