@@ -42,6 +42,7 @@ from llm2bids.options import as_tuple, declared_options
 from llm2bids.preparation import prep
 from llm2bids.pruning import prune
 from llm2bids.recording import record
+from llm2bids.reporting import report
 from llm2bids.statistics import glm
 from llm2bids.validation import validate
 
@@ -63,6 +64,7 @@ VERBS = {
     "fingerprint": fingerprint,
     "lesion": lesion,
     "prune": prune,
+    "report": report,
 }
 SHARED = {".bidsignore", "README.md", "dataset_description.json", "bids-validator-config.json", HISTORY, "lock"}
 """Files that belong to no single command."""

@@ -1,36 +1,50 @@
-"""What the demo does, as commands to type, with the settings and places that both share."""
+"""The demo as commands to type, with the settings and file names that both share."""
 
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from llm2bids.options import option, options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 BLOCKS: Final = 4
 """Blocks of a topic per run. No run shows 12 of its 60 prompts then, so that lesions can be scored on some of them."""
 CONTROLS: Final = 20
 """Random masks per lesion, few enough for a demo."""
 THRESHOLD: Final = "5%"
-"""Share of units that is a network in telling tasks; with several to choose among a demo would take longer."""
+"""Share of units that is a network when tasks are identified; a choice among several would take longer."""
 PAIR: Final = ("medicalimaging", "pathology")
-"""The tasks whose planted networks share most units."""
+"""The two tasks whose planted networks share most units."""
 SHARED: Final = f"shared_{'_'.join(PAIR)}.safetensors"
-"""File of the units that both found networks of the pair hold."""
+"""File of the units that are in both networks of the pair."""
+
+
+@options
+class DemoOptions:
+    """Options of ``demo``."""
+
+    bids_dir: str | Path = option(
+        "dataset to make; results are in its derivatives",
+        default="llm2bids-demo",
+        kw_only=False,
+        place=True,
+        metavar="DIR",
+    )
+    overwrite: bool = option("replace a demo that is there", default=False)
+    progress: bool | None = option("show progress bars; by default if the terminal can", default=None, typed=False)
 
 
 def mask_name(task: str) -> str:
-    """Name the file of a network that loads into hooks."""
+    """Name the file of a network as tensors, which load into hooks."""
     return f"task-{task}_mask.safetensors"
 
 
 def commands(bids_dir: Path, networks: Mapping[str, Path]) -> list[str]:
-    """List the commands that do the same by hand.
-
-    Returns lines for a shell. One mask is made ready for hooks; those of the other tasks are alike.
-    """
+    """List shell commands that do the same; of masks as tensors, one stands for all tasks."""
     home = shlex.quote(str(bids_dir))
     results = f"{home}/derivatives"
     masks = {task: f"{home}/{path.relative_to(bids_dir).as_posix()}" for task, path in networks.items()}

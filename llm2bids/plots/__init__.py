@@ -16,8 +16,9 @@ Lesions
 A picture's module is imported when the picture is first used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from llm2bids.plots.activity import draw_activity
@@ -55,27 +56,20 @@ __all__ = [
     "draw_sizes",
 ]
 
-
-_MODULES = {
-    "draw_curve": "lesions",
-    "draw_design_matrix": "design",
-    "draw_dissociation": "lesions",
-    "draw_effects": "profiles",
-    "draw_iou": "match",
-    "draw_profile": "layers",
-    "draw_sites": "profiles",
-    "draw_sizes": "layers",
-}
-"""Modules of the pictures that are not named after them."""
-
-
-def __getattr__(name: str) -> Any:
-    """Import a picture when it is first used (PEP 562)."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__} has no attribute {name}")
-    return getattr(import_module(f"{__name__}.{_MODULES.get(name, name.removeprefix('draw_'))}"), name)
-
-
-def __dir__() -> list[str]:
-    """List pictures that are not imported yet too."""
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "activity": ["draw_activity"],
+        "carpet": ["draw_carpet"],
+        "connectivity": ["draw_connectivity"],
+        "design": ["draw_design", "draw_design_matrix"],
+        "fingerprint": ["draw_fingerprint"],
+        "identification": ["draw_identification"],
+        "layers": ["draw_layers", "draw_profile", "draw_sizes"],
+        "lesions": ["draw_curve", "draw_dissociation"],
+        "match": ["draw_iou", "draw_match"],
+        "overlap": ["draw_overlap"],
+        "profiles": ["draw_effects", "draw_profiles", "draw_sites"],
+        "reliability": ["draw_reliability"],
+    },
+)
