@@ -48,8 +48,8 @@ def make_dataset(root: Path, n_scans: int) -> Path:
         for _ in range(n_prompts * TOKENS):
             state = 0.5 * state + rng.standard_normal(SPACE.n_units)
             writer.append(SPACE.to_volumes(state[None].astype(np.float32)))
-    own = {"Site": "block", "UnitSpace": SPACE.to_json(), "NumberOfScans": n_prompts * TOKENS}
-    write_json(folder / f"{STEM}_bold.json", {"RepetitionTime": 1.0, "StartTime": 0.5, "Llm2bids": own})
+    metadata = {"Site": "block", "UnitSpace": SPACE.to_json(), "NumberOfScans": n_prompts * TOKENS}
+    write_json(folder / f"{STEM}_bold.json", {"RepetitionTime": 1.0, "StartTime": 0.5, "Llm2bids": metadata})
     write_tsv(folder / f"{STEM}_events.tsv", task.events([TOKENS] * n_prompts))
     stim = pd.DataFrame(
         {name: np.arange(n_prompts * TOKENS) % TOKENS + 1 for name in ("token_id", "position", "surprisal", "entropy")}

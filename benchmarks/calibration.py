@@ -42,25 +42,25 @@ RUNS = 4
 CONDITIONS = ("on", "off")
 
 
-def null_model(of: str) -> StatsModel:
+def null_model(effect: str) -> StatsModel:
     """On minus off, of the mean effects of prompts, of their slopes over surprisal, or of their tokens 8 to 15."""
     means = tuple(f"trial_type.{name}" for name in CONDITIONS)
     products = tuple(Product(f"{name}_x_surprisal", name, "tok_surprisal") for name in CONDITIONS)
-    made, columns, asked = {
+    regressors, columns, weighed = {
         "mean": (Regressors(), means, means),
         "slope": (
             Regressors(products),
-            (*means, *(one.name for one in products)),
-            tuple(one.name for one in products),
+            (*means, *(product.name for product in products)),
+            tuple(product.name for product in products),
         ),
         "bin": (
             Regressors(convolved=means, delays=(0, 8, 16)),
             ("trial_type.*",),
             tuple(f"{name}_delay_8" for name in means),
         ),
-    }[of]
-    node = Node("Run", (*columns, "non_steady_state_outlier*"), factors=("trial_type",), regressors=made)
-    return StatsModel("null", node, Node("Dataset"), {}).asking([Contrast("onMinusOff", asked, ((1.0, -1.0),))])
+    }[effect]
+    node = Node("Run", (*columns, "non_steady_state_outlier*"), factors=("trial_type",), regressors=regressors)
+    return StatsModel("null", node, Node("Dataset"), {}).asking([Contrast("onMinusOff", weighed, ((1.0, -1.0),))])
 
 
 @dataclass(frozen=True)
@@ -99,22 +99,22 @@ def power(repeats: int, n_jobs: int) -> None:
             record(root, "phantom", "nencka2023", seed=seed, runs=RUNS)
             prep(root, n_jobs=n_jobs)
             for inference in INFERENCES:
-                for found in glm(root, Path(name, inference), inference=inference, n_jobs=n_jobs):
-                    truth = next(root.glob(f"derivatives/phantom/sub-*/func/*_task-{found.task}_*truth_mask.nii.gz"))
-                    planted, network = load_mask(truth).selected, load_mask(found.mask).selected
+                for result in glm(root, Path(name, inference), inference=inference, n_jobs=n_jobs):
+                    truth = next(root.glob(f"derivatives/phantom/sub-*/func/*_task-{result.task}_*truth_mask.nii.gz"))
+                    planted, network = load_mask(truth).selected, result.mask.selected
                     hits = (planted & network).sum()
                     scores = (
                         hits / planted.sum(),
                         (network & ~planted).sum() / max(network.sum(), 1),
                         2 * hits / (planted.sum() + network.sum()),
                     )
-                    rows.setdefault((inference, found.task), []).append(scores)
+                    rows.setdefault((inference, result.task), []).append(scores)
     print(f"\nPower: phantom, {RUNS} runs, q .05; mean over {repeats} recordings (95 % interval)")
     print(f"{'inference':<10}{'task':<18}{'sensitivity':<26}{'false discovery prop.':<26}Dice")
     for inference in INFERENCES:
         of_all = np.array([rows[key] for key in rows if key[0] == inference]).mean(0).tolist()
         for task, scores in [
-            *((key[1], found) for key, found in rows.items() if key[0] == inference),
+            *((key[1], values) for key, values in rows.items() if key[0] == inference),
             ("mean", of_all),
         ]:
             print(
@@ -136,7 +136,7 @@ def null_design(analysis: Analysis, rng: np.random.Generator, inference: str) ->
     return replace(analysis, runs=runs, settings=replace(analysis.settings, inference=inference))
 
 
-def null_recordings(model: str, sessions: int, folder: Path, n_jobs: int, of: str) -> list[Analysis]:
+def null_recordings(model: str, sessions: int, folder: Path, n_jobs: int, effect: str) -> list[Analysis]:
     """Rest, four runs per session; one analysis per session."""
     root = folder / "null"
     record(root, model, "rest", runs=RUNS, sessions=sessions)
@@ -145,32 +145,32 @@ def null_recordings(model: str, sessions: int, folder: Path, n_jobs: int, of: st
     path.parent.mkdir(parents=True, exist_ok=True)
     node = {"Level": "Run", "Name": "run", "GroupBy": ["run", "session", "subject"], "Model": {"X": [1], "Type": "glm"}}
     pd.Series({"Name": "null", "BIDSModelVersion": "1.0.0", "Nodes": [node]}).to_json(path)
-    (whole,) = find_analyses(root, GLMSettings(), model=path)
-    labels = sorted({run.volumes.entities["ses"] for run in whole.runs})
-    kept = [tuple(run for run in whole.runs if run.volumes.entities["ses"] == label) for label in labels]
-    return [Analysis(runs, null_model(of), GLMSettings()) for runs in kept]
+    (analysis,) = find_analyses(root, GLMSettings(), model=path)
+    labels = sorted({run.volumes.entities["ses"] for run in analysis.runs})
+    runs_of_session = [tuple(run for run in analysis.runs if run.volumes.entities["ses"] == label) for label in labels]
+    return [Analysis(runs, null_model(effect), GLMSettings()) for runs in runs_of_session]
 
 
-def calibration(model: str, n_designs: dict[str, int], sessions: int, n_jobs: int, of: str = "mean") -> bool:
+def calibration(model: str, n_designs: dict[str, int], sessions: int, n_jobs: int, effect: str = "mean") -> bool:
     """Errors where there is nothing, inference by inference; whether the default keeps its promise."""
-    kept = True
+    calibrated = True
     with tempfile.TemporaryDirectory() as name:
-        analyses = null_recordings(model, sessions, Path(name), n_jobs, of)
+        analyses = null_recordings(model, sessions, Path(name), n_jobs, effect)
         rng = np.random.default_rng(0)  # first levels are the same whatever the labels, but want some
         first = [first_level(null_design(analysis, rng, "prompt")) for analysis in analyses]
         space = analyses[0].space
         what = f"{Path(model).name}, {space.label}, {sessions} recordings of rest x {RUNS} runs"
-        print(f"\nCalibration: {what}, random labels, {of} of prompts")
+        print(f"\nCalibration: {what}, random labels, {effect} of prompts")
         head = f"{'inference':<10}{'designs':<9}{'p < .05':<26}{'p < .001':<28}"
         print(head + f"{'Bonferroni .05':<24}{'FDR q .05, any':<24}max-t .05")
         for inference in INFERENCES:
-            told = [
+            results = [
                 null_result(analyses[number % sessions], first[number % sessions], inference, number)
                 for number in range(n_designs[inference])
             ]
-            rates, strict, bonferroni, fdr, max_t = map(list, zip(*told, strict=True))
+            rates, strict, bonferroni, fdr, max_t = map(list, zip(*results, strict=True))
             permuted = [hit for hit in max_t if hit is not None]
-            line = f"{inference:<10}{len(told):<9}{interval(rates, 4):<26}{interval(strict, 4):<28}"
+            line = f"{inference:<10}{len(results):<9}{interval(rates, 4):<26}{interval(strict, 4):<28}"
             print(
                 line
                 + f"{frequency(bonferroni):<24}{frequency(fdr):<24}"
@@ -179,9 +179,10 @@ def calibration(model: str, n_designs: dict[str, int], sessions: int, n_jobs: in
             )
             if inference == "prompt":
                 errors = [np.mean(bonferroni), np.mean(fdr), np.mean(permuted)]
-                kept = 0.04 <= np.mean(rates) <= 0.06 and max(errors) <= 0.06
-    print(f"default inference: p < .05 within .04 to .06 and family-wise error at most .06: {'yes' if kept else 'NO'}")
-    return kept
+                calibrated = 0.04 <= np.mean(rates) <= 0.06 and max(errors) <= 0.06
+    verdict = "yes" if calibrated else "NO"
+    print(f"default inference: p < .05 within .04 to .06 and family-wise error at most .06: {verdict}")
+    return calibrated
 
 
 def null_result(
@@ -191,17 +192,17 @@ def null_result(
     design = null_design(analysis, np.random.default_rng(seed), inference)
     fitted = estimate(design) if inference == "token" else second_level(design, first)
     p, q = fitted.maps["onMinusOff"].p("two"), fitted.adjusted["onMinusOff"]
-    found = None
+    any_by_maxt = None
     if inference == "prompt" and seed < n_permuted:
         settings = replace(design.settings, correction="maxt", n_permutations=500, seed=seed)
         corrected = second_level(replace(design, settings=settings), first).adjusted["onMinusOff"]
-        found = bool((corrected <= 0.05).any())
+        any_by_maxt = bool((corrected <= 0.05).any())
     return (
         float((p < 0.05).mean()),
         float((p < 0.001).mean()),
         bool(p.min() <= 0.05 / len(p)),
         bool((q <= 0.05).any()),
-        found,
+        any_by_maxt,
     )
 
 

@@ -42,8 +42,8 @@ MOST = 0.5
 
 def best(root: Path, out: Path, **settings: Any) -> np.ndarray:
     """Best IoU with each planted network."""
-    (found,) = ica(root, out, overwrite=True, progress=False, **settings)
-    masks = [load_mask(path) for path in found.masks]
+    (result,) = ica(root, out, overwrite=True, progress=False, **settings)
+    masks = [load_mask(path) for path in result.masks]
     networks = np.stack([mask.selected for mask in masks])
     truth = np.stack([mask.selected for mask in phantom_truth(masks[0].space).values()])
     shared = (networks[:, None] & truth).sum(-1)
@@ -53,13 +53,13 @@ def best(root: Path, out: Path, **settings: Any) -> np.ndarray:
 def recurring(root: Path) -> dict[str, int]:
     """What components of all runs are found again in single runs, against what was planted."""
     out = root / "derivatives"
-    (found,) = ica(root, out / "ica", overwrite=True, progress=False)
+    (result,) = ica(root, out / "ica", overwrite=True, progress=False)
     ica(root, out / "icaruns", by="run", overwrite=True, progress=False)
     answer = match(out / "ica", out / "icaruns", overwrite=True, progress=False)
     pairs = answer.tables["pairs"]
     # One run is no recurrence: it is one of those of which the component was made.
     again = ((pairs["recurrence_p_holm"] < LEVEL) & (pairs["recurrence"] > 1)).to_numpy()
-    masks = [load_mask(path) for path in found.masks]
+    masks = [load_mask(path) for path in result.masks]
     networks = np.stack([mask.selected for mask in masks if mask.n_selected])
     truth = np.stack([mask.selected for mask in phantom_truth(masks[0].space).values()])
     others = (networks & ~truth.any(0)).sum(1) / networks.sum(1)
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--recurrence", action="store_true", help="of components over single runs too")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
-    kept = True
+    passed = True
     with tempfile.TemporaryDirectory() as name:
         for number in range(args.recordings):
             root = Path(name, f"ds{number}")
@@ -98,17 +98,17 @@ def main() -> None:
             for seed in range(args.seeds if number == 0 else 1):
                 iou = best(root, root / "derivatives" / "ica", seed=seed)
                 tell(f"recording {number}, seed {seed}, defaults", iou)
-                kept &= bool(iou.min() >= ENOUGH and iou.mean() >= (1 + ENOUGH) / 2)
+                passed &= bool(iou.min() >= ENOUGH and iou.mean() >= (1 + ENOUGH) / 2)
             if args.recurrence:
-                told = recurring(root)
-                print(f"recording {number}, components found again in runs: {told}", flush=True)
-                kept &= not told["of these found again"] and told["networks among them"] == len(iou)
+                counts = recurring(root)
+                print(f"recording {number}, components found again in runs: {counts}", flush=True)
+                passed &= not counts["of these found again"] and counts["networks among them"] == len(iou)
             for settings in SETTINGS if args.settings and number == 0 else ():
                 tell(
                     " ".join(f"{key}={value}" for key, value in settings.items()),
                     best(root, root / "derivatives" / "ica", **settings),
                 )
-    sys.exit(0 if kept else 1)
+    sys.exit(0 if passed else 1)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,9 @@ WEIGHTS = {f"nothing{task}/{name}": weight for task in range(TASKS) for name, we
 
 def write_tasks(folder: Path, rng: np.random.Generator) -> list[str]:
     """Six tasks of prompts that have nothing in common, in files."""
-    pool = [one.text for topic, own in builtin_prompts().items() if topic != "random strings" for one in own]
+    pool = [
+        prompt.text for topic, prompts in builtin_prompts().items() if topic != "random strings" for prompt in prompts
+    ]
     texts = iter(rng.permutation(pool))
     paths = []
     for task in range(TASKS):
@@ -73,12 +75,12 @@ def untrained(model: str, folder: Path) -> str:
 
 def dealt(runs: list[RunContrast], rng: np.random.Generator) -> list[RunContrast]:
     """The same prompts with other conditions."""
-    found = []
+    runs_dealt = []
     for run in runs:
         order = rng.permutation(len(run.regressor))
         kinds = run.prompts["trial_type"].to_numpy()[order]
-        found.append(replace(run, regressor=run.regressor[order], prompts=run.prompts.assign(trial_type=kinds)))
-    return found
+        runs_dealt.append(replace(run, regressor=run.regressor[order], prompts=run.prompts.assign(trial_type=kinds)))
+    return runs_dealt
 
 
 def overlap_p(
@@ -87,14 +89,16 @@ def overlap_p(
     """Give p of the overlap of two tasks: units permuted, conditions exchanged."""
     pair = [dealt([run for run in runs if run.task == f"nothing{task}"], rng) for task in (1, 4)]
     rule = NetworkRule("top", share)
-    found = np.stack([rule.select(RunSums.from_runs(own).pooled(np.ones(RUNS)))[0] for own in pair])
-    shared = shared_units(found)[0, 1]
-    counts = units_per_layer(found, networks.layers)
+    networks_of_pair = np.stack(
+        [rule.select(RunSums.from_runs(task_runs).pooled(np.ones(RUNS)))[0] for task_runs in pair]
+    )
+    shared = shared_units(networks_of_pair)[0, 1]
+    counts = units_per_layer(networks_of_pair, networks.layers)
     exchanged = [
-        np.concatenate(list(matched_networks(relabelled(own, 199, rng), count, networks.layers, "two")))
-        for own, count in zip(pair, counts, strict=True)
+        np.concatenate(list(matched_networks(relabelled(task_runs, 199, rng), count, networks.layers, "two")))
+        for task_runs, count in zip(pair, counts, strict=True)
     ]
-    by_units = shared_by_chance(found, networks.layers, 199, rng)[:, 0, 1]
+    by_units = shared_by_chance(networks_of_pair, networks.layers, 199, rng)[:, 0, 1]
     by_exchange = shared_units(np.stack(exchanged, axis=1))[:, 0, 1]
     return float(p_at_least(shared, by_units, rng)), float(p_at_least(shared, by_exchange, rng))
 
@@ -103,19 +107,19 @@ def identified(
     runs: list[RunContrast], n_exchanges: int, rng: np.random.Generator
 ) -> dict[tuple[str, str], list[float]]:
     """Accuracy, and its p where tasks are exchanged, by level and score."""
-    own = dealt(runs, rng)
-    sums, groups = RunSums.from_runs(own), np.array([run.run for run in own])
+    dealt_runs = dealt(runs, rng)
+    sums, groups = RunSums.from_runs(dealt_runs), np.array([run.run for run in dealt_runs])
     rules = tuple(NetworkRule.from_text(text) for text in ("1%", "5%"))
-    experiment = Experiment(sums, items_of(own, sums, WEIGHTS), groups, rules, groups, tuple(SCORES))
-    names = [run.task for run in own]
+    experiment = Experiment(sums, items_of(dealt_runs, sums, WEIGHTS), groups, rules, groups, tuple(SCORES))
+    names = [run.task for run in dealt_runs]
     labels = np.array([int(name[-1]) for name in names])
-    found = experiment.accuracies(labels, experiment.identify(labels, rng))
-    drawn: dict[tuple[str, str], list[float]] = {key: [] for key in found}
+    accuracies = experiment.accuracies(labels, experiment.identify(labels, rng))
+    drawn: dict[tuple[str, str], list[float]] = {key: [] for key in accuracies}
     for _ in range(n_exchanges):
-        other = np.array([int(name[-1]) for name in exchanged_labels(names, list(groups), rng)])
-        for key, value in experiment.accuracies(other, experiment.identify(other, rng)).items():
+        exchanged = np.array([int(name[-1]) for name in exchanged_labels(names, list(groups), rng)])
+        for key, value in experiment.accuracies(exchanged, experiment.identify(exchanged, rng)).items():
             drawn[key].append(value)
-    return {key: [value, float(p_at_least(value, np.array(drawn[key]), rng))] for key, value in found.items()}
+    return {key: [value, float(p_at_least(value, np.array(drawn[key]), rng))] for key, value in accuracies.items()}
 
 
 def main() -> None:
@@ -137,7 +141,7 @@ def main() -> None:
         runs = networks.runs()
     what = f"{Path(args.model).name}{', random weights' if args.untrained else ''}, {networks.space.label}"
     print(f"{what}: {TASKS} tasks without effect, {RUNS} runs of {PROMPTS} prompts, {args.repeats} deals of conditions")
-    kept = True
+    passed = True
     for share in (0.01, 0.1):
         pairs = [overlap_p(networks, runs, share, rng) for _ in tqdm(range(args.repeats), desc=f"top {share:.0%}")]
         for label, p in zip(("units permuted within layers", "conditions exchanged"), np.transpose(pairs), strict=True):
@@ -145,16 +149,16 @@ def main() -> None:
             print(
                 f"overlap, top {share:>4.0%}, {label:<29} p < .05 in {np.mean(p < 0.05):.3f}; uniform: p {uniform:.3f}"
             )
-            kept &= label.startswith("units") or uniform > 0.01
-    told = [identified(runs, args.exchanges, rng) for _ in tqdm(range(args.repeats), desc="identify")]
-    for key in told[0]:
-        rates, p = np.transpose([one[key] for one in told])
+            passed &= label.startswith("units") or uniform > 0.01
+    accuracies = [identified(runs, args.exchanges, rng) for _ in tqdm(range(args.repeats), desc="identify")]
+    for key in accuracies[0]:
+        rates, p = np.transpose([result[key] for result in accuracies])
         half = 1.96 * rates.std(ddof=1) / np.sqrt(len(rates))
         text = f"{rates.mean():.3f} ({rates.mean() - half:.3f} to {rates.mean() + half:.3f})"
-        by = f"identify, each {key[0]:<7}{key[1]:<12}"
-        print(f"{by} accuracy {text}, chance {CHANCE:.3f}; p < .05 in {np.mean(p < 0.05):.3f}")
-        kept &= abs(rates.mean() - CHANCE) < 1.5 * half  # nine intervals
-    sys.exit(0 if kept else 1)
+        line = f"identify, each {key[0]:<7}{key[1]:<12}"
+        print(f"{line} accuracy {text}, chance {CHANCE:.3f}; p < .05 in {np.mean(p < 0.05):.3f}")
+        passed &= abs(rates.mean() - CHANCE) < 1.5 * half  # nine intervals
+    sys.exit(0 if passed else 1)
 
 
 if __name__ == "__main__":

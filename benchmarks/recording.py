@@ -67,8 +67,8 @@ def block_space(subject: Subject) -> UnitSpace:
 def write(space: UnitSpace, scans: Iterable[Scans], folder: Path) -> None:
     """Write the scans of one run as record does."""
     with NiftiWriter(folder / "bold.nii.gz", Grid(space.shape, space.affine)) as writer:
-        for one in scans:
-            writer.append(space.to_volumes(one.signals))
+        for part in scans:
+            writer.append(space.to_volumes(part.signals))
 
 
 @torch.inference_mode()
@@ -91,7 +91,7 @@ def bare_forward(subject: Subject, tokens: Sequence[Sequence[int]], *, states: b
 
 def ratios(first: Callable[[], None], second: Callable[[], None], repeats: int) -> list[float]:
     """Time of the first over time of the second, pair by pair, after one of each that does not count."""
-    found = []
+    quotients = []
     for repeat in range(repeats + 1):
         taken = []
         for call in (first, second) if repeat % 2 else (second, first):
@@ -99,13 +99,13 @@ def ratios(first: Callable[[], None], second: Callable[[], None], repeats: int) 
             call()
             taken.append(time.perf_counter() - start)
         if repeat:
-            found.append(taken[0] / taken[1] if repeat % 2 else taken[1] / taken[0])
-    return found
+            quotients.append(taken[0] / taken[1] if repeat % 2 else taken[1] / taken[0])
+    return quotients
 
 
-def tell(what: str, found: Sequence[float], bound: str = "") -> None:
+def tell(what: str, quotients: Sequence[float], bound: str = "") -> None:
     """Print a ratio."""
-    print(f"{what:<66} {median(found):6.2f}  ({min(found):.2f} to {max(found):.2f}) {bound}", flush=True)
+    print(f"{what:<66} {median(quotients):6.2f}  ({min(quotients):.2f} to {max(quotients):.2f}) {bound}", flush=True)
 
 
 def recording(size: str, repeats: int) -> None:
@@ -122,12 +122,12 @@ def recording(size: str, repeats: int) -> None:
         def reading() -> None:
             write(space, read(subject, points, long, BATCH), folder)
 
-        found = ratios(generating, lambda: bare_generate(subject, short), repeats)
-        tell(f"{size}: record block, generate / bare generate", found, "at most 1.10")
-        found = ratios(reading, lambda: bare_forward(subject, long), repeats)
-        tell(f"{size}: record block, read / bare forward", found, "at most 1.15")
-        found = ratios(reading, lambda: bare_forward(subject, long, states=True), repeats)
-        tell(f"{size}: record block, read / forward with output_hidden_states", found)
+        quotients = ratios(generating, lambda: bare_generate(subject, short), repeats)
+        tell(f"{size}: record block, generate / bare generate", quotients, "at most 1.10")
+        quotients = ratios(reading, lambda: bare_forward(subject, long), repeats)
+        tell(f"{size}: record block, read / bare forward", quotients, "at most 1.15")
+        quotients = ratios(reading, lambda: bare_forward(subject, long, states=True), repeats)
+        tell(f"{size}: record block, read / forward with output_hidden_states", quotients)
 
 
 def peak_megabytes(times: int) -> float:

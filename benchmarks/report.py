@@ -49,7 +49,7 @@ def make_dataset(root: Path, n_runs: int) -> None:
     )
     prep(root, resume=True)
     out = root / "derivatives" / "glm"
-    found = glm(root, out, resume=True, top=[0.01])
+    results = glm(root, out, resume=True, top=[0.01])
     if not (root / "derivatives" / "lesion").exists():
         for ask in (overlap, reliability, profile, connectivity):
             ask(out, overwrite=True)
@@ -57,7 +57,7 @@ def make_dataset(root: Path, n_runs: int) -> None:
         ica(root, root / "derivatives" / "ica", components=20, resume=True)
         texts = root / "derivatives" / "texts.txt"
         texts.write_text("Nobody has shown this line before.\nNor was this one shown to anybody.\n")
-        masks = [path for one in found for path in one.mask.parent.glob(f"*_task-{one.task}_*desc-top1*_mask.nii.gz")]
+        masks = [path for result in results for path in result.top_files]
         lesion(root / "derivatives" / "lesion", model=subject, masks=masks[:2], text=[texts], lines=True, controls=5)
 
 
@@ -75,11 +75,11 @@ def main() -> None:
         n_scans = sum(len(part) for path in volumes for part in read_scans(path))
         reading = time.perf_counter() - start
         start = time.perf_counter()
-        made = report(root, overwrite=True)
+        pages = report(root, overwrite=True)
         telling = time.perf_counter() - start
         print(f"{len(volumes)} runs, {n_scans:,} scans")
         print(f"report: {telling:.1f} s, {telling / reading:.1f} times reading the prepared volumes once")
-        for path in (made.page, *made.subjects.values()):
+        for path in (pages.page, *pages.subjects.values()):
             print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 
 

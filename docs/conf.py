@@ -73,10 +73,10 @@ def resolve_elsewhere(app: Sphinx, env: BuildEnvironment, node: Element, content
     """
     if node.get("refdomain") != "py":
         return None
-    wanted = str(node["reftarget"])
-    target = where_defined(wanted if wanted.startswith("llm2bids.") else f"{node.get('py:module')}.{wanted}")
-    found = target and env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, content)
-    return found or (None if wanted.startswith("llm2bids.") else content)
+    name = str(node["reftarget"])
+    target = where_defined(name if name.startswith("llm2bids.") else f"{node.get('py:module')}.{name}")
+    link = target and env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, content)
+    return link or (None if name.startswith("llm2bids.") else content)
 
 
 def where_defined(name: str) -> str:
@@ -99,9 +99,9 @@ def write_api(app: Sphinx) -> None:
             continue
         lines = [top.name, "=" * len(top.name), "", *documented(top.name)]
         inside = pkgutil.iter_modules(import_module(top.name).__path__, f"{top.name}.") if top.ispkg else ()
-        for one in inside:
-            if not one.name.rpartition(".")[2].startswith("_"):
-                lines += [one.name, "-" * len(one.name), "", *documented(one.name)]
+        for module in inside:
+            if not module.name.rpartition(".")[2].startswith("_"):
+                lines += [module.name, "-" * len(module.name), "", *documented(module.name)]
         page = folder / f"{top.name}.rst"
         text = "\n".join(lines)
         if not page.exists() or page.read_text() != text:  # else every build would read them all anew

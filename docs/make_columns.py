@@ -24,14 +24,14 @@ Columns named after a task, a network or a layer, such as `pathology` in a matri
 """
 
 
-def told(folder: Path) -> dict[str, dict[str, str]]:
+def read_columns(folder: Path) -> dict[str, dict[str, str]]:
     """Columns and their meaning, by kind of table, of all sidecars in a folder."""
-    found: dict[str, dict[str, str]] = defaultdict(dict)
+    tables: dict[str, dict[str, str]] = defaultdict(dict)
     for path in sorted(folder.rglob("*.json")):
         fields = json.loads(path.read_text())
         if isinstance(fields, dict):
-            found[kind(path.name)].update(columns(fields))
-    return {name: texts for name, texts in found.items() if texts}
+            tables[kind(path.name)].update(columns(fields))
+    return {name: texts for name, texts in tables.items() if texts}
 
 
 def kind(name: str) -> str:
@@ -46,14 +46,14 @@ def kind(name: str) -> str:
 
 def columns(fields: dict[str, Any]) -> dict[str, str]:
     """Meaning of each column that a sidecar describes; those numbered share one row, those of tasks have none."""
-    own = fields.get("Columns") if isinstance(fields.get("Columns"), dict) else fields
+    meanings = fields.get("Columns") if isinstance(fields.get("Columns"), dict) else fields
     texts = {}
-    for name, about in (own or {}).items():
-        text = about.get("Description") if isinstance(about, dict) else about
-        plain = own is not fields or isinstance(about, dict)
-        own_name = isinstance(text, str) and not text.startswith("Of the network of task")
-        if plain and own_name and re.fullmatch(r"[a-z][a-z0-9_]*", name):
-            unit = f" Unit: {about['Units']}." if isinstance(about, dict) and "Units" in about else ""
+    for name, description in (meanings or {}).items():
+        text = description.get("Description") if isinstance(description, dict) else description
+        plain = meanings is not fields or isinstance(description, dict)
+        fixed_name = isinstance(text, str) and not text.startswith("Of the network of task")
+        if plain and fixed_name and re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            unit = f" Unit: {description['Units']}." if isinstance(description, dict) and "Units" in description else ""
             texts[re.sub(r"\d\d$", "NN", name) if name.startswith(("cosine", "non_steady")) else name] = text + unit
     return texts
 
@@ -66,13 +66,15 @@ def rows(texts: dict[str, str]) -> list[str]:
 
 def main(folders: list[str]) -> None:
     """Write the page."""
-    found: dict[str, dict[str, str]] = defaultdict(dict)
+    tables: dict[str, dict[str, str]] = defaultdict(dict)
     for folder in folders:
-        for name, texts in told(Path(folder)).items():
-            found[name].update(texts)
+        for name, texts in read_columns(Path(folder)).items():
+            tables[name].update(texts)
     lines = [HEAD]
-    for name in sorted(found, key=lambda one: (one.split()[0] in {"networks", "ica", "lesion", "fingerprint"}, one)):
-        lines += [f"## {name}", "", *rows(found[name])]
+    for name in sorted(
+        tables, key=lambda table: (table.split()[0] in {"networks", "ica", "lesion", "fingerprint"}, table)
+    ):
+        lines += [f"## {name}", "", *rows(tables[name])]
     PAGE.write_text("\n".join(lines).rstrip() + "\n")
 
 

@@ -94,31 +94,31 @@ def run(example: Example, folder: Path) -> str:
             "-c",
             "\n".join(re.findall(r"^```bash\n(.*?)^```", source.read_text(), re.MULTILINE | re.DOTALL)),
         ]
-    found = subprocess.run(
+    process = subprocess.run(
         call, cwd=folder, env=os.environ | {"COLUMNS": "120"}, capture_output=True, text=True, check=False
     )
-    if found.returncode:
-        raise SystemExit(f"{example.name} failed:\n{found.stdout}\n{found.stderr}")
-    return found.stdout.replace(f"{folder}{os.sep}", "")
+    if process.returncode:
+        raise SystemExit(f"{example.name} failed:\n{process.stdout}\n{process.stderr}")
+    return process.stdout.replace(f"{folder}{os.sep}", "")
 
 
 def keep_pictures(example: Example, folder: Path) -> list[str]:
     """Copy what was drawn, small, and name it as the page does."""
-    kept = []
+    names = []
     stem = Path(example.name).stem
-    drawn = {*folder.glob("*.png"), *(folder / stem).glob("*.png")}
-    for picture in sorted(drawn):
+    pictures = {*folder.glob("*.png"), *(folder / stem).glob("*.png")}
+    for picture in sorted(pictures):
         name = f"{example.page.stem}-{picture.stem}.png"
         with Image.open(picture) as image:
             image.thumbnail((WIDEST, 4 * WIDEST), Image.Resampling.LANCZOS)
             # Coverage before frequency: a thin line keeps its colour, so that a legend that says "orange" stays true.
             small = image.convert("RGB").quantize(TINTS, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
             small.save(example.page.with_name(name), optimize=True)
-        kept.append(name)
-    return kept
+        names.append(name)
+    return names
 
 
-def write_page(example: Example, said: str, pictures: list[str]) -> None:
+def write_page(example: Example, output: str, pictures: list[str]) -> None:
     """Write the page of an example: what it shows, prints and draws, and how it is made."""
     source = f"../../examples/{example.name}"
     lines = [f"# {example.title}", "", f"{example.shows}", ""]
@@ -126,17 +126,17 @@ def write_page(example: Example, said: str, pictures: list[str]) -> None:
     if example.name.endswith(".py"):
         lines += ["On the phantom:", "", "```sh", call, "```", ""]
     lines += [line for name in pictures for line in (f"![What {example.name} draws]({name})", "")]
-    lines += ["It prints" if pictures else "Its commands print", "", "```text", said.rstrip(), "```", ""]
+    lines += ["It prints" if pictures else "Its commands print", "", "```text", output.rstrip(), "```", ""]
     trained = EXAMPLES / f"{Path(example.name).stem}.md"
     if example.name.endswith(".py") and trained.exists():
-        other = f"{example.page.stem}-trained"
+        page_of_trained = f"{example.page.stem}-trained"
         lines += [
-            f"The same of [a small trained model]({other}.md).",
+            f"The same of [a small trained model]({page_of_trained}.md).",
             "",
             "```{toctree}",
             ":hidden:",
             "",
-            other,
+            page_of_trained,
             "```",
             "",
         ]
@@ -167,17 +167,20 @@ def write_index(pictures: dict[str, list[str]]) -> None:
     (DOCS / "gallery" / "index.md").write_text("\n".join([*lines, "```"]) + "\n")
 
 
-def main(wanted: list[str]) -> None:
+def main(names: list[str]) -> None:
     """Make all pages, or those of the examples named."""
     (DOCS / "gallery").mkdir(exist_ok=True)
     for example in GALLERY:
-        if wanted and example.name not in wanted:
+        if names and example.name not in names:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            said = run(example, Path(folder).resolve())
-            write_page(example, said, keep_pictures(example, Path(folder)))
-    shown = {one.name: sorted(path.name for path in one.page.parent.glob(f"{one.page.stem}-*.png")) for one in GALLERY}
-    write_index(shown)
+            output = run(example, Path(folder).resolve())
+            write_page(example, output, keep_pictures(example, Path(folder)))
+    pictures = {
+        example.name: sorted(path.name for path in example.page.parent.glob(f"{example.page.stem}-*.png"))
+        for example in GALLERY
+    }
+    write_index(pictures)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from llm2bids.recording import record
 ORANGE = "#e66101"
 
 
-def draw(bold: Path, picture: Path, shown: int = 60) -> Path:
+def draw(bold: Path, picture: Path, n_rows: int = 60) -> Path:
     """Draw one scan slice by slice, and below it all units of the last block over time."""
     image = nib.load(bold)
     events = pd.read_csv(str(bold).replace("bold.nii.gz", "events.tsv"), sep="\t")
@@ -46,11 +46,11 @@ def draw(bold: Path, picture: Path, shown: int = 60) -> Path:
     last = scaled[:, :, inside[-1]].reshape(-1, volumes.shape[-1])
     on = np.repeat(events["trial_type"] == "on", events["duration"].astype(int)).to_numpy()
     order = np.argsort(last[:, on].mean(1) - last[:, ~on].mean(1))[::-1]
-    drawn = panel.imshow(last[order][:shown], aspect="auto", cmap="PuOr_r", vmin=-3, vmax=3, interpolation="none")
+    drawn = panel.imshow(last[order][:n_rows], aspect="auto", cmap="PuOr_r", vmin=-3, vmax=3, interpolation="none")
     for _, event in events[events["trial_type"] == "on"].iterrows():
         panel.axvspan(event["onset"], event["onset"] + event["duration"], 1.01, 1.05, color=ORANGE, clip_on=False)
     panel.set(
-        title=f"The {shown} units of the last block that differ most, over time (orange above: blocks of the task)\n",
+        title=f"The {n_rows} units of the last block that differ most, over time (orange above: blocks of the task)\n",
         xlabel="scan (token), 1 s each by convention",
         ylabel="unit, sorted",
     )

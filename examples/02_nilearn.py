@@ -54,9 +54,9 @@ def prompt_effects(dataset: Path) -> tuple[Nifti1Image, pd.DataFrame]:
     )
     images, rows = [], []
     for number, (run, table) in enumerate(zip(runs[0], events[0], strict=True)):
-        named = table.assign(trial_type=[f"prompt{prompt:03d}" for prompt in table["prompt"]])
-        model = models[0].fit(run, events=named[["onset", "duration", "trial_type"]])
-        images += [model.compute_contrast(name, output_type="effect_size") for name in named["trial_type"]]
+        prompts = table.assign(trial_type=[f"prompt{prompt:03d}" for prompt in table["prompt"]])
+        model = models[0].fit(run, events=prompts[["onset", "duration", "trial_type"]])
+        images += [model.compute_contrast(name, output_type="effect_size") for name in prompts["trial_type"]]
         rows += [{"on": kind == "on", "run": number} for kind in table["trial_type"]]
     return concat_imgs(images), pd.DataFrame(rows)
 
@@ -78,12 +78,12 @@ def compare(effects: Nifti1Image, prompts: pd.DataFrame) -> Nifti1Image:
 
 def draw(z_map: Nifti1Image, network: Nifti1Image, picture: Path) -> None:
     """The slices that hold units; black dots mark the network."""
-    z, found = z_map.get_fdata(), network.get_fdata() != 0
+    z, selected = z_map.get_fdata(), network.get_fdata() != 0
     layers = range(1, z.shape[2] - 1)
     figure, panels = plt.subplots(1, len(layers), figsize=(12, 2.4), layout="constrained")
     for layer, panel in zip(layers, panels, strict=True):
         drawn = panel.imshow(z[:, :, layer].T, cmap="PuOr_r", vmin=-20, vmax=20, origin="lower")
-        panel.plot(*found[:, :, layer].nonzero(), ".", color="black", markersize=3)
+        panel.plot(*selected[:, :, layer].nonzero(), ".", color="black", markersize=3)
         panel.set(title=f"block {layer - 1}", xticks=[], yticks=[])
     figure.colorbar(drawn, ax=panels, label="z")
     figure.suptitle(f"{TASK}: units that differ between on and off, FDR .05")
@@ -103,10 +103,10 @@ def main(folder: Path) -> None:
     draw(z_map, network, folder / "network.png")
 
     truth = nib.load(next(dataset.glob("derivatives/phantom/sub-*/func/*truth_mask.nii.gz"))).get_fdata() > 0
-    found = network.get_fdata() != 0
-    dice = 2 * np.sum(found & truth) / (found.sum() + truth.sum())
+    selected = network.get_fdata() != 0
+    dice = 2 * np.sum(selected & truth) / (selected.sum() + truth.sum())
     print(
-        f"{len(prompts)} prompts, |z| from {threshold:.2f}: {found.sum()} units found, {truth.sum()} planted, "
+        f"{len(prompts)} prompts, |z| from {threshold:.2f}: {selected.sum()} units found, {truth.sum()} planted, "
         f"Dice {dice:.2f}"
     )
     print(f"picture: {folder / 'network.png'}")

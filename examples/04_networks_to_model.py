@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from llm2bids.masks import load_mask, save_mask, show
+from llm2bids.masks import save_mask, show
 from llm2bids.model.phantom import build_phantom
 from llm2bids.preparation import prep
 from llm2bids.recording import record
@@ -82,20 +82,20 @@ def main(folder: Path) -> None:
     record(root, subject, list(TASKS), overwrite=True)
     prep(root, overwrite=True)
     networks = {}
-    for found in glm(root, folder / "glm", overwrite=True):
-        print(show(found.mask)[1], end="\n\n")
-        networks[found.task] = load_mask(found.mask)
+    for result in glm(root, folder / "glm", overwrite=True):
+        print(show(result.mask_file)[1], end="\n\n")
+        networks[result.task] = result.mask
 
     print(f"surprisal per token (bit); controls: {CONTROLS} masks of as many random units per layer")
     print(f"{'silenced':<20}{'texts on':<20}{'intact':>8}{'silenced':>10}{'controls: median':>18}{'as harmful':>12}")
     for task, network in networks.items():
-        for other in TASKS:
-            texts = [prompt.text for prompt in builtin_prompts()[on_topics()[other]]][:TEXTS]
+        for topic_task in TASKS:
+            texts = [prompt.text for prompt in builtin_prompts()[on_topics()[topic_task]]][:TEXTS]
             after = lesion(subject, network, folder, texts)
             controls = [lesion(subject, layer_matched(network, seed), folder, texts) for seed in range(CONTROLS)]
             worse = sum(control >= after for control in controls)
             print(
-                f"{task:<20}{other:<20}{surprisal(subject, texts):>8.2f}{after:>10.2f}{np.median(controls):>18.2f}"
+                f"{task:<20}{topic_task:<20}{surprisal(subject, texts):>8.2f}{after:>10.2f}{np.median(controls):>18.2f}"
                 f"{f'{worse} of {CONTROLS}':>12}"
             )
 

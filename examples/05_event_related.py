@@ -96,11 +96,11 @@ def answers(dataset: Path, network: UnitMask, signs: NDArray[np.float64]) -> pd.
         (events,) = dataset.glob(f"sub-*/func/*task-{TASK}_*run-{run:02d}_events.tsv")
         signals = (network.space.to_signals(nib.load(bold))[:, network.selected] - 10000) / 100 @ signs / len(signs)
         for event in pd.read_csv(events, sep="\t").itertuples():
-            own = signals[int(event.onset) : int(event.onset + event.duration)]
+            prompt_signals = signals[int(event.onset) : int(event.onset + event.duration)]
             rows += [
-                {"trial_type": event.trial_type, "delay": delay, "answer": own[delay : delay + 2].mean()}
+                {"trial_type": event.trial_type, "delay": delay, "answer": prompt_signals[delay : delay + 2].mean()}
                 for delay in DELAYS
-                if delay < len(own)
+                if delay < len(prompt_signals)
             ]
     return pd.DataFrame(rows)
 
@@ -133,11 +133,11 @@ def draw_slopes(axes: Axes, out: Path, space: UnitSpace, network: UnitMask) -> N
     for kind, (name, colour, marker) in LOOKS.items():
         label = f"surprisal{kind.capitalize()}"
         slope = space.to_signals(nib.load(result(out, label, "stat-effect_statmap.nii.gz")))[network.selected]
-        found = load_mask(result(out, label, "desc-fdr05_mask.nii.gz")).selected[network.selected]
+        significant = load_mask(result(out, label, "desc-fdr05_mask.nii.gz")).selected[network.selected]
         spread = np.random.default_rng(0).uniform(-0.12, 0.12, len(block)) + (0.19 if kind == "on" else -0.19)
-        for shown, filled in ((~found, "none"), (found, colour)):
+        for units, filled in ((~significant, "none"), (significant, colour)):
             look = {"facecolors": filled, "edgecolors": colour, "marker": marker, "linewidths": 0.8}
-            axes.scatter((block + spread)[shown], slope[shown], 14, **look)
+            axes.scatter((block + spread)[units], slope[units], 14, **look)
         axes.scatter([], [], 14, color=colour, marker=marker, label=name)
     axes.axhline(0, color="#888888", linewidth=0.8, zorder=0)
     axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0, 0.9))
@@ -159,15 +159,15 @@ def main(folder: Path) -> None:
     network = load_mask(result(out / "units", "onVsOff", "desc-fdr05_mask.nii.gz"))
     effect = network.space.to_signals(nib.load(result(out / "units", "onVsOff", "stat-effect_statmap.nii.gz")))
     table = answers(dataset, network, np.sign(effect[network.selected]))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    draw_answers(left, table)
-    draw_slopes(right, out / "modulators", network.space, network)
+    figure, (answer_axes, slope_axes) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    draw_answers(answer_axes, table)
+    draw_slopes(slope_axes, out / "modulators", network.space, network)
     figure.savefig(folder / "event_related.png", dpi=110)
     plt.close(figure)
     print(f"{network.n_selected} units chosen in runs {CHOOSING}, drawn from runs {DRAWN}")
     for delay in DELAYS:
-        found = load_mask(result(out / "bins", f"onVsOffFrom{delay}", "desc-fdr05_mask.nii.gz"))
-        print(f"tokens from {delay:2d}: {found.n_selected} units tell on from off")
+        selected = load_mask(result(out / "bins", f"onVsOffFrom{delay}", "desc-fdr05_mask.nii.gz"))
+        print(f"tokens from {delay:2d}: {selected.n_selected} units tell on from off")
     print(f"picture: {folder / 'event_related.png'}")
 
 

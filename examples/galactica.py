@@ -91,8 +91,8 @@ def with_interval(rows: pd.DataFrame, value: str, low: str = "low", high: str = 
     """A number and its 95 % interval."""
     return pd.Series(
         [
-            ("-" if pd.isna(one) else f"{one:.3f}") + ("" if pd.isna(lower) else f" ({lower:.3f} to {upper:.3f})")
-            for one, lower, upper in zip(rows[value], rows[low], rows[high], strict=True)
+            ("-" if pd.isna(middle) else f"{middle:.3f}") + ("" if pd.isna(lower) else f" ({lower:.3f} to {upper:.3f})")
+            for middle, lower, upper in zip(rows[value], rows[low], rows[high], strict=True)
         ],
         rows.index,
     )
@@ -152,7 +152,7 @@ def reliability_table(answers: dict[str, Answer]) -> pd.DataFrame:
 def identify_table(answers: dict[str, Answer], control: Answer | None) -> pd.DataFrame:
     """A4: how often the task was told right."""
     rows = answers["identify"].tables["summary"]
-    found = {
+    columns = {
         "told": rows["level"],
         "by": rows["score"],
         "accuracy": with_interval(rows, "accuracy"),
@@ -160,9 +160,9 @@ def identify_table(answers: dict[str, Answer], control: Answer | None) -> pd.Dat
         "p": rows["p"],
     }
     if control:
-        found["accuracy, random weights"] = with_interval(control.tables["summary"], "accuracy")
-        found["p, random weights"] = control.tables["summary"]["p"]
-    return pd.DataFrame(found)
+        columns["accuracy, random weights"] = with_interval(control.tables["summary"], "accuracy")
+        columns["p, random weights"] = control.tables["summary"]["p"]
+    return pd.DataFrame(columns)
 
 
 PAGE = """\

@@ -62,23 +62,23 @@ def decompose(folder: Path, model: object, args: argparse.Namespace) -> Decompos
     return ica(folder, folder / "derivatives" / "ica", **how)[0]
 
 
-def look_again(folder: Path, found: Decomposition, args: argparse.Namespace) -> Answer | None:
+def look_again(folder: Path, result: Decomposition, args: argparse.Namespace) -> Answer | None:
     """Look for the components of all runs in those of single runs, where any has a network."""
-    if not any(load_mask(path).n_selected for path in found.masks):
+    if not any(load_mask(path).n_selected for path in result.masks):
         return None
     results = folder / "derivatives"
     ica(folder, results / "icaruns", by="run", z=args.z, seed=args.seed, resume=True)
-    return match(results / "ica", results / "icaruns", out=results / "recurrence", **drawn(args))
+    return match(results / "ica", results / "icaruns", out=results / "recurrence", **chance_options(args))
 
 
 def look_up(folder: Path, args: argparse.Namespace) -> dict[str, Answer]:
     """Look for networks that are known otherwise among the components: those of tasks, and planted ones."""
     results = folder / "derivatives"
-    known = {"labels": results / "glm", "planted": results / "phantom"}
-    glm(folder, known["labels"], resume=True)
+    templates = {"labels": results / "glm", "planted": results / "phantom"}
+    glm(folder, templates["labels"], resume=True)
     return {
-        name: match(path, results / "ica", out=results / name, **drawn(args))
-        for name, path in known.items()
+        name: match(path, results / "ica", out=results / name, **chance_options(args))
+        for name, path in templates.items()
         if path.exists()
     }
 
@@ -89,48 +89,49 @@ def compare(folder: Path, args: argparse.Namespace) -> dict[str, Answer]:
     ica(folder / "model", results / "again" / "ica", z=args.z, seed=args.seed + 1, resume=True)
     others = {"again": results / "again"} | {name: folder / name / "derivatives" for name in ("untrained", "noise")}
     return {
-        name: fingerprint(results / "ica", path / "ica", out=results / f"fingerprint{name}", **drawn(args))
+        name: fingerprint(results / "ica", path / "ica", out=results / f"fingerprint{name}", **chance_options(args))
         for name, path in others.items()
         if path.exists()
     }
 
 
-def drawn(args: argparse.Namespace) -> dict[str, int]:
+def chance_options(args: argparse.Namespace) -> dict[str, int]:
     """How chance is drawn."""
     return {"n_draws": args.draws, "seed": args.seed, "overwrite": True}
 
 
-def maps_of(found: Decomposition) -> tuple[np.ndarray, np.ndarray]:
+def maps_of(result: Decomposition) -> tuple[np.ndarray, np.ndarray]:
     """Maps, shape (n_components, n_units), and how many units of their networks each layer has."""
-    masks = [load_mask(path) for path in found.masks]
+    masks = [load_mask(path) for path in result.masks]
     layers = [mask.selected.reshape(mask.space.n_hookpoints, -1).sum(1) for mask in masks]
-    return masks[0].space.to_signals(nib.load(found.components)).astype(float), np.array(layers)
+    return masks[0].space.to_signals(nib.load(result.components)).astype(float), np.array(layers)
 
 
 def side_by_side(columns: dict[str, dict[str, object]]) -> str:
     """A column per model."""
-    rows = pd.DataFrame({name: pd.Series(own, dtype=object) for name, own in columns.items()})
+    rows = pd.DataFrame({name: pd.Series(column, dtype=object) for name, column in columns.items()})
     return table(rows.reindex(next(iter(columns.values()))).rename_axis("").reset_index())
 
 
-def components_of(found: Decomposition) -> dict[str, object]:
+def components_of(result: Decomposition) -> dict[str, object]:
     """What there is."""
-    told, (maps, layers) = read_tsv(found.table).astype(float), maps_of(found)
+    components, (maps, layers) = read_tsv(result.table).astype(float), maps_of(result)
     sizes = layers.sum(1)
-    beyond, some = (over_units(maps, robust=False) > PAPER_Z).sum(1), sizes[sizes > 0]
-    there = {
+    beyond, network_sizes = (over_units(maps, robust=False) > PAPER_Z).sum(1), sizes[sizes > 0]
+    fields = {
         "components": len(sizes),
-        "variance explained, sum": told["explained_variance"].sum(),
-        "stability, median": told["stability"].median(),
+        "variance explained, sum": components["explained_variance"].sum(),
+        "stability, median": components["stability"].median(),
         f"components with units beyond plain z {PAPER_Z:g}, as in the paper": int((beyond > 0).sum()),
-        "components with a network": len(some),
+        "components with a network": len(network_sizes),
     }
-    if not len(some):
-        return there
-    depth = layers[sizes > 0] @ np.linspace(0, 1, layers.shape[1]) / some
-    return there | {
-        "units of a network, median (least to most)": f"{np.median(some):g} ({some.min()} to {some.max()})",
-        "share of all units, mean of networks": some.mean() / found.n_units,
+    if not len(network_sizes):
+        return fields
+    depth = layers[sizes > 0] @ np.linspace(0, 1, layers.shape[1]) / network_sizes
+    return fields | {
+        "units of a network, median (least to most)": f"{np.median(network_sizes):g} "
+        f"({network_sizes.min()} to {network_sizes.max()})",
+        "share of all units, mean of networks": network_sizes.mean() / result.n_units,
         "depth of networks, 0 first to 1 last layer": depth.mean(),
     }
 
@@ -154,16 +155,16 @@ def recurrence_of(answer: Answer | None) -> dict[str, object]:
 def networks_table(answer: Answer, **correlations: dict[str, float]) -> pd.DataFrame:
     """For every network that is known otherwise the component most like it."""
     rows = answer.tables["pairs"].assign(p=[f"{p:.4f}" for p in holm(answer.tables["pairs"]["best_p"].to_numpy())])
-    named = {"template": "network", "units_a": "units", "best": "component", "best_iou": "IoU",
+    headings = {"template": "network", "units_a": "units", "best": "component", "best_iou": "IoU",
              "best_chance": "IoU by chance", "p": f"p, {len(rows)} networks"}  # fmt: skip
-    more = {name: rows["template"].map(own) for name, own in correlations.items()}
-    return rows[list(named)].rename(columns=named).assign(**more)
+    more = {name: rows["template"].map(correlation) for name, correlation in correlations.items()}
+    return rows[list(headings)].rename(columns=headings).assign(**more)
 
 
-def correlations_of(folder: Path, found: Decomposition) -> dict[str, float]:
+def correlations_of(folder: Path, result: Decomposition) -> dict[str, float]:
     """Largest correlation of a component's map with the z map of each task."""
-    tasks = {one.task: one.z_file for one in glm(folder, folder / "derivatives" / "glm", resume=True)}
-    space, maps = load_mask(found.masks[0]).space, maps_of(found)[0]
+    tasks = {analysis.task: analysis.z_file for analysis in glm(folder, folder / "derivatives" / "glm", resume=True)}
+    space, maps = load_mask(result.masks[0]).space, maps_of(result)[0]
     z = space.to_signals(nib.concat_images(tasks.values())).astype(float)
     return dict(zip(tasks, np.abs(correlate(z, maps)).max(1), strict=True))
 
@@ -171,22 +172,22 @@ def correlations_of(folder: Path, found: Decomposition) -> dict[str, float]:
 def fingerprint_table(answers: dict[str, Answer]) -> pd.DataFrame:
     """The model against others."""
     rows = pd.concat([answer.tables["score"].assign(other=OTHERS[name]) for name, answer in answers.items()])
-    named = {"other": "the model against", "score": "mean correlation of pairs", "score_chance": "by chance",
+    headings = {"other": "the model against", "score": "mean correlation of pairs", "score_chance": "by chance",
              "score_p": "p", "pairs": "pairs", "strong": "above .5", "texts": "texts"}  # fmt: skip
-    return rows[list(named)].assign(score_p=rows["score_p"].map("{:.4f}".format)).rename(columns=named)
+    return rows[list(headings)].assign(score_p=rows["score_p"].map("{:.4f}".format)).rename(columns=headings)
 
 
-def draw_components(found: Decomposition) -> Figure:
+def draw_components(result: Decomposition) -> Figure:
     """Where the components are, and how stable they are: those that explain most."""
-    units, told = maps_of(found)[1][:SHOWN], read_tsv(found.table)[:SHOWN]
+    units, components = maps_of(result)[1][:SHOWN], read_tsv(result.table)[:SHOWN]
     figure = Figure(figsize=(7.5, 0.22 * len(units) + 1.4), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    drawn = left.imshow(units, aspect="auto", cmap="cividis", interpolation="none", vmin=0)
-    left.set(xlabel="layer", ylabel="component", xticks=range(units.shape[1]), title="Units per layer")
-    left.set_yticks(range(len(units)), told["component"], fontsize=7)
-    figure.colorbar(drawn, ax=left, shrink=0.7)
-    right.barh(range(len(units)), told["stability"].astype(float), height=0.6)
-    right.set(xlim=(0, 1), xlabel="mean correlation over refits", title="Stability")
+    layer_axes, stability_axes = figure.subplots(1, 2, sharey=True)
+    image = layer_axes.imshow(units, aspect="auto", cmap="cividis", interpolation="none", vmin=0)
+    layer_axes.set(xlabel="layer", ylabel="component", xticks=range(units.shape[1]), title="Units per layer")
+    layer_axes.set_yticks(range(len(units)), components["component"], fontsize=7)
+    figure.colorbar(image, ax=layer_axes, shrink=0.7)
+    stability_axes.barh(range(len(units)), components["stability"].astype(float), height=0.6)
+    stability_axes.set(xlim=(0, 1), xlabel="mean correlation over refits", title="Stability")
     return figure
 
 
@@ -271,34 +272,34 @@ def page(
     args: argparse.Namespace,
     models: dict[str, Decomposition],
     again: dict[str, Answer | None],
-    known: dict[str, Answer],
-    told: dict[str, Answer],
+    matches: dict[str, Answer],
+    fingerprints: dict[str, Answer],
 ) -> str:
     """All of it as Markdown."""
-    found = models["model"]
+    result = models["model"]
     labels = {
-        "largest correlation of maps": correlations_of(Path(args.folder, "model"), found),
+        "largest correlation of maps": correlations_of(Path(args.folder, "model"), result),
         "same, random weights": correlations_of(Path(args.folder, "untrained"), models["untrained"]),
     }
     planted = (
-        Template(PLANTED).substitute(planted=table(networks_table(known["planted"]))) if "planted" in known else ""
+        Template(PLANTED).substitute(planted=table(networks_table(matches["planted"]))) if "planted" in matches else ""
     )
     options = f"--model {args.model} --site {args.site}{f' --z {args.z:g}' if args.z else ''} --runs {args.runs}"
     return Template(PAGE).substitute(
         model=Path(args.model).name,
-        units=found.n_units,
+        units=result.n_units,
         site=args.site,
         runs=args.runs,
-        n_runs=found.n_runs,
+        n_runs=result.n_runs,
         bound=f"z {args.z:g}" if args.z else "robust z 5 (median and median absolute deviation over units)",
         bound_says=NEAR if args.z and args.z < PAPER_Z else FAR,
         command=f"python examples/networks_without_a_task.py {options} --resamples {args.resamples} --seed {args.seed}",
         resamples=args.resamples,
-        components=side_by_side({name: components_of(one) for name, one in models.items() if name in again}),
-        recurrence=side_by_side({name: recurrence_of(one) for name, one in again.items()}),
-        labels=table(networks_table(known["labels"], **labels)),
+        components=side_by_side({name: components_of(model) for name, model in models.items() if name in again}),
+        recurrence=side_by_side({name: recurrence_of(answer) for name, answer in again.items()}),
+        labels=table(networks_table(matches["labels"], **labels)),
         planted=planted,
-        fingerprint=table(fingerprint_table(told)),
+        fingerprint=table(fingerprint_table(fingerprints)),
     )
 
 
@@ -324,15 +325,15 @@ def main() -> None:
     again = {name: look_again(folder / name, models[name], args) for name in ("model", "untrained")}
     if again["model"] is None:
         sys.exit("no unit of any component is beyond the bound; give a lower one, e.g. --z 2, and another folder")
-    known, told = look_up(folder / "model", args), compare(folder, args)
-    for name, answer in {"recurrence": again["model"], **known, "fingerprint": told["untrained"]}.items():
+    matches, fingerprints = look_up(folder / "model", args), compare(folder, args)
+    for name, answer in {"recurrence": again["model"], **matches, "fingerprint": fingerprints["untrained"]}.items():
         figure = next(path for path in answer.files if path.name.endswith("_figure.png"))
         shutil.copyfile(figure, pictures / f"{name}.png")
     draw_components(models["model"]).savefig(pictures / "components.png")
-    text = page(args, models, again, known, told)
+    text = page(args, models, again, matches, fingerprints)
     (folder / "networks_without_a_task.md").write_text(text, encoding="utf-8")
-    print(networks_table(known.get("planted", known["labels"])).to_string(index=False), "\n")
-    print(fingerprint_table(told).to_string(index=False), "\n")
+    print(networks_table(matches.get("planted", matches["labels"])).to_string(index=False), "\n")
+    print(fingerprint_table(fingerprints).to_string(index=False), "\n")
     print(f"The page is {folder / 'networks_without_a_task.md'}.")
 
 

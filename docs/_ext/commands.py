@@ -45,7 +45,7 @@ def describe(parser: argparse.ArgumentParser) -> Iterator[str]:
     yield from [sentence(parser.description), "", "```text", parser.format_usage().strip(), "```", ""]
     yield f":::{{program}} {parser.prog}\n:::\n"
     for group in parser._action_groups:  # noqa: SLF001 - argparse has no other way
-        actions = [one for one in group._group_actions if not skipped(one)]  # noqa: SLF001 - as above
+        actions = [action for action in group._group_actions if not skipped(action)]  # noqa: SLF001 - as above
         if actions:
             yield f"\n:::{{rubric}} {str(group.title).capitalize()}\n:::\n"
         for action in actions:
@@ -108,9 +108,9 @@ class Verbs(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Make the table from the help of the whole command line."""
-        told = [one for action in verbs_of(build_parser()) for one in action._choices_actions]  # noqa: SLF001 - as above
-        rows = [f"| [`{one.dest}`]({one.dest}.md) | {sentence(one.help)} |" for one in told]
-        toctree = ["", ":::{toctree}", ":hidden:", "", *(one.dest for one in told), ":::"]
+        verbs = [verb for action in verbs_of(build_parser()) for verb in action._choices_actions]  # noqa: SLF001 - as above
+        rows = [f"| [`{verb.dest}`]({verb.dest}.md) | {sentence(verb.help)} |" for verb in verbs]
+        toctree = ["", ":::{toctree}", ":hidden:", "", *(verb.dest for verb in verbs), ":::"]
         return self.parse_text_to_nodes("\n".join(["| verb | does |", "|---|---|", *rows, *toctree]))
 
 
@@ -128,10 +128,10 @@ class Draws(SphinxDirective):
 
 def drawing_functions() -> Iterator[tuple[str, Any]]:
     """Public functions that draw, with the name of their module."""
-    for found in pkgutil.walk_packages(plots.__path__, "llm2bids.plots."):
-        for name, thing in vars(import_module(found.name)).items():
-            if name.startswith("draw_") and thing.__module__ == found.name:
-                yield found.name, thing
+    for module in pkgutil.walk_packages(plots.__path__, "llm2bids.plots."):
+        for name, thing in vars(import_module(module.name)).items():
+            if name.startswith("draw_") and thing.__module__ == module.name:
+                yield module.name, thing
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
