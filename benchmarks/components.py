@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from llm2bids.decomposition import ica
-from llm2bids.masks import load_mask
 from llm2bids.model.phantom import phantom_truth
 from llm2bids.networks.matching import match
 from llm2bids.preparation import prep
@@ -43,7 +42,7 @@ MOST = 0.5
 def best(root: Path, out: Path, **settings: Any) -> np.ndarray:
     """Best IoU with each planted network."""
     (result,) = ica(root, out, overwrite=True, progress=False, **settings)
-    masks = [load_mask(path) for path in result.masks]
+    masks = result.masks
     networks = np.stack([mask.selected for mask in masks])
     truth = np.stack([mask.selected for mask in phantom_truth(masks[0].space).values()])
     shared = (networks[:, None] & truth).sum(-1)
@@ -59,7 +58,7 @@ def recurring(root: Path) -> dict[str, int]:
     pairs = answer.tables["pairs"]
     # One run is no recurrence: it is one of those of which the component was made.
     again = ((pairs["recurrence_p_holm"] < LEVEL) & (pairs["recurrence"] > 1)).to_numpy()
-    masks = [load_mask(path) for path in result.masks]
+    masks = result.masks
     networks = np.stack([mask.selected for mask in masks if mask.n_selected])
     truth = np.stack([mask.selected for mask in phantom_truth(masks[0].space).values()])
     others = (networks & ~truth.any(0)).sum(1) / networks.sum(1)

@@ -25,12 +25,13 @@ from scipy.stats import kstest
 from tqdm import tqdm
 
 from llm2bids.model.phantom import build_phantom
-from llm2bids.networks.identification import SCORES, Experiment, items_of
 from llm2bids.networks.measures import shared_units, units_per_layer
 from llm2bids.networks.network_set import NetworkSet, find_networks
 from llm2bids.networks.resampling import exchanged_labels, matched_networks, p_at_least, shared_by_chance
 from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.run_statistics import RunContrast, RunSums, relabelled
+from llm2bids.networks.settings import SCORES
+from llm2bids.networks.task_decoding import Experiment, items_by_level
 from llm2bids.preparation import prep
 from llm2bids.recording import record
 from llm2bids.statistics import glm
@@ -110,7 +111,7 @@ def identified(
     dealt_runs = dealt(runs, rng)
     sums, groups = RunSums.from_runs(dealt_runs), np.array([run.run for run in dealt_runs])
     rules = tuple(NetworkRule.from_text(text) for text in ("1%", "5%"))
-    experiment = Experiment(sums, items_of(dealt_runs, sums, WEIGHTS), groups, rules, groups, tuple(SCORES))
+    experiment = Experiment(sums, items_by_level(dealt_runs, sums, WEIGHTS), groups, rules, groups, tuple(SCORES))
     names = [run.task for run in dealt_runs]
     labels = np.array([int(name[-1]) for name in names])
     accuracies = experiment.accuracies(labels, experiment.identify(labels, rng))

@@ -19,7 +19,7 @@ import pandas as pd
 
 from llm2bids.networks.depth_profile import profile
 from llm2bids.networks.functional_connectivity import connectivity
-from llm2bids.networks.identification_study import identify
+from llm2bids.networks.identification import identify
 from llm2bids.networks.repeatability import reliability
 from llm2bids.networks.unit_overlap import overlap
 from llm2bids.preparation import prep

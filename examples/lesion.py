@@ -47,7 +47,7 @@ def find_networks(folder: Path, args: argparse.Namespace) -> tuple[list[Path], l
     by_task = glm(folder, folder / "derivatives" / "glm", top=[args.top / 100], resume=True)
     (found,) = ica(folder, folder / "derivatives" / "ica", components=args.components, resume=True)
     top = [next(one.mask.parent.glob(f"*task-{one.task}_*desc-top*_mask.nii.gz")) for one in by_task]
-    return top, [path for path in found.masks if load_mask(path).n_selected]
+    return top, [path for path in found.mask_files if load_mask(path).n_selected]
 
 
 def write_materials(folder: Path, known: frozenset[str], n_prompts: int) -> tuple[list[Path], Path]:

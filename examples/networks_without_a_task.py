@@ -24,10 +24,8 @@ import pandas as pd
 from galactica import table, untrained  # the example beside this one
 from matplotlib.figure import Figure
 
-from llm2bids.bids.tables import read_tsv
 from llm2bids.decomposition import ica
-from llm2bids.decomposition.components import correlate, over_units
-from llm2bids.masks import load_mask
+from llm2bids.decomposition.components import correlate_rows, z_over_units
 from llm2bids.model.phantom import build_phantom
 from llm2bids.networks.fingerprinting import fingerprint
 from llm2bids.networks.matching import match
@@ -64,7 +62,7 @@ def decompose(folder: Path, model: object, args: argparse.Namespace) -> Decompos
 
 def look_again(folder: Path, result: Decomposition, args: argparse.Namespace) -> Answer | None:
     """Look for the components of all runs in those of single runs, where any has a network."""
-    if not any(load_mask(path).n_selected for path in result.masks):
+    if not any(mask.n_selected for mask in result.masks):
         return None
     results = folder / "derivatives"
     ica(folder, results / "icaruns", by="run", z=args.z, seed=args.seed, resume=True)
@@ -102,9 +100,8 @@ def chance_options(args: argparse.Namespace) -> dict[str, int]:
 
 def maps_of(result: Decomposition) -> tuple[np.ndarray, np.ndarray]:
     """Maps, shape (n_components, n_units), and how many units of their networks each layer has."""
-    masks = [load_mask(path) for path in result.masks]
-    layers = [mask.selected.reshape(mask.space.n_hookpoints, -1).sum(1) for mask in masks]
-    return masks[0].space.to_signals(nib.load(result.components)).astype(float), np.array(layers)
+    layers = [mask.selected.reshape(mask.space.n_hookpoints, -1).sum(1) for mask in result.masks]
+    return result.maps, np.array(layers)
 
 
 def side_by_side(columns: dict[str, dict[str, object]]) -> str:
@@ -115,9 +112,9 @@ def side_by_side(columns: dict[str, dict[str, object]]) -> str:
 
 def components_of(result: Decomposition) -> dict[str, object]:
     """What there is."""
-    components, (maps, layers) = read_tsv(result.table).astype(float), maps_of(result)
+    components, (maps, layers) = result.table, maps_of(result)
     sizes = layers.sum(1)
-    beyond, network_sizes = (over_units(maps, robust=False) > PAPER_Z).sum(1), sizes[sizes > 0]
+    beyond, network_sizes = (z_over_units(maps, robust=False) > PAPER_Z).sum(1), sizes[sizes > 0]
     fields = {
         "components": len(sizes),
         "variance explained, sum": components["explained_variance"].sum(),
@@ -164,9 +161,9 @@ def networks_table(answer: Answer, **correlations: dict[str, float]) -> pd.DataF
 def correlations_of(folder: Path, result: Decomposition) -> dict[str, float]:
     """Largest correlation of a component's map with the z map of each task."""
     tasks = {analysis.task: analysis.z_file for analysis in glm(folder, folder / "derivatives" / "glm", resume=True)}
-    space, maps = load_mask(result.masks[0]).space, maps_of(result)[0]
+    space, maps = result.masks[0].space, maps_of(result)[0]
     z = space.to_signals(nib.concat_images(tasks.values())).astype(float)
-    return dict(zip(tasks, np.abs(correlate(z, maps)).max(1), strict=True))
+    return dict(zip(tasks, np.abs(correlate_rows(z, maps)).max(1), strict=True))
 
 
 def fingerprint_table(answers: dict[str, Answer]) -> pd.DataFrame:
@@ -179,14 +176,14 @@ def fingerprint_table(answers: dict[str, Answer]) -> pd.DataFrame:
 
 def draw_components(result: Decomposition) -> Figure:
     """Where the components are, and how stable they are: those that explain most."""
-    units, components = maps_of(result)[1][:SHOWN], read_tsv(result.table)[:SHOWN]
+    units, components = maps_of(result)[1][:SHOWN], result.table[:SHOWN]
     figure = Figure(figsize=(7.5, 0.22 * len(units) + 1.4), layout="constrained")
     layer_axes, stability_axes = figure.subplots(1, 2, sharey=True)
     image = layer_axes.imshow(units, aspect="auto", cmap="cividis", interpolation="none", vmin=0)
     layer_axes.set(xlabel="layer", ylabel="component", xticks=range(units.shape[1]), title="Units per layer")
-    layer_axes.set_yticks(range(len(units)), components["component"], fontsize=7)
+    layer_axes.set_yticks(range(len(units)), components["component"].map("{:02d}".format), fontsize=7)
     figure.colorbar(image, ax=layer_axes, shrink=0.7)
-    stability_axes.barh(range(len(units)), components["stability"].astype(float), height=0.6)
+    stability_axes.barh(range(len(units)), components["stability"], height=0.6)
     stability_axes.set(xlim=(0, 1), xlabel="mean correlation over refits", title="Stability")
     return figure
 

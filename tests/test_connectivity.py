@@ -14,10 +14,17 @@ from scipy.stats import ttest_1samp
 from llm2bids.bids.prepared import PreparedRun
 from llm2bids.bids.tables import read_json, read_tsv, write_json
 from llm2bids.errors import InferenceError, LLM2BIDSError
-from llm2bids.networks.functional_connectivity import connectivity
+from llm2bids.networks.connectome import (
+    correlation_matrices,
+    eigenvariate,
+    evoked_regressors,
+    exclusive_units,
+    mean_correlation,
+    regress_out,
+    signed_mean,
+)
+from llm2bids.networks.functional_connectivity import NuisanceModel, connectivity, find_scans
 from llm2bids.networks.network_set import find_networks
-from llm2bids.networks.scans import Cleaning, find_scans
-from llm2bids.networks.time_courses import connect, eigenvariate, evoked, exclusive, over_runs, signed_mean, without
 from llm2bids.plots.connectivity import draw_connectivity
 
 if TYPE_CHECKING:
@@ -60,7 +67,7 @@ def test_the_eigenvariate_is_the_first_singular_vector(shape: tuple[int, int]) -
 
 def test_partial_correlation_of_three_has_a_closed_form() -> None:
     courses = np.random.default_rng(2).normal(size=(80, 3)) @ np.array([[1, 0.6, 0], [0, 1, -0.5], [0.3, 0, 1]])
-    found, partial = connect(courses, ["a", "b", "c"])
+    found, partial = correlation_matrices(courses, ["a", "b", "c"])
     r = np.corrcoef(courses.T)
     assert found == pytest.approx(r)
     for one, other, third in ((0, 1, 2), (0, 2, 1), (1, 2, 0)):
@@ -79,18 +86,18 @@ def test_partial_correlation_of_three_has_a_closed_form() -> None:
 )
 def test_courses_that_mean_nothing_are_refused(spoil: Any, said: str) -> None:
     with pytest.raises(InferenceError, match=said):
-        connect(spoil(np.random.default_rng(3).normal(size=(30, 3))), ["a", "b", "c"])
+        correlation_matrices(spoil(np.random.default_rng(3).normal(size=(30, 3))), ["a", "b", "c"])
 
 
 def test_intervals_over_runs_are_those_of_fishers_z() -> None:
     r = np.array([0.9, 0.7, -0.2, 0.6])
-    mean, low, high = over_runs(r)
+    mean, low, high = mean_correlation(r)
     expected = ttest_1samp(np.arctanh(r), 0).confidence_interval(0.95)
     assert (float(low), float(high)) == pytest.approx((np.tanh(expected.low), np.tanh(expected.high)))
     assert float(mean) == pytest.approx(np.tanh(np.arctanh(r).mean()))
-    assert np.isnan(over_runs(r[:1])[1])
-    assert np.isnan(over_runs(r[:0])[0])
-    assert float(over_runs(np.ones(3))[0]) == pytest.approx(1)
+    assert np.isnan(mean_correlation(r[:1])[1])
+    assert np.isnan(mean_correlation(r[:0])[0])
+    assert float(mean_correlation(np.ones(3))[0]) == pytest.approx(1)
 
 
 def blocks(n_blocks: int, n_tokens: int) -> pd.DataFrame:
@@ -104,11 +111,11 @@ def test_nothing_of_what_is_taken_out_is_left() -> None:
     rng = np.random.default_rng(4)
     regressors = rng.normal(size=(50, 4)) @ rng.normal(size=(4, 6))  # collinear
     signals = rng.normal(size=(50, 7)) + regressors[:, :1] * 9
-    cleared = without(signals, regressors)
+    cleared = regress_out(signals, regressors)
     assert np.abs(regressors.T @ cleared).max() < 1e-9
     assert np.linalg.matrix_rank(signals - cleared) == 4
     with pytest.raises(InferenceError, match="take out all of 4 scans"):
-        without(signals[:4], np.eye(4))
+        regress_out(signals[:4], np.eye(4))
 
 
 def test_background_has_no_evoked_response() -> None:
@@ -118,13 +125,13 @@ def test_background_has_no_evoked_response() -> None:
         (events["trial_type"] == "on").to_numpy(), n_tokens
     )
     own = np.random.default_rng(5).normal(size=len(times))
-    design = evoked(events, times)
-    assert np.abs(without(shape[:, None], design.to_numpy())).max() < 1e-9
+    design = evoked_regressors(events, times)
+    assert np.abs(regress_out(shape[:, None], design.to_numpy())).max() < 1e-9
     boxcars = design[["trial_type.on", "trial_type.off"]].to_numpy()
-    assert np.abs(without(shape[:, None], boxcars)).max() > 0.2  # which boxcars alone would leave
-    both = without(np.stack([shape + own, own], axis=1), design.to_numpy())
+    assert np.abs(regress_out(shape[:, None], boxcars)).max() > 0.2  # which boxcars alone would leave
+    both = regress_out(np.stack([shape + own, own], axis=1), design.to_numpy())
     assert both[:, 0] == pytest.approx(both[:, 1])
-    rest = evoked(events.assign(trial_type="n/a"), times)
+    rest = evoked_regressors(events.assign(trial_type="n/a"), times)
     assert rest.shape == (len(times), n_tokens + 1)
 
 
@@ -152,7 +159,7 @@ def answer(results: Path) -> Answer:
 def test_shared_units_are_left_out(answer: Answer, results: Path) -> None:
     networks = answer.tables["networks"].set_index("task")
     (found,) = find_networks(results, tasks=[*PAIR, "randomstrings"])
-    own = exclusive(found.selected)
+    own = exclusive_units(found.selected)
     assert own.sum(0).max() == 1
     assert networks.loc[found.tasks, "used"].tolist() == own.sum(1).tolist()
     assert (networks["used"] == networks["units"] - networks["shared"]).all()
@@ -183,7 +190,7 @@ def test_what_is_written_is_what_was_correlated(answer: Answer) -> None:
         assert row["correlation"] == pytest.approx(table.corr().loc[pair], abs=1e-4)
         inside = runs[(runs["scans"] == "randomstrings") & (runs["task_a"] == pair[0]) & (runs["task_b"] == pair[1])]
         mean = scans.set_index(["scans", "task_a", "task_b"]).loc[("randomstrings", *pair), "correlation"]
-        assert mean == pytest.approx(over_runs(inside["correlation"].to_numpy())[0])
+        assert mean == pytest.approx(mean_correlation(inside["correlation"].to_numpy())[0])
         assert row["chose"] == ("randomstrings" in pair)
     told = read_json(next(path for path in answer.files if path.name.endswith("networks.json")))
     for one in answer.tables.values():
@@ -209,7 +216,7 @@ def test_background_is_another_answer(own_results: Path) -> None:
     assert found.question == "connectivitybackground"
     (networks,) = find_networks(own_results, tasks=PAIR)
     run = find_scans(own_results, networks, ["pathology"])[0]
-    regressors = Cleaning(background=True, confounds=()).regressors(run).to_numpy()
+    regressors = NuisanceModel(background=True, confounds=()).regressors(run).to_numpy()
     courses = found.series["task-pathology_run-01_timeseries"].to_numpy()
     scale = np.linalg.norm(regressors, axis=0)[:, None] * np.linalg.norm(courses, axis=0)
     assert np.abs(regressors.T @ courses / scale).max() < 1e-4  # units are float32

@@ -15,19 +15,19 @@ from scipy.stats import spearmanr
 from llm2bids.bids.tables import read_tsv
 from llm2bids.cli import main
 from llm2bids.decomposition import ica
-from llm2bids.decomposition.components import courses_of, fit
-from llm2bids.decomposition.reduction import principal, reduce_runs
-from llm2bids.decomposition.settings import Settings
-from llm2bids.decomposition.sources import find_sources
+from llm2bids.decomposition.components import fit_components, time_courses
+from llm2bids.decomposition.reduction import principal_axes, reduce_runs
+from llm2bids.decomposition.run_groups import find_run_groups
+from llm2bids.decomposition.settings import DecompositionSettings
 from llm2bids.errors import DatasetError, InferenceError
 from llm2bids.networks.answers import Answer
 from llm2bids.networks.fingerprinting import (
-    Courses,
+    ModelCourses,
     choose_level,
-    compare,
+    compare_models,
     fingerprint,
-    read_courses,
-    score_of,
+    read_model_courses,
+    score_pairs,
     spearman,
 )
 from llm2bids.preparation import prep
@@ -42,15 +42,15 @@ QUIET = np.random.default_rng
 
 
 def made(
-    seed: int, n_networks: int = 3, *, reads: bool = True, n_texts: int = 12, like: Courses | None = None
-) -> Courses:
+    seed: int, n_networks: int = 3, *, reads: bool = True, n_texts: int = 12, like: ModelCourses | None = None
+) -> ModelCourses:
     """Random courses over texts of 9 tokens; `like` another model but for order, sign and a monotone scale."""
     rng = np.random.default_rng(seed)
     names = tuple(f"ica{number:02d}" for number in range(n_networks))
     if like is not None:
         texts = {name: np.cbrt(-2 * own[:, ::-1]) for name, own in like.texts.items()}
-        return Courses("copy", "copy", names, texts, reads)
-    return Courses("one", "one", names, {f"t{n}": rng.normal(size=(9, n_networks)) for n in range(n_texts)}, reads)
+        return ModelCourses("copy", "copy", names, texts, reads)
+    return ModelCourses("one", "one", names, {f"t{n}": rng.normal(size=(9, n_networks)) for n in range(n_texts)}, reads)
 
 
 def test_spearman_is_that_of_scipy() -> None:
@@ -81,23 +81,25 @@ def test_texts_in_another_order_are_correlated_as_if_they_had_come_so() -> None:
 def test_a_copy_scores_one_and_a_stranger_no_more_than_chance(level: str) -> None:
     one = made(1)
     copy = replace(made(1, like=one), texts={name: -3 * own[:, ::-1] for name, own in one.texts.items()})
-    score = compare(one, copy, level, 200, np.random.default_rng(0)).tables["score"].iloc[0]  # type: ignore[arg-type]
+    score = compare_models(one, copy, level, 200, np.random.default_rng(0)).tables["score"].iloc[0]  # type: ignore[arg-type]
     assert score["score"] == pytest.approx(1)
     assert score["strong"] == 3
     assert score["score_p"] < 0.01
-    matches = compare(one, copy, level, 2, np.random.default_rng(0)).tables["matches"]  # type: ignore[arg-type]
+    matches = compare_models(one, copy, level, 2, np.random.default_rng(0)).tables["matches"]  # type: ignore[arg-type]
     assert sorted(zip(matches["network_a"], matches["network_b"], strict=True)) == [
         ("ica00", "ica02"),
         ("ica01", "ica01"),
         ("ica02", "ica00"),
     ]
-    stranger = compare(one, made(2), level, 200, np.random.default_rng(0)).tables["score"].iloc[0]  # type: ignore[arg-type]
+    stranger = compare_models(one, made(2), level, 200, np.random.default_rng(0)).tables["score"].iloc[0]  # type: ignore[arg-type]
     assert stranger["score_p"] > 0.05
 
 
 def test_p_is_uniform_where_models_have_nothing_in_common() -> None:
     p_values = [
-        compare(made(2 * n), made(2 * n + 1), "prompt", 39, np.random.default_rng(n)).tables["score"]["score_p"][0]
+        compare_models(made(2 * n), made(2 * n + 1), "prompt", 39, np.random.default_rng(n)).tables["score"]["score_p"][
+            0
+        ]
         for n in range(40)
     ]
     assert 0.3 < np.mean(p_values) < 0.7
@@ -111,7 +113,7 @@ def test_tokens_are_aligned_only_where_they_can_be() -> None:
     assert choose_level(one, replace(other, reads=False), "auto") == "prompt"
     cut = replace(other, texts={name: own[:7] for name, own in other.texts.items()})
     assert choose_level(one, cut, "auto") == "prompt"
-    with pytest.raises(InferenceError, match="--level prompt"):
+    with pytest.raises(InferenceError, match='level="prompt"'):
         choose_level(one, cut, "token")
     with pytest.raises(InferenceError, match="use auto"):
         choose_level(one, cut, "word")  # type: ignore[arg-type]
@@ -121,26 +123,26 @@ def test_tokens_are_aligned_only_where_they_can_be() -> None:
 
 def test_units_may_be_permuted_and_scaled(planted: Path) -> None:
     """The same networks, and so the same score, of a copy of the phantom's signals with other units and scales."""
-    (source,) = find_sources(planted, Settings(scale="none"), tasks=["pathology"])
+    (source,) = find_run_groups(planted, DecompositionSettings(scale="none"), tasks=["pathology"])
     raw = [source.signals(number).astype(np.float64) for number in range(2)]
     rng = np.random.default_rng(3)
     order, scale = rng.permutation(raw[0].shape[1]), rng.uniform(0.1, 30, raw[0].shape[1])
 
-    def texts_of(runs: list[NDArray[np.float64]], n_components: int = 4) -> Courses:
+    def texts_of(runs: list[NDArray[np.float64]], n_components: int = 4) -> ModelCourses:
         standard = [(run - run.mean(0)) / run.std(0) for run in runs]
         means = [run.reshape(33, 24, -1).mean(1) for run in standard]
-        reduced = reduce_runs(lambda: iter(means), principal(iter(means))[1][:30])  # type: ignore[arg-type]
-        maps = fit(reduced, n_components, Settings(), 0)
-        courses = np.concatenate([courses_of(run, maps) for run in standard]).reshape(66, 24, n_components)
+        reduced = reduce_runs(lambda: iter(means), principal_axes(iter(means))[1][:30])  # type: ignore[arg-type]
+        maps = fit_components(reduced, n_components, DecompositionSettings(), 0)
+        courses = np.concatenate([time_courses(run, maps) for run in standard]).reshape(66, 24, n_components)
         names = tuple(map(str, range(n_components)))
-        return Courses("x", "x", names, {str(number): own for number, own in enumerate(courses)}, reads=False)
+        return ModelCourses("x", "x", names, {str(number): own for number, own in enumerate(courses)}, reads=False)
 
     one, other = texts_of(raw), texts_of([(run * scale)[:, order] for run in raw])
-    assert compare(one, other, "prompt", 5, QUIET(0)).tables["score"]["score"][0] == pytest.approx(1, abs=1e-4)
+    assert compare_models(one, other, "prompt", 5, QUIET(0)).tables["score"]["score"][0] == pytest.approx(1, abs=1e-4)
     third = texts_of(raw[::-1], 3)
-    assert score_of(compare(one, third, "prompt", 5, QUIET(0)).tables["spearman"].iloc[:, 1:].to_numpy())[
+    assert score_pairs(compare_models(one, third, "prompt", 5, QUIET(0)).tables["spearman"].iloc[:, 1:].to_numpy())[
         0
-    ] == pytest.approx(compare(other, third, "prompt", 5, QUIET(0)).tables["score"]["score"][0], abs=1e-3)
+    ] == pytest.approx(compare_models(other, third, "prompt", 5, QUIET(0)).tables["score"]["score"][0], abs=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +175,7 @@ def test_command(results: tuple[Path, Path], capsys: pytest.CaptureFixture[str])
         "networks.json",
     }
     assert validate(one)[0].summary().endswith("0 errors, 0 warnings")
-    courses = read_courses(next(iter(one.rglob("*_ica.json"))))
+    courses = read_model_courses(next(iter(one.rglob("*_ica.json"))))
     assert len(courses.texts) == len(set(courses.texts)) >= 30
     first = read_tsv(next(iter(sorted(one.rglob("*run-01*_timeseries.tsv"))))).astype(float).to_numpy()
     assert any((own == first[: len(own)]).all() for own in courses.texts.values())
@@ -206,7 +208,9 @@ def test_recordings_that_are_others_by_now_are_refused(two_sites: Path, tmp_path
     with pytest.raises(DatasetError, match=r"acq-block_run-02 was recorded anew.* llm2bids prep .* --overwrite"):
         fingerprint(out, out, n_draws=2, overwrite=True, progress=False)
     prep(raw, overwrite=True, progress=False)
-    with pytest.raises(DatasetError, match=r"made of other recordings than those now in .*ica with --overwrite"):
+    with pytest.raises(
+        DatasetError, match=r"made of other recordings than those now in .*ica again with overwrite=True"
+    ):
         fingerprint(out, out, n_draws=2, overwrite=True, progress=False)
     ica(raw, out, sites=["block"], components=2, overwrite=True, progress=False)
     fingerprint(out, out, n_draws=2, overwrite=True, progress=False)

@@ -34,7 +34,7 @@ from llm2bids.masks import load_mask
 from llm2bids.networks.depth_profile import profile
 from llm2bids.networks.fingerprinting import fingerprint
 from llm2bids.networks.functional_connectivity import connectivity
-from llm2bids.networks.identification_study import identify
+from llm2bids.networks.identification import identify
 from llm2bids.networks.matching import match
 from llm2bids.networks.repeatability import reliability
 from llm2bids.networks.unit_overlap import overlap
@@ -352,7 +352,7 @@ def everything(parser: argparse.ArgumentParser) -> list[str]:
 def other_value(action: argparse.Action) -> str:
     if action.choices:
         return next(str(choice) for choice in action.choices if choice != action.default)
-    return {"int": "7", "float": "0.25", "share": "0.25", "components": "7", "processes": "7"}.get(
+    return {"int": "7", "float": "0.25", "share": "0.25", "read_components": "7", "processes": "7"}.get(
         getattr(action.type, "__name__", ""), "it's $new"
     )
 

@@ -14,10 +14,25 @@ import pytest
 from llm2bids.bids.tables import read_json, read_tsv, write_json
 from llm2bids.cli import main
 from llm2bids.decomposition import Decomposition, ica
-from llm2bids.decomposition.components import assign, correlate, courses_of, cut, fit, flipped, over_units, stability
-from llm2bids.decomposition.reduction import KEEP, Reduced, estimate_components, principal, reduce_runs
-from llm2bids.decomposition.settings import Settings
-from llm2bids.errors import DatasetError, InferenceError
+from llm2bids.decomposition.components import (
+    assign,
+    correlate_rows,
+    fit_components,
+    orient,
+    stability,
+    threshold,
+    time_courses,
+    z_over_units,
+)
+from llm2bids.decomposition.reduction import (
+    MAX_DIMENSIONS,
+    ReducedRuns,
+    estimate_components,
+    principal_axes,
+    reduce_runs,
+)
+from llm2bids.decomposition.settings import DecompositionSettings
+from llm2bids.errors import DatasetError, OptionError
 from llm2bids.masks.files import load_mask
 from llm2bids.model.phantom import phantom_truth
 from llm2bids.networks.matching import match
@@ -45,18 +60,18 @@ def mixture(axis: str, n_units: int = N_UNITS) -> tuple[list[NDArray[np.float64]
     return [run - run.mean(0) for run in runs], maps
 
 
-def reduced_of(runs: list[NDArray[np.float64]]) -> Reduced:
+def reduced_of(runs: list[NDArray[np.float64]]) -> ReducedRuns:
     def blocks() -> Iterator[NDArray[np.float64]]:
         yield from runs
 
-    return reduce_runs(blocks, principal(blocks())[1])
+    return reduce_runs(blocks, principal_axes(blocks())[1])
 
 
 @pytest.mark.parametrize("axis", ["temporal", "spatial"])
 def test_mixed_sources_come_back(axis: str) -> None:
     runs, maps = mixture(axis)
-    found = fit(reduced_of(runs), N_SOURCES, Settings(axis=axis), seed=1)  # type: ignore[arg-type]
-    similarity = np.abs(correlate(maps, found))
+    found = fit_components(reduced_of(runs), N_SOURCES, DecompositionSettings(axis=axis), seed=1)  # type: ignore[arg-type]
+    similarity = np.abs(correlate_rows(maps, found))
     order = assign(similarity)
     assert sorted(order) == list(range(N_SOURCES))
     assert (similarity[np.arange(N_SOURCES), order] > 0.97).all()
@@ -72,22 +87,24 @@ def test_nilearn_finds_sparse_maps(method: str) -> None:
     for number in range(3):
         maps[number, 20 + 60 * number : 60 + 60 * number] = rng.uniform(1, 2, 40)
     runs = [rng.normal(size=(80, 3)) @ maps[:, kept] + 0.1 * rng.normal(size=(80, 299)) for _ in range(2)]
-    settings = Settings(method, axis="spatial")  # type: ignore[arg-type]
-    found = fit(reduced_of([run - run.mean(0) for run in runs]), 3, settings, 0, (space, kept))
-    similarity = np.abs(correlate(maps[:, kept], found))
+    settings = DecompositionSettings(method=method, axis="spatial")  # type: ignore[arg-type]
+    found = fit_components(reduced_of([run - run.mean(0) for run in runs]), 3, settings, 0, (space, kept))
+    similarity = np.abs(correlate_rows(maps[:, kept], found))
     assert (similarity[np.arange(3), assign(similarity)] > 0.95).all()
 
 
 def test_components_are_those_of_the_whole_however_runs_come() -> None:
     rng = np.random.default_rng(0)
-    rows = rng.normal(size=(90, 6)) @ rng.normal(size=(6, KEEP + 20))  # more units than are kept: added run by run
+    rows = rng.normal(size=(90, 6)) @ rng.normal(
+        size=(6, MAX_DIMENSIONS + 20)
+    )  # more units than are kept: added run by run
     runs = np.array_split(rows, 3)
-    variances, basis = principal(iter(runs))
+    variances, basis = principal_axes(iter(runs))
     whole = np.linalg.svd(rows, full_matrices=False)
     assert len(variances) == 6
     assert variances == pytest.approx(whole[1][:6] ** 2)
     assert np.abs(basis @ whole[2][:6].T) == pytest.approx(np.eye(6), abs=1e-6)
-    few, same = principal(iter([run[:, :40] for run in runs]))
+    few, same = principal_axes(iter([run[:, :40] for run in runs]))
     assert few == pytest.approx(np.linalg.svd(rows[:, :40], compute_uv=False)[:6] ** 2)
     assert same @ same.T == pytest.approx(np.eye(6), abs=1e-6)
 
@@ -101,7 +118,7 @@ def test_parallel_analysis_counts_sources(n_sources: int, n_units: int) -> None:
     runs = [rng.normal(size=(60, n_sources)) @ maps + rng.normal(size=(60, n_units)) for _ in "ab"]
     runs = [run - run.mean(0) for run in runs]
     power = sum((run**2).sum(0) for run in runs)
-    found = estimate_components(principal(iter(runs))[0], [60, 60], np.asarray(power), np.random.default_rng(0))
+    found = estimate_components(principal_axes(iter(runs))[0], [60, 60], np.asarray(power), np.random.default_rng(0))
     assert found == max(n_sources, 2)
 
 
@@ -119,21 +136,21 @@ def test_stability_is_one_for_the_same_and_low_for_noise() -> None:
 def test_the_heavier_tail_is_positive_and_a_fixed_z_has_a_ceiling() -> None:
     maps = np.random.default_rng(0).normal(0, 0.01, (1, 768))
     maps[0, :48] -= 1
-    turned = flipped(maps)
+    turned = orient(maps)
     assert (turned[0, :48] > 0.9).all()
-    assert over_units(turned, robust=False).max() < 4.1
-    assert cut(over_units(turned, robust=True), Settings()).sum() == 48
-    assert cut(over_units(turned, robust=True), Settings(tail="negative")).sum() == 0
-    assert not over_units(np.ones((2, 9)), robust=True).any()
+    assert z_over_units(turned, robust=False).max() < 4.1
+    assert threshold(z_over_units(turned, robust=True), DecompositionSettings()).sum() == 48
+    assert threshold(z_over_units(turned, robust=True), DecompositionSettings(tail="negative")).sum() == 0
+    assert not z_over_units(np.ones((2, 9)), robust=True).any()
     dictionary = np.zeros((1, 100))
     dictionary[0, :5] = 3
-    assert cut(over_units(dictionary, robust=True), Settings(z=3.6)).sum() == 5
+    assert threshold(z_over_units(dictionary, robust=True), DecompositionSettings(z=3.6)).sum() == 5
 
 
 def test_courses_are_the_weights_of_the_maps() -> None:
     rng = np.random.default_rng(6)
     courses, maps = rng.normal(size=(11, 3)), rng.normal(size=(3, 40))
-    assert courses_of(courses @ maps, maps) == pytest.approx(courses)
+    assert time_courses(courses @ maps, maps) == pytest.approx(courses)
 
 
 @pytest.fixture(scope="module")
@@ -145,33 +162,33 @@ def found(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Decomposit
 
 
 def test_every_planted_network_is_found(found: Decomposition) -> None:
-    truth = phantom_truth(load_mask(found.masks[0]).space)
+    truth = phantom_truth(load_mask(found.mask_files[0]).space)
     best = {}
     for task, planted_mask in truth.items():
-        masks = [load_mask(path).selected for path in found.masks]
+        masks = [load_mask(path).selected for path in found.mask_files]
         best[task] = max((one & planted_mask.selected).sum() / (one | planted_mask.selected).sum() for one in masks)
     assert min(best.values()) >= 0.8
     assert np.mean(list(best.values())) >= 0.9
-    table = read_tsv(found.table).astype(float)
+    table = read_tsv(found.table_file).astype(float)
     assert table["stability"].iloc[:6].median() > table["stability"].iloc[6:].median() + 0.2
     assert 0 < table["explained_variance"].sum() <= 1 + 1e-6
     assert table["explained_variance"].is_monotonic_decreasing
 
 
 def test_files_are_valid_and_say_where_they_come_from(found: Decomposition) -> None:
-    root = found.components.parents[2]
+    root = found.maps_file.parents[2]
     assert validate(root)[0].summary().endswith("0 errors, 0 warnings")
-    image = nib.load(found.components)
-    assert image.shape[3] == found.n_components == len(found.masks) == len(read_tsv(found.table))
-    for path in (found.components, found.masks[0], found.timeseries[0]):
+    image = nib.load(found.maps_file)
+    assert image.shape[3] == found.n_components == len(found.mask_files) == len(read_tsv(found.table_file))
+    for path in (found.maps_file, found.mask_files[0], found.course_files[0]):
         own = read_json(path.with_name(path.name.split(".")[0] + ".json"))["Llm2bids"]
         assert own["Model"] == "phantom"
         assert own["Decomposition"]["SmoothingFWHM"] is None
         assert all(len(one["Texts"]) > 1 for one in own["Stimuli"])  # by which a lesion refuses to be scored on them
         assert {"WeightsSHA256", "UnitSpace", "Stimuli", "Versions", "Site"} <= set(own)
-    assert len(found.timeseries) == found.n_runs == 24
-    assert read_tsv(found.timeseries[0]).shape == (792, found.n_components)
-    assert read_json(found.components.with_name(found.components.name.replace(".nii.gz", ".json")))["Sources"]
+    assert len(found.course_files) == found.n_runs == 24
+    assert read_tsv(found.course_files[0]).shape == (792, found.n_components)
+    assert read_json(found.maps_file.with_name(found.maps_file.name.replace(".nii.gz", ".json")))["Sources"]
 
 
 @pytest.mark.parametrize("by", ["run", "layer", "group"])
@@ -180,11 +197,11 @@ def test_what_goes_together(by: str, planted: Path, tmp_path: Path) -> None:
     made = ica(planted, tmp_path / "out", by=by, components=3, samples="token", axis="spatial", progress=False, **task)  # type: ignore[arg-type]
     assert len(made) == {"run": 4, "layer": 6, "group": 1}[by]
     assert {one.n_units for one in made} == ({128} if by == "layer" else {768})
-    assert {one.components.parent.name for one in made} == ({"group"} if by == "group" else {"func"})
-    assert len({one.components for one in made}) == len(made)
+    assert {one.maps_file.parent.name for one in made} == ({"group"} if by == "group" else {"func"})
+    assert len({one.maps_file for one in made}) == len(made)
     assert validate(tmp_path / "out")[0].summary().endswith("0 errors, 0 warnings")
     if by == "layer":
-        volumes = load_mask(made[0].masks[0]).space.to_signals(nib.load(made[-1].components))
+        volumes = load_mask(made[0].mask_files[0]).space.to_signals(nib.load(made[-1].maps_file))
         assert not volumes[:, :-128].any()
         assert volumes[:, -128:].any()
 
@@ -192,13 +209,13 @@ def test_what_goes_together(by: str, planted: Path, tmp_path: Path) -> None:
 def test_a_seed_gives_the_same_files_and_raw_activations_other_ones(planted: Path, tmp_path: Path) -> None:
     call = {"task_label": ["pathology"], "components": 5, "axis": "spatial", "resamples": 2, "progress": False}
     one, same = (ica(planted, tmp_path / name, seed=4, **call)[0] for name in ("a", "b"))  # type: ignore[arg-type]
-    for path in sorted(one.components.parent.iterdir()):
-        assert path.read_bytes() == (same.components.parent / path.name).read_bytes()
+    for path in sorted(one.maps_file.parent.iterdir()):
+        assert path.read_bytes() == (same.maps_file.parent / path.name).read_bytes()
     (raw,) = ica(planted, tmp_path / "c", scale="none", z=3.6, seed=4, **call)  # type: ignore[arg-type]
-    own = read_json(raw.masks[0].with_name(raw.masks[0].name.replace(".nii.gz", ".json")))
+    own = read_json(raw.mask_files[0].with_name(raw.mask_files[0].name.replace(".nii.gz", ".json")))
     assert own["Llm2bids"]["Decomposition"]["Threshold"].endswith("beyond 3.6")
     assert own["Sources"][0].startswith("bids:raw:")
-    massive = nib.load(raw.components).get_fdata()
+    massive = nib.load(raw.maps_file).get_fdata()
     assert np.abs(massive).max() > 10  # two channels are a hundred times as large as the rest, and decide
 
 
@@ -251,12 +268,34 @@ def test_what_cannot_be_is_said_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_result_opens_its_files(found: Decomposition) -> None:
+    space = found.masks[0].space
+    assert found.maps.shape == (found.n_components, space.n_units)
+    assert found.maps == pytest.approx(space.to_signals(nib.load(found.maps_file)))
+    assert [mask.n_selected for mask in found.masks] == found.table["units"].tolist()
+    assert found.masks[1].selected.tolist() == load_mask(found.mask_files[1]).selected.tolist()
+    assert found.masks[0].provenance["Component"] == 1
+    assert {len(course) for course in found.courses.values()} == {792}
+    assert all("_run-" in name for name in found.courses)
+    assert found.plot(2).axes
+    assert repr(found) == f"<Decomposition {found.name}: {found.n_components} components, 792 samples, 768 units>"
+    names = read_json(found.summary_file)["Files"]
+    root = found.summary_file.parents[2]
+    assert found.files == sorted([found.summary_file, *(root / name for name in names)])
+
+
+def test_results_lie_in_the_dataset_if_no_folder_is_named(two_sites: Path, tmp_path: Path) -> None:
+    raw = shutil.copytree(two_sites, tmp_path / "ds")
+    (result,) = ica(raw, sites=["block"], components=2, progress=False)
+    assert result.summary_file.is_relative_to(raw / "derivatives" / "ica")
+
+
 def test_other_folders_are_refused(planted: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="another derivative"):
         ica(planted, planted / "derivatives" / "llm2bids")
     with pytest.raises(DatasetError, match="no BIDS dataset"):
         ica(tmp_path, tmp_path / "out")
-    with pytest.raises(InferenceError, match="method 'pca' found"):
+    with pytest.raises(OptionError, match="method 'pca' found"):
         ica(planted, tmp_path / "out", method="pca")  # type: ignore[arg-type]
     raw = shutil.copytree(planted, tmp_path / "ds", ignore=shutil.ignore_patterns("derivatives"))
     with pytest.raises(DatasetError, match="not prepared"):

@@ -10,21 +10,21 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-import llm2bids.networks.decoder as decoding
+import llm2bids.networks.task_decoding as decoding
 from llm2bids.design.statsmodel import Contrast
 from llm2bids.errors import InferenceError
-from llm2bids.networks.identification import (
-    SCORES,
+from llm2bids.networks.rules import NetworkRule
+from llm2bids.networks.run_statistics import Maps, RunContrast, RunSums
+from llm2bids.networks.settings import SCORES
+from llm2bids.networks.task_decoding import (
     Experiment,
     Items,
     accuracy_interval,
-    best,
     confusion,
-    items_of,
+    items_by_level,
+    most_similar,
     score,
 )
-from llm2bids.networks.rules import NetworkRule
-from llm2bids.networks.run_statistics import Maps, RunContrast, RunSums
 from llm2bids.space import UnitSpace
 
 N_UNITS = 120
@@ -70,25 +70,25 @@ def experiment_of(
     sums, parts = RunSums.from_runs(runs), np.array([run.run for run in runs])
     chosen = tuple(NetworkRule.from_text(rule) for rule in rules)
     held_out = parts if groups is None else np.array(groups)
-    experiment = Experiment(sums, items_of(runs, sums, weights), held_out, chosen, parts)
+    experiment = Experiment(sums, items_by_level(runs, sums, weights), held_out, chosen, parts)
     return experiment, np.array([tasks.index(run.task) for run in runs])
 
 
 def test_items_are_prompts_blocks_and_runs() -> None:
     (run,) = planted([("a", "run-1")], 1.0, 0, n_blocks=3)
     sums = RunSums.from_runs([run])
-    found = items_of([run], sums, {"a/on": 1.0, "a/off": -1.0})
+    found = items_by_level([run], sums, {"a/on": 1.0, "a/off": -1.0})
     on, off = run.effects[::2], run.effects[1::2]
     assert found["prompt"].maps == pytest.approx(on - off.mean(0), abs=1e-5)
     assert found["prompt"].names == tuple(f"prompt-{number}" for number in range(1, 13, 2))
     assert found["block"].maps == pytest.approx(on.reshape(3, 2, -1).mean(1) - off.mean(0), abs=1e-5)
     assert found["block"].names == ("block-0", "block-1", "block-2")
     assert found["run"].maps == pytest.approx(sums.pooled([1]).z)
-    above = items_of([run], sums, {"a/on": 2.0})["prompt"]
+    above = items_by_level([run], sums, {"a/on": 2.0})["prompt"]
     assert above.maps == pytest.approx(on)
     for weights in ({"a/off": -1.0}, {}):
         with pytest.raises(InferenceError, match="run-1 of task a has no prompt of positive weight"):
-            items_of([run], sums, weights)
+            items_by_level([run], sums, weights)
 
 
 ITEMS = Items(
@@ -104,7 +104,7 @@ def test_mean_z_is_the_mean_sign_by_sign() -> None:
     found = score("mean-z", ITEMS, MAPS, NETWORKS)
     assert found[:2] == pytest.approx(by_hand)
     assert found[2].tolist() == [0, 0]
-    assert best(found[:2], np.random.default_rng(0)).tolist() == [0, 1]
+    assert most_similar(found[:2], np.random.default_rng(0)).tolist() == [0, 1]
 
 
 def test_correlation_is_with_the_whole_map() -> None:
@@ -127,12 +127,12 @@ def test_an_empty_network_is_never_chosen(name: str) -> None:
     found = score(name, ITEMS, MAPS, NETWORKS & [[False], [True]])
     assert np.isneginf(found[:, 0]).all()
     assert np.isfinite(found[:, 1]).all()
-    assert (best(found, np.random.default_rng(0)) == 1).all()
+    assert (most_similar(found, np.random.default_rng(0)) == 1).all()
 
 
 def test_ties_are_broken_evenly() -> None:
     scores = np.tile([[0.0, 2.0, 1.0, 2.0], [-np.inf] * 4, [-3.0, -3.0, -3.0, -4.0]], (2000, 1))
-    told = best(scores, np.random.default_rng(0)).reshape(2000, 3)
+    told = most_similar(scores, np.random.default_rng(0)).reshape(2000, 3)
     shares = [np.bincount(column, minlength=4) / 2000 for column in told.T]
     expected = np.array([[0, 1 / 2, 0, 1 / 2], [1 / 4] * 4, [1 / 3, 1 / 3, 1 / 3, 0]])
     assert np.array(shares) == pytest.approx(expected, abs=0.05)

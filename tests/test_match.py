@@ -17,7 +17,7 @@ from llm2bids.errors import DatasetError, InferenceError, MaskError
 from llm2bids.masks.files import load_mask, save_mask
 from llm2bids.model.phantom import phantom_truth
 from llm2bids.networks.map_sets import Template, TemplateSet, read_set
-from llm2bids.networks.matching import compare, iou_matrix, match, permuted_iou
+from llm2bids.networks.matching import iou_matrix, match, match_sets, permuted_iou
 from llm2bids.space import UnitMask, UnitSpace
 from llm2bids.validation import validate
 
@@ -56,7 +56,7 @@ def test_iou_by_hand() -> None:
 
 def test_shuffled_networks_are_matched_to_themselves(tmp_path: Path) -> None:
     own, order = networks(5), np.array([3, 0, 4, 2, 1])
-    answer = compare(set_of(own, tmp_path), set_of(own[order], tmp_path), 0.2, 200, np.random.default_rng(0))
+    answer = match_sets(set_of(own, tmp_path), set_of(own[order], tmp_path), 0.2, 200, np.random.default_rng(0))
     pairs = answer.tables["pairs"]
     assert pairs["match"].tolist() == [f"net{np.flatnonzero(order == number)[0]}" for number in range(5)]
     assert pairs[["iou", "correlation"]].to_numpy() == pytest.approx(1.0)
@@ -66,7 +66,9 @@ def test_shuffled_networks_are_matched_to_themselves(tmp_path: Path) -> None:
 
 def test_what_has_no_partner_left_says_so(tmp_path: Path) -> None:
     own = networks(3)
-    pairs = compare(set_of(own, tmp_path), set_of(own[1:], tmp_path), 0.2, 9, np.random.default_rng(0)).tables["pairs"]
+    pairs = match_sets(set_of(own, tmp_path), set_of(own[1:], tmp_path), 0.2, 9, np.random.default_rng(0)).tables[
+        "pairs"
+    ]
     assert pairs["match"].tolist() == ["n/a", "net0", "net1"]
     assert np.isnan(pairs["iou"][0])
     assert pairs["units_b"].tolist() == [0, 12, 12]
@@ -85,14 +87,14 @@ def test_networks_of_several_runs_all_say_of_which(tmp_path: Path) -> None:
 def test_a_single_set_shows_the_best_of_each_beside_chance(tmp_path: Path) -> None:
     own = networks(3)
     one, other = set_of(own, tmp_path), set_of(own[:2], tmp_path)
-    answer = compare(one, other, 0.2, 99, np.random.default_rng(0))
+    answer = match_sets(one, other, 0.2, 99, np.random.default_rng(0))
     axes = answer.figures["figure"].axes[1]
     assert axes.get_xlabel() == "IoU"
     pairs = answer.tables["pairs"]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx(pairs["best_iou"].tolist())
     assert axes.collections[0].get_offsets()[:, 0].tolist() == pytest.approx(pairs["best_chance"].tolist())
     assert [text.get_text().endswith("*") for text in axes.texts] == [True, True, False]
-    several = compare(one, set_of(own[:2], tmp_path, ["a", "b"]), 0.2, 9, np.random.default_rng(0))
+    several = match_sets(one, set_of(own[:2], tmp_path, ["a", "b"]), 0.2, 9, np.random.default_rng(0))
     assert several.figures["figure"].axes[1].get_xlabel() == "of 2 runs or sets of B"
 
 
@@ -112,7 +114,7 @@ def test_recurrence_counts_runs_and_only_of_what_recurs(tmp_path: Path) -> None:
     runs = [np.concatenate([planted, own]) if number < 4 else own for number, own in enumerate(noise)]
     groups = [f"run-{number}" for number, own in enumerate(runs) for _ in own]
     templates = set_of(np.concatenate([planted, networks(2, 77)]), tmp_path)
-    answer = compare(templates, set_of(np.concatenate(runs), tmp_path, groups), 0.2, 400, np.random.default_rng(1))
+    answer = match_sets(templates, set_of(np.concatenate(runs), tmp_path, groups), 0.2, 400, np.random.default_rng(1))
     pairs = answer.tables["pairs"]
     assert pairs["recurrence"].tolist()[0] == 4
     assert pairs["recurrence_p_holm"][0] < 0.05
@@ -179,8 +181,8 @@ def test_planted_networks_are_found_again_without_a_label_and_other_units_are_no
     """Components of all runs, looked for in components of each; to a part of a network a few other units may cling."""
     (found,) = ica(planted, tmp_path / "ica", progress=False)
     pairs = match(tmp_path / "ica", by_run, out=tmp_path / "out", progress=False).tables["pairs"]
-    networks = np.stack([own for path in found.masks if (own := load_mask(path).selected).any()])
-    truth = np.stack([network.selected for network in phantom_truth(load_mask(found.masks[0]).space).values()])
+    networks = np.stack([own for path in found.mask_files if (own := load_mask(path).selected).any()])
+    truth = np.stack([network.selected for network in phantom_truth(load_mask(found.mask_files[0]).space).values()])
     again = ((pairs["recurrence_p_holm"] < 0.05) & (pairs["recurrence"] > 1)).to_numpy()
     share = (networks & truth.any(0)).sum(1) / networks.sum(1)
     best = iou_matrix(truth, networks[again])
@@ -246,7 +248,7 @@ def test_templates_without_a_partner_leave_the_columns_of_the_others(tmp_path: P
     strangers[np.arange(15), np.arange(15)] = True
     rng = np.random.default_rng(0)
     one, other = set_of(np.concatenate([strangers, wanted]), tmp_path), set_of(wanted, tmp_path)
-    answer = compare(one, other, 0.2, 9, rng)
+    answer = match_sets(one, other, 0.2, 9, rng)
     axes = answer.figures["figure"].axes[0]
     rows = [label.get_text() for label in axes.get_yticklabels()]
     columns = [label.get_text() for label in axes.get_xticklabels()]

@@ -15,14 +15,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llm2bids.bids.tables import read_json, read_tsv
 from llm2bids.masks import load_mask
 from llm2bids.model.phantom import build_phantom
-from llm2bids.networks.identification import SCORES, Experiment, accuracy_interval, items_of
-from llm2bids.networks.identification_study import identify
+from llm2bids.networks.identification import identify
 from llm2bids.networks.measures import index_matrix, shared_units, units_per_layer
 from llm2bids.networks.network_set import find_networks
 from llm2bids.networks.repeatability import reliability
 from llm2bids.networks.resampling import exchanged_labels, matched_networks, p_at_least
 from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.run_statistics import RunContrast, RunSums, relabelled
+from llm2bids.networks.settings import SCORES
+from llm2bids.networks.task_decoding import Experiment, accuracy_interval, items_by_level
 from llm2bids.networks.unit_overlap import overlap
 from llm2bids.preparation import prep
 from llm2bids.recording import record
@@ -165,7 +166,7 @@ def experiment_of(
     weights = {f"{task}/{name}": weight for task in tasks for name, weight in (("on", 1.0), ("off", -1.0))}
     sums, groups = RunSums.from_runs(runs), np.array([run.run for run in runs])
     chosen = tuple(NetworkRule.from_text(text) for text in rules)
-    experiment = Experiment(sums, items_of(runs, sums, weights), groups, chosen, groups, tuple(scores))
+    experiment = Experiment(sums, items_by_level(runs, sums, weights), groups, chosen, groups, tuple(scores))
     return experiment, np.array([tasks.index(run.task) for run in runs])
 
 

@@ -15,7 +15,7 @@ from llm2bids.bids.tables import read_json, read_tsv, write_json, write_tsv
 from llm2bids.cli import main
 from llm2bids.errors import InferenceError
 from llm2bids.networks.depth_profile import profile
-from llm2bids.networks.identification_study import identify
+from llm2bids.networks.identification import identify
 from llm2bids.networks.repeatability import reliability
 from llm2bids.networks.unit_overlap import overlap
 from llm2bids.preparation import prep
@@ -216,7 +216,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.usefixtures("blank_figures")
 def test_tasks_are_told_across_subjects(several: Path, tmp_path: Path) -> None:
     results = shutil.copytree(several, tmp_path / "glm")
-    with pytest.raises(Exception, match="--allow-overlap"):
+    with pytest.raises(Exception, match="allow_overlap=True"):
         identify(results, across="subject", n_permutations=1, progress=False)
     (answer,) = identify(results, across="subject", allow_overlap=True, n_permutations=20, progress=False)
     assert (answer.tables["summary"].query("level == 'run'")["accuracy"] == 1).all()

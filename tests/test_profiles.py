@@ -13,20 +13,22 @@ import pytest
 from llm2bids.bids.tables import read_json, read_tsv, write_json
 from llm2bids.errors import LLM2BIDSError
 from llm2bids.masks import load_mask
-from llm2bids.networks.depth import (
-    HeldOut,
+from llm2bids.networks.depth_profile import (
     counts_without_effect,
     depth_of,
-    interval,
-    mean_and_interval,
     p_evenly,
     p_over_layers,
     p_two_sided,
-    shrinkage,
+    profile,
     spread_evenly,
-    without_each,
 )
-from llm2bids.networks.depth_profile import profile
+from llm2bids.networks.held_out_effects import (
+    HeldOutEffects,
+    jackknife_interval,
+    leave_one_out,
+    mean_and_interval,
+    shrinkage,
+)
 from llm2bids.networks.measures import units_per_layer
 from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.run_statistics import RunSums
@@ -116,21 +118,21 @@ def test_intervals_are_students() -> None:
     runs = np.array([0.3, 0.9, 0.6, 1.4])
     left_out = (runs.sum() - runs) / 3
     mean, low, high = mean_and_interval(runs)
-    assert interval(np.append(left_out, mean), mean) == pytest.approx((low, high))
+    assert jackknife_interval(np.append(left_out, mean), mean) == pytest.approx((low, high))
     assert np.isnan(mean_and_interval(np.array([np.nan, 2.0]))[1])
     assert np.isnan(mean_and_interval(np.array([np.nan]))[0])
 
 
 def test_leaving_out_a_run_is_pooling_the_others() -> None:
     sums = noise(3, 7, 0)
-    maps = without_each(sums)
+    maps = leave_one_out(sums)
     assert maps.effect[1] == pytest.approx(sums.pooled([[True, False, True]]).effect[0])
     assert maps.effect[-1] == pytest.approx(sums.pooled([[True] * 3]).effect[0])
 
 
-def held_out(sums: RunSums, rule: NetworkRule) -> HeldOut:
-    maps = without_each(sums)
-    return HeldOut.from_sums(sums, maps, rule.select(maps))
+def held_out(sums: RunSums, rule: NetworkRule) -> HeldOutEffects:
+    maps = leave_one_out(sums)
+    return HeldOutEffects.from_sums(sums, maps, rule.select(maps))
 
 
 def test_effects_without_anything_shrink_to_nothing() -> None:
@@ -149,7 +151,7 @@ def test_a_run_left_out_keeps_its_own_sign() -> None:
     found = held_out(sums, NetworkRule("top", 0.5))
     assert found.networks.sum(1).tolist() == [1, 1, 1]
     assert found.held_out[2] == pytest.approx([-0.5, 3.0])  # turned round, and as the others
-    assert found.chosen[2] == pytest.approx([2.0, 1.0])
+    assert found.selecting[2] == pytest.approx([2.0, 1.0])
     assert found.means()[1][2] == pytest.approx(-0.5)
     assert np.isnan(found.means(np.zeros(2, bool))[0]).all()
 

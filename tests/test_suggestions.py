@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from llm2bids.bids.runs import find_runs
-from llm2bids.decomposition.settings import Settings as IcaSettings
+from llm2bids.decomposition.settings import DecompositionSettings
 from llm2bids.design.fsl import ev_text
 from llm2bids.errors import LLM2BIDSError, did_you_mean
-from llm2bids.networks.identification_study import identify
+from llm2bids.networks.identification import identify
 from llm2bids.networks.unit_overlap import overlap
 from llm2bids.space import UnitMask
 from llm2bids.statistics.settings import GLMSettings
@@ -76,7 +76,7 @@ def test_single_parts_know_what_was_meant(two_sites: Path) -> None:
     with pytest.raises(LLM2BIDSError, match=r"condition 'onn' found, only off, on; did you mean on[?] choose"):
         ev_text(pd.DataFrame({"onset": [0, 4], "duration": [2, 2], "trial_type": ["on", "off"]}), "onn")
     with pytest.raises(LLM2BIDSError, match=r"method 'fastika' found; did you mean fastica[?] use"):
-        IcaSettings(method="fastika")  # type: ignore[arg-type]
+        DecompositionSettings(method="fastika")  # type: ignore[arg-type]
     with pytest.raises(LLM2BIDSError, match=r"tail 'positivv' found; did you mean positive[?] use two"):
         replace(GLMSettings(), tail="positivv")  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Independent components: fitted, signed, cut to networks, matched to each other and judged by how well they repeat."""
+"""Independent components: fit, sign, threshold, assignment to each other, stability, and time courses."""
 
 from __future__ import annotations
 
@@ -19,97 +19,109 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from llm2bids.decomposition.reduction import Reduced
-    from llm2bids.decomposition.settings import Settings
+    from llm2bids.decomposition.reduction import ReducedRuns
+    from llm2bids.decomposition.settings import DecompositionSettings
     from llm2bids.space import UnitSpace
 
 logger = logging.getLogger(__name__)
 
-_STARTS: Final = 5
+_N_STARTS: Final = 5
+"""Random rotations from which FastICA starts."""
 _FIRST_STEPS: Final = 200
+"""Iterations from each start."""
 _STEPS: Final = 500
+"""Further iterations from the best start."""
 _TOLERANCE: Final = 1e-4
-_NORMAL: Final = 0.3745672075
+_NORMAL_LOG_COSH: Final = 0.3745672075
 """Mean of log cosh of a standard normal variable."""
 _MAD: Final = 1.4826
 """Standard deviations of a normal distribution per median absolute deviation."""
 _TINY: Final = 1e-12
+"""Deviations below this share of the largest value are 0 but for rounding."""
 
 
-def fit(
-    reduced: Reduced,
+def fit_components(
+    reduced: ReducedRuns,
     n_components: int,
-    settings: Settings,
+    settings: DecompositionSettings,
     seed: int,
-    place: tuple[UnitSpace, NDArray[np.bool_]] | None = None,
+    mask: tuple[UnitSpace, NDArray[np.bool_]] | None = None,
 ) -> NDArray[np.float64]:
     """Decompose samples into components.
 
-    `place` (n_all_units,): for nilearn's methods, which take images: the space and which of its units these are.
-    Returns (n_components, n_units): maps, the heavier tail positive.
+    `mask`: for nilearn's methods, which take images: the space, and which of its units these are, shape (n_all_units,).
+    Returns maps, shape (n_components, n_units), the heavier tail positive.
     """
     if settings.method != "fastica":
-        if place is None:
+        if mask is None:
             raise ValueError("images need a space")
-        return flipped(_fit_images(reduced, n_components, settings, seed, place))
+        return orient(_fit_images(reduced, n_components, settings, seed, mask))
     scores = np.concatenate(reduced.scores)
     _, sizes, rotation = np.linalg.svd(scores, full_matrices=False)
     sizes, rotation = sizes[:n_components], rotation[:n_components]
     axes = rotation @ reduced.basis
-    if settings.axis == "spatial":
-        return flipped(_independent(axes.T, seed).T)
+    if settings.independent_axis == "spatial":
+        # Spatial ICA: principal maps are rotated until they are independent over units.
+        return orient(_independent(axes.T, seed).T)
+    # Temporal ICA: X = white (sizes / sqrt(n)) axes, and white = sources mixing. Sources have variance 1, so the
+    # mixing matrix is their covariance with the whitened samples; the map of a component is its row, back in units.
     white = scores @ rotation.T / sizes * np.sqrt(len(scores))
     sources = _independent(white, seed)
     mixing = sources.T @ white / len(scores)
-    return flipped((mixing * (sizes / np.sqrt(len(scores)))) @ axes)
+    return orient((mixing * (sizes / np.sqrt(len(scores)))) @ axes)
 
 
 def _independent(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Rotate columns until they are as independent as they become, from the best of several starts."""
+    """Rotate columns until they are most independent, from the best of several starts."""
     centred = values - values.mean(0)
     # Whitened here by SVD: with whiten_solver="eigh" scikit-learn 1.9 gives sources that correlate.
     white = np.linalg.svd(centred, full_matrices=False)[0] * np.sqrt(len(centred))
-    white = flipped(white.T).T  # a direction has no sign: starts must not depend on the one that was returned
-    draws = np.random.default_rng(seed).standard_normal((_STARTS, white.shape[1], white.shape[1]))
-    tried = [_rotate(white, start, _FIRST_STEPS)[:2] for start in draws]
-    best = max(tried, key=lambda one: negentropy(one[0]))
-    found, _, settled = _rotate(white, best[1], _STEPS)
-    if not settled:
+    white = orient(white.T).T  # a direction has no sign: starts must not depend on the one that was returned
+    starts = np.random.default_rng(seed).standard_normal((_N_STARTS, white.shape[1], white.shape[1]))
+    # FastICA stops in local optima; the start whose sources are furthest from normal is continued.
+    candidates = [_rotate(white, start, _FIRST_STEPS)[:2] for start in starts]
+    best = max(candidates, key=lambda candidate: negentropy(candidate[0]))
+    sources, _, converged = _rotate(white, best[1], _STEPS)
+    if not converged:
         logger.info("FastICA of %d components did not settle in %d steps", values.shape[1], _STEPS)
-    return found
+    return sources
 
 
 def _rotate(
     white: NDArray[np.float64], start: NDArray[np.float64], n_steps: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
-    """FastICA from one start: sources, rotation, and whether it settled."""
+    """Run FastICA from one start; return sources, rotation, and whether it converged."""
     estimator = FastICA(whiten=False, w_init=start, max_iter=n_steps, tol=_TOLERANCE)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         sources = estimator.fit_transform(white)
-    settled = not any(issubclass(one.category, ConvergenceWarning) for one in caught)
-    return sources, estimator.components_, settled
+    converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+    return sources, estimator.components_, converged
 
 
 def negentropy(sources: NDArray[np.float64]) -> float:
-    """Say how far from normal sources are: what FastICA makes large, and by which starts are compared.
+    """Measure how far from normal sources are: the objective of FastICA.
 
-    `sources` (n_samples, n_components): of variance 1. Returns sum over components of the squared difference of the
+    `sources` (n_samples, n_components): of variance 1. Returns the sum over components of the squared difference of the
     mean log cosh from that of a normal variable (Hyvärinen and Oja 2000, Neural Networks 13).
     """
-    return float(((np.log(np.cosh(sources)).mean(0) - _NORMAL) ** 2).sum())
+    return float(((np.log(np.cosh(sources)).mean(0) - _NORMAL_LOG_COSH) ** 2).sum())
 
 
 def _fit_images(
-    reduced: Reduced, n_components: int, settings: Settings, seed: int, place: tuple[UnitSpace, NDArray[np.bool_]]
+    reduced: ReducedRuns,
+    n_components: int,
+    settings: DecompositionSettings,
+    seed: int,
+    mask: tuple[UnitSpace, NDArray[np.bool_]],
 ) -> NDArray[np.float64]:
-    """Let nilearn decompose: our mask, no smoothing, nothing standardized or detrended again."""
+    """Decompose by nilearn: in our mask, without smoothing, and with nothing standardized or detrended again."""
     from nilearn.decomposition import CanICA, DictLearning  # noqa: PLC0415 - takes seconds to import
 
-    space, kept = place
+    space, units = mask
     common: dict[str, Any] = {
         "n_components": n_components,
-        "mask": space.to_image(kept),
+        "mask": space.to_image(units),
         "smoothing_fwhm": None,
         "standardize": False,
         "detrend": False,
@@ -120,39 +132,34 @@ def _fit_images(
     images = []
     for rows in reduced.by_subject:  # an image is a subject to CanICA, which looks for what subjects have in common
         _, sizes, rotation = np.linalg.svd(rows, full_matrices=False)
-        spread = np.zeros((len(sizes), space.n_units), np.float32)
-        spread[:, kept] = sizes[:, None] * (rotation @ reduced.basis)
-        images.append(space.to_image(spread))
+        # The principal maps times their singular values have the cross-products of all samples, in far fewer volumes.
+        volumes = np.zeros((len(sizes), space.n_units), np.float32)
+        volumes[:, units] = sizes[:, None] * (rotation @ reduced.basis)
+        images.append(space.to_image(volumes))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of nilearn about images without a time axis of their own
         estimator.fit(images)
-    found: NDArray[np.float64] = np.asarray(estimator.components_, np.float64)
-    order = np.flatnonzero(kept.reshape(-1))
-    whole = space.to_signals(estimator.masker_.inverse_transform(found.astype(np.float32)))
-    return np.asarray(whole[:, order], np.float64)
+    maps = np.asarray(estimator.components_, np.float32)
+    volumes = space.to_signals(estimator.masker_.inverse_transform(maps))  # from voxels to units
+    return np.asarray(volumes[:, np.flatnonzero(units)], np.float64)
 
 
-def flipped(maps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turn maps such that their heavier tail is positive: ICA knows no sign.
-
-    `maps` (n_components, n_units): as fitted. Returns (n_components, n_units): with a third central moment of 0 or
-    more.
-    """
+def orient(maps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give maps (n_components, n_units) the sign that makes their heavier tail positive; ICA leaves it open."""
     centred = maps - maps.mean(1, keepdims=True)
-    signs = np.where((centred**3).sum(1) < 0, -1.0, 1.0)
-    turned: NDArray[np.float64] = maps * signs[:, None]
-    return turned
+    signs = np.where((centred**3).sum(1) < 0, -1.0, 1.0)  # the sign of the skewness
+    oriented: NDArray[np.float64] = maps * signs[:, None]
+    return oriented
 
 
-def over_units(maps: NDArray[np.float64], *, robust: bool) -> NDArray[np.float64]:
-    """Turn maps into z over units.
+def z_over_units(maps: NDArray[np.float64], *, robust: bool) -> NDArray[np.float64]:
+    """Scale maps (n_components, n_units) to z over units; 0 for a constant map.
 
-    `maps` (n_components, n_units): as fitted. `robust`: by median and median absolute deviation, which a network does
-    not move while it is small; else by mean and standard deviation, which caps z at ``sqrt((1 - p) / p)`` for a network
-    that is a share p of all units: 3.9 for 6 %. Returns (n_components, n_units): z; 0 for a constant map.
+    `robust`: by median and median absolute deviation, which a small network does not shift; else by mean and standard
+    deviation, which limits z to ``sqrt((1 - p) / p)`` for a network that is a share p of all units: 3.9 for 6 %.
 
     >>> network = np.array([[1.0, 0.01, -0.01, 0.02, -0.02, 0.0, 0.01, -0.01, 0.02, -0.02]])
-    >>> [round(float(over_units(network, robust=robust).max()), 1) for robust in (False, True)]
+    >>> [round(float(z_over_units(network, robust=robust).max()), 1) for robust in (False, True)]
     [3.0, 44.7]
     """
     if not robust:
@@ -160,80 +167,72 @@ def over_units(maps: NDArray[np.float64], *, robust: bool) -> NDArray[np.float64
     else:
         centre = np.median(maps, 1, keepdims=True)
         spread = _MAD * np.median(np.abs(maps - centre), 1, keepdims=True)
-        absent = spread <= _TINY * np.abs(maps).max(1, keepdims=True)  # most units are 0, as in dictionaries
-        spread = np.where(absent, maps.std(1, keepdims=True), spread)
+        # More than half of the units are equal, as the zeros of dictionaries are: their median deviation is 0.
+        degenerate = spread <= _TINY * np.abs(maps).max(1, keepdims=True)
+        spread = np.where(degenerate, maps.std(1, keepdims=True), spread)
     z: NDArray[np.float64] = np.divide(maps - centre, spread, out=np.zeros_like(maps), where=spread > 0)
     return z
 
 
-def cut(z: NDArray[np.float64], settings: Settings) -> NDArray[np.bool_]:
-    """Choose the units of networks.
-
-    `z` (n_components, n_units): what `over_units` gave. Returns (n_components, n_units): units beyond the bound.
-    """
+def threshold(z: NDArray[np.float64], settings: DecompositionSettings) -> NDArray[np.bool_]:
+    """Select the units of networks: those beyond the bound, in maps `z` (n_components, n_units) of `z_over_units`."""
     bound = ROBUST_Z if settings.z is None else settings.z
     return Selection(bound, settings.tail).select(z)
 
 
-def correlate(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Correlate the rows of two sets.
-
-    Returns (n_one, n_other): pearson's r; 0 with a constant map.
-    """
-    unit = [_normed(maps - maps.mean(1, keepdims=True)) for maps in (one, other)]
-    found: NDArray[np.float64] = unit[0] @ unit[1].T
-    return found
+def correlate_rows(maps_a: NDArray[np.float64], maps_b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Correlate every two rows of two sets, shape (n_a, n_b): Pearson's r; 0 with a constant row."""
+    unit_a, unit_b = (_unit_rows(maps - maps.mean(1, keepdims=True)) for maps in (maps_a, maps_b))
+    correlations: NDArray[np.float64] = unit_a @ unit_b.T
+    return correlations
 
 
-def _normed(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows of length 1, or 0."""
+def _unit_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scale rows to length 1; rows of zeros stay."""
     lengths = np.sqrt((rows**2).sum(1, keepdims=True))
-    found: NDArray[np.float64] = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
-    return found
+    scaled: NDArray[np.float64] = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    return scaled
 
 
 def assign(similarity: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Give each row a column of its own such that the sum of similarities is the largest.
+    """Assign rows to columns one to one such that the sum of similarities is the largest.
 
-    `similarity` (n_rows, n_columns): finite. Returns (n_rows,): column of each row; -1 where columns have run out.
+    `similarity` (n_rows, n_columns): finite. Returns (n_rows,): column of each row; -1 if there are too few columns.
 
     >>> assign(np.array([[0.9, 0.8], [0.8, 0.1]])).tolist()
     [1, 0]
     """
-    chosen = np.full(len(similarity), -1)
+    assigned = np.full(len(similarity), -1)
     rows, columns = linear_sum_assignment(similarity, maximize=True)
-    chosen[rows] = columns
-    return chosen
+    assigned[rows] = columns
+    return assigned
 
 
 def stability(maps: NDArray[np.float64], refits: Sequence[NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-    """Say how well components repeat.
+    """Measure how well components repeat.
 
-    `maps` (n_components, n_units): components. `refits` (n_components, n_units): the same, of other starts and other
-    runs; matched to the components one to one by absolute correlation. Returns (n_components,): ``stability``: mean
-    absolute correlation between all refits of a component, itself included, 1 where all are the same. ``quality``: that
-    less the mean absolute correlation with all other components, the index of ICASSO (Himberg et al. 2004, NeuroImage
-    22), which matches by clustering instead.
+    `maps`, `refits` (n_components, n_units): components, and those of other starts and other runs, matched to them one
+    to one by absolute correlation. Returns, each (n_components,): ``stability``, mean absolute correlation between all
+    fits of a component; ``quality``, that less the mean absolute correlation with all other components, the index of
+    ICASSO (Himberg et al. 2004, NeuroImage 22), which matches by clustering instead.
     """
-    matched = [maps]
-    for other in refits:
-        similarity = np.abs(correlate(maps, other))
-        matched.append(other[assign(similarity)])
+    matched = [maps, *(refit[assign(np.abs(correlate_rows(maps, refit)))] for refit in refits)]
     stacked = np.stack(matched, axis=1)  # component, fit, unit
     n_components, n_fits, n_units = stacked.shape
-    every = np.abs(correlate(*[stacked.reshape(-1, n_units)] * 2)).reshape(n_components, n_fits, n_components, n_fits)
-    own = np.einsum("afag->afg", every)
-    within = (own.sum((1, 2)) - np.trace(own, axis1=1, axis2=2)) / (n_fits * (n_fits - 1))
-    others = every.sum((1, 3)).sum(1) - own.sum((1, 2))
-    between = others / max(n_fits**2 * (n_components - 1), 1)
+    rows = stacked.reshape(-1, n_units)
+    similarity = np.abs(correlate_rows(rows, rows)).reshape(n_components, n_fits, n_components, n_fits)
+    same = np.einsum("afag->afg", similarity)  # fits of one component
+    # A fit correlates perfectly with itself, which says nothing: the diagonal is left out.
+    within = (same.sum((1, 2)) - np.trace(same, axis1=1, axis2=2)) / (n_fits * (n_fits - 1))
+    different = similarity.sum((1, 3)).sum(1) - same.sum((1, 2))
+    between = different / max(n_fits**2 * (n_components - 1), 1)
     return {"stability": within, "quality": within - between}
 
 
-def courses_of(signals: NDArray[np.floating[Any]], maps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Regress scans on maps: what each network does over time, the others held apart.
+def time_courses(signals: NDArray[np.floating[Any]], maps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Regress scans (n_scans, n_units) on all maps (n_components, n_units) together: the first step of dual regression.
 
-    `signals` (n_scans, n_units): of one run. `maps` (n_components, n_units): components. Returns (n_scans,
-    n_components): weights of the maps in every scan (first step of dual regression).
+    Returns the weights of the maps in every scan, shape (n_scans, n_components).
     """
-    found: NDArray[np.float64] = np.asarray(signals, np.float64) @ np.linalg.pinv(maps)
-    return found
+    courses: NDArray[np.float64] = np.asarray(signals, np.float64) @ np.linalg.pinv(maps)
+    return courses

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from llm2bids.networks.depth_profile import profile
     from llm2bids.networks.functional_connectivity import connectivity
-    from llm2bids.networks.identification_study import identify
+    from llm2bids.networks.identification import identify
     from llm2bids.networks.matching import match
     from llm2bids.networks.repeatability import reliability
     from llm2bids.networks.unit_overlap import overlap
@@ -17,7 +17,7 @@ __all__ = ["connectivity", "identify", "match", "overlap", "profile", "reliabili
 
 _MODULES: Final = {
     "connectivity": "functional_connectivity",
-    "identify": "identification_study",
+    "identify": "identification",
     "match": "matching",
     "overlap": "unit_overlap",
     "profile": "depth_profile",

@@ -16,14 +16,13 @@ from llm2bids.plots.pictures import as_png
 from llm2bids.results.summaries import LIBRARIES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     import pandas as pd
     from matplotlib.figure import Figure
 
     from llm2bids.bids.dataset import Dataset
-    from llm2bids.networks.network_set import NetworkSet
 
 FOLDER: Final = "networks"
 """Folder of answers about networks, inside the results of ``glm`` or ``ica``."""
@@ -64,6 +63,21 @@ class Answer:
     columns: Mapping[str, str] = field(default_factory=dict)
     series: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+
+    def plot(self, name: str = "figure") -> Figure:
+        """Return a figure.
+
+        Parameters
+        ----------
+        name : str
+            Name of the figure, a key of `figures`.
+
+        Returns
+        -------
+        Figure
+            As it is written.
+        """
+        return self.figures[name]
 
     def __repr__(self) -> str:
         """One line."""
@@ -120,48 +134,6 @@ def publish(out: Dataset, source: AnswerSource, answer: Answer) -> Answer:
             out.ignore(FOLDER)  # results of older versions do not say so yet
             files = out.publish(stage)
     return replace(answer, files=tuple(sorted(files)))
-
-
-def refuse_existing(out: Dataset, sets: Sequence[NetworkSet], question: str, *, overwrite: bool) -> None:
-    """Raise if one of these sets has an answer already."""
-    for networks in sets:
-        check_new(out, networks.entities(question), overwrite=overwrite)
-
-
-def write_answer(out: Dataset, networks: NetworkSet, answer: Answer) -> Answer:
-    """Write the answer for a set of networks."""
-    return publish(out, networks, answer)
-
-
-def refuse_answer(out: Dataset, entities: Mapping[str, str], *, overwrite: bool, instead: str = "") -> None:
-    """Raise if there is an answer already."""
-    check_new(out, entities, overwrite=overwrite, hint=instead)
-
-
-@dataclass(frozen=True, slots=True)
-class _Described:
-    """Networks that an answer is about, by its files and fields."""
-
-    names: Mapping[str, str]
-    sources: Mapping[str, Any]
-    metadata: Mapping[str, Any]
-
-    def entities(self, _label: str) -> dict[str, str]:
-        """Entities of the files."""
-        return dict(self.names)
-
-
-def publish_answer(
-    out: Dataset, entities: Mapping[str, str], answer: Answer, sources: Mapping[str, Any], metadata: Mapping[str, Any]
-) -> Answer:
-    """Write the answer for other networks."""
-    return publish(out, _Described(entities, sources, metadata), answer)
-
-
-def files_of(answers: Sequence[Answer], _arguments: Mapping[str, Any]) -> tuple[Path, list[Path]]:
-    """Folder of results that answers were written to, and all their files, for its history."""
-    files = [path for answer in answers for path in answer.files]
-    return files[0].parents[1], files
 
 
 def _sidecar(answer: Answer, source: AnswerSource) -> dict[str, Any]:

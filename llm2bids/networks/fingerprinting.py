@@ -1,4 +1,4 @@
-"""How alike the networks of two models run over the same texts, whatever their units are called and however large."""
+"""Compare the networks of two models by their time courses over the same texts, whatever their units are."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from llm2bids.bids.dataset import Dataset, linked
-from llm2bids.bids.history import noted_call
+from llm2bids.bids.dataset import linked
+from llm2bids.bids.history import noted
 from llm2bids.bids.names import parse_name, to_label
 from llm2bids.bids.prepared import find_prepared
 from llm2bids.bids.tables import read_json, read_tsv
 from llm2bids.decomposition.components import assign
-from llm2bids.decomposition.job import SUMMARY, hash_of
-from llm2bids.decomposition.sources import prompts_of
+from llm2bids.decomposition.job import hash_inputs
+from llm2bids.decomposition.run_groups import prompt_numbers
+from llm2bids.decomposition.summaries import derivative_of, find_summary
 from llm2bids.errors import DatasetError, InferenceError
-from llm2bids.networks.answers import Answer, files_of, publish_answer, refuse_answer
+from llm2bids.networks.answers import Answer
+from llm2bids.networks.question import Question
 from llm2bids.networks.resampling import p_at_least
-from llm2bids.networks.settings import check_draws
+from llm2bids.networks.settings import FingerprintOptions
+from llm2bids.options import takes
 from llm2bids.plots.fingerprint import draw_fingerprint
-from llm2bids.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,12 +36,14 @@ if TYPE_CHECKING:
 
     from llm2bids.bids.prepared import PreparedRun
 
+Level = Literal["prompt", "token"]
+"""Samples of a correlation: means of texts, or tokens within each text."""
 STRONG: Final = 0.5
 """Absolute correlation above which a pair of networks counts (follow-up of Liu et al. 2025)."""
-_FEWEST: Final = 5
+_MIN_SAMPLES: Final = 5
 """Texts or tokens that a rank correlation needs at least."""
-_HELD: Final = 4096
-"""Texts of one length whose ranks are held: permutations come back to them."""
+_MAX_RANKS: Final = 4096
+"""Ranked texts in memory: every permutation needs them again."""
 _COLUMNS: Final = {
     "network_a": "Network of the first model.",
     "network_b": "Network of the second that is assigned to it: one to one, such that the sum of absolute correlations "
@@ -58,11 +62,11 @@ _COLUMNS: Final = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Courses:
-    """What the networks of one model do over texts.
+class ModelCourses:
+    """Time courses of the networks of one model.
 
-    - `texts` (n_tokens, n_networks): by the hash of the text.
-    - `reads`: whether tokens are those of the text, so that equal numbers of them can be aligned.
+    - `texts`: courses (n_tokens, n_networks) by the hash of the text.
+    - `reads`: whether the model read, so that tokens are those of the text and can be aligned.
     """
 
     subject: str
@@ -72,42 +76,10 @@ class Courses:
     reads: bool
 
 
-def _wrote(answer: Answer, asked: Mapping[str, Any]) -> tuple[Path, list[Path]]:
-    """The files of the answer."""
-    return files_of([answer], asked)
-
-
-@noted_call("fingerprint", _wrote)
-def fingerprint(  # noqa: PLR0913 - the arguments of the command
-    a: str | Path,
-    b: str | Path,
-    *,
-    out: str | Path | None = None,
-    level: Literal["auto", "prompt", "token"] = "auto",
-    n_draws: int = 1000,
-    seed: int = 0,
-    overwrite: bool = False,
-    progress: bool | None = None,
-) -> Answer:
-    """Say how alike the networks of two models run over the texts that both were shown.
-
-    Parameters
-    ----------
-    a, b : path-like
-        What ``ica`` made of each model: a folder with one decomposition, or its ``ica.json`` where there are several.
-    out : path-like, optional
-        Folder of results to add the answer to; by default that of `a`.
-    level : {"auto", "prompt", "token"}
-        Correlate mean courses over texts, or courses over the tokens of each text, which needs the same tokens in both
-        models; by default tokens where both read, and cut every text into as many.
-    n_draws : int
-        Permutations of texts between the models.
-    seed : int
-        Which ones.
-    overwrite : bool
-        Replace an answer that is there.
-    progress : bool, optional
-        Whether to show a progress bar; by default if the terminal can.
+@noted("fingerprint")
+@takes(FingerprintOptions)
+def fingerprint(options: FingerprintOptions) -> Answer:
+    """Compare how the networks of two models respond to the texts that both were shown.
 
     Returns
     -------
@@ -117,43 +89,87 @@ def fingerprint(  # noqa: PLR0913 - the arguments of the command
     Raises
     ------
     LLM2BIDSError
-        If a file is missing, the models share fewer than five texts, or tokens cannot be aligned.
+        If a file is missing, if the models share fewer than five texts, or if tokens cannot be aligned.
     """
-    check_draws(n_draws)
-    summaries = _summary(Path(a)), _summary(Path(b))
-    one, other = (read_courses(path) for path in summaries)
-    used = choose_level(one, other, level)
-    target = Dataset(Path(out) if out is not None else _root(summaries[0]), "derivative")
-    entities = {"sub": one.subject, "desc": f"fingerprint{to_label(other.subject)}"}
-    refuse_answer(target, entities, overwrite=overwrite, instead=", or write elsewhere with --out")
-    with progress_bar("draws", n_draws, "fingerprint", visible=progress) as bar:
-        answer = compare(one, other, used, n_draws, np.random.default_rng(seed), bar.update)
-    sources = [Path(os.path.relpath(path, target.root)).as_posix() for path in summaries]
-    told = [read_json(path)["Llm2bids"] for path in summaries]
-    own = {"Models": [one.get("Model") for one in told], "WeightsSHA256": [one.get("WeightsSHA256") for one in told]}
-    answer = replace(answer, settings={**answer.settings, "Seed": seed})
-    return publish_answer(target, entities, answer, {"SourceFiles": sources}, own)
+    summaries = find_summary(Path(options.a)), find_summary(Path(options.b))
+    first, second = (read_model_courses(path) for path in summaries)
+    level = choose_level(first, second, options.level)
+    models = ModelPair(first, second, summaries, options.home)
+    question = Question("fingerprint", options, hint=", or write elsewhere with `out`")
+    question.check_new([models])
+    (answer,) = question.answer([FingerprintStudy(models, level, options)])
+    return answer
 
 
-def compare(
-    one: Courses,
-    other: Courses,
-    level: Literal["prompt", "token"],
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelPair:
+    """Two models; `summaries` describe their decompositions, and the answer is written to `home`."""
+
+    first: ModelCourses
+    second: ModelCourses
+    summaries: tuple[Path, Path]
+    home: Path
+
+    def entities(self, label: str) -> dict[str, str]:
+        """Entities of the files of an answer."""
+        return {"sub": self.first.subject, "desc": f"{label}{to_label(self.second.subject)}"}
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """Summaries of both decompositions, for the sidecar."""
+        return {"SourceFiles": [Path(os.path.relpath(path, self.home)).as_posix() for path in self.summaries]}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Both models, for the sidecar."""
+        models = [read_json(path)["Llm2bids"] for path in self.summaries]
+        return {
+            "Models": [model.get("Model") for model in models],
+            "WeightsSHA256": [model.get("WeightsSHA256") for model in models],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class FingerprintStudy:
+    """Comparison of two models."""
+
+    networks: ModelPair
+    level: Level
+    options: FingerprintOptions
+
+    @property
+    def n_steps(self) -> int:
+        """Number of permutations."""
+        return self.options.n_draws
+
+    def answer(self, tick: Callable[[int], object]) -> Answer:
+        """Compute all tables, and the figure."""
+        rng = np.random.default_rng(self.options.seed)
+        models = self.networks
+        answer = compare_models(models.first, models.second, self.level, self.options.n_draws, rng, tick)
+        return replace(answer, settings={**answer.settings, "Seed": self.options.seed})
+
+
+def compare_models(
+    first: ModelCourses,
+    second: ModelCourses,
+    level: Level,
     n_draws: int,
     rng: np.random.Generator,
     tick: Callable[[int], object] = lambda _: None,
 ) -> Answer:
-    """Compare courses that have been read."""
-    shared = [text for text in one.texts if text in other.texts]
-    mine, theirs = [one.texts[text] for text in shared], [other.texts[text] for text in shared]
-    correlate = spearman(mine, theirs, level)
-    rho = correlate(np.arange(len(shared)))
-    score, strong, order = score_of(rho)
+    """Compare the networks of two models."""
+    texts = [text for text in first.texts if text in second.texts]
+    courses_a, courses_b = [first.texts[text] for text in texts], [second.texts[text] for text in texts]
+    correlate = spearman(courses_a, courses_b, level)
+    rho = correlate(np.arange(len(texts)))
+    score, strong, order = score_pairs(rho)
+    # Permuted texts keep the courses of each model, and are assigned anew: the best of unrelated pairs correlate too.
     scores, counts = np.zeros(n_draws), np.zeros(n_draws)
     for draw in range(n_draws):
-        scores[draw], counts[draw], _ = score_of(correlate(rng.permutation(len(shared))))
+        scores[draw], counts[draw], _ = score_pairs(correlate(rng.permutation(len(texts))))
         tick(1)
-    told = {
+    row = {
         "score": score,
         "score_chance": scores.mean(),
         "score_p": float(p_at_least(score, scores)),
@@ -161,29 +177,32 @@ def compare(
         "strong_chance": counts.mean(),
         "strong_p": float(p_at_least(strong, counts)),
         "pairs": int((order >= 0).sum()),
-        "texts": len(shared),
+        "texts": len(texts),
         "level": level,
     }
-    matches = _matches(one, other, np.abs(rho), order)
-    matrix = pd.DataFrame(np.abs(rho), columns=list(other.networks)).assign(network_a=list(one.networks))
+    matches = _matches(first, second, np.abs(rho), order)
+    matrix = pd.DataFrame(np.abs(rho), columns=list(second.networks)).assign(network_a=list(first.networks))
     tables = {
-        "score": pd.DataFrame([told]),
+        "score": pd.DataFrame([row]),
         "matches": matches,
-        "spearman": matrix[["network_a", *other.networks]],
+        "spearman": matrix[["network_a", *second.networks]],
     }
-    figure = draw_fingerprint(matches, matrix.set_index("network_a"), scores, told, (one.model, other.model), STRONG)
-    settings = {"Level": level, "Draws": n_draws, "Texts": len(shared)}
-    names = f"{one.subject}, {other.subject}"
-    return Answer("fingerprint", names, "", tables, {"figure": figure}, settings, _COLUMNS)
+    models = (first.model, second.model)
+    figure = draw_fingerprint(matches, matrix.set_index("network_a"), scores, row, models, STRONG)
+    settings = {"Level": level, "Draws": n_draws, "Texts": len(texts)}
+    subjects = f"{first.subject}, {second.subject}"
+    return Answer("fingerprint", subjects, "", tables, {"figure": figure}, settings, _COLUMNS)
 
 
-def _matches(one: Courses, other: Courses, size: NDArray[np.float64], order: NDArray[np.int64]) -> pd.DataFrame:
-    """The assigned pairs, the most alike first."""
+def _matches(
+    first: ModelCourses, second: ModelCourses, size: NDArray[np.float64], order: NDArray[np.int64]
+) -> pd.DataFrame:
+    """The assigned pairs, the largest absolute correlation first."""
     rows = np.flatnonzero(order >= 0)
     table = pd.DataFrame(
         {
-            "network_a": [one.networks[row] for row in rows],
-            "network_b": [other.networks[order[row]] for row in rows],
+            "network_a": [first.networks[row] for row in rows],
+            "network_b": [second.networks[order[row]] for row in rows],
             "rho": size[rows, order[rows]],
         }
     )
@@ -191,129 +210,112 @@ def _matches(one: Courses, other: Courses, size: NDArray[np.float64], order: NDA
 
 
 def spearman(
-    mine: Sequence[NDArray[np.float64]], theirs: Sequence[NDArray[np.float64]], level: Literal["prompt", "token"]
+    courses_a: Sequence[NDArray[np.float64]], courses_b: Sequence[NDArray[np.float64]], level: Level
 ) -> Callable[[NDArray[np.int64]], NDArray[np.float64]]:
-    """Rank the courses of two models, to correlate them with the texts of the second in any order.
+    """Return a function that correlates the networks of two models, with the texts of the second in any order.
 
-    `level`: correlate the means of texts; or tokens within each text, of which the longer is cut, and average over
-    texts. Returns of an order, ndarray of int, shape (n_texts,), it makes correlations, ndarray, shape (n_one,
-    n_other): between -1 and 1; a constant course counts as 0.
+    `courses_a`, `courses_b`: one array (n_tokens, n_networks) per text. `level`: correlate the means of texts; or the
+    tokens within each text, of which the longer is cut, averaged over texts. The function takes an order, shape
+    (n_texts,), and returns correlations, shape (n_a, n_b); a constant course counts as 0.
     """
     if level == "prompt":
-        one, other = (_ranks(np.stack([own.mean(0) for own in part])) for part in (mine, theirs))
-        return lambda order: one.T @ other[order]
-    both = (mine, theirs)
+        means_a, means_b = (
+            _unit_ranks(np.stack([course.mean(0) for course in courses])) for courses in (courses_a, courses_b)
+        )
+        return lambda order: means_a.T @ means_b[order]
+    models = (courses_a, courses_b)
 
-    @lru_cache(_HELD)
-    def ranks(which: int, text: int, n_tokens: int) -> NDArray[np.float64]:
-        return _ranks(both[which][text][:n_tokens])
+    @lru_cache(_MAX_RANKS)
+    def ranks(model: int, text: int, n_tokens: int) -> NDArray[np.float64]:
+        return _unit_ranks(models[model][text][:n_tokens])
 
     def correlate(order: NDArray[np.int64]) -> NDArray[np.float64]:
-        total = np.zeros((mine[0].shape[1], theirs[0].shape[1]))
+        total = np.zeros((courses_a[0].shape[1], courses_b[0].shape[1]))
         for text, partner in enumerate(order.tolist()):
-            n_tokens = min(len(mine[text]), len(theirs[partner]))
+            n_tokens = min(len(courses_a[text]), len(courses_b[partner]))
             total += ranks(0, text, n_tokens).T @ ranks(1, partner, n_tokens)
         return total / len(order)
 
     return correlate
 
 
-def _ranks(courses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks of every column, centred and of length 1."""
+def _unit_ranks(courses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rank every column, centre it, and scale it to length 1: the product of two is Spearman's correlation."""
     ranks = rankdata(courses, axis=0)
     ranks -= ranks.mean(0)
     lengths = np.sqrt((ranks**2).sum(0))
-    found: NDArray[np.float64] = np.divide(ranks, lengths, out=np.zeros_like(ranks), where=lengths > 0)
-    return found
+    unit: NDArray[np.float64] = np.divide(ranks, lengths, out=np.zeros_like(ranks), where=lengths > 0)
+    return unit
 
 
-def score_of(rho: NDArray[np.float64]) -> tuple[float, int, NDArray[np.int64]]:
-    """Assign networks one to one, and say how alike they are.
+def score_pairs(rho: NDArray[np.float64]) -> tuple[float, int, NDArray[np.int64]]:
+    """Assign networks one to one.
 
-    `rho` (n_one, n_other): correlations. Returns `order` (n_one,): the network of the other model, -1 for none.
+    `rho` (n_a, n_b): correlations. Returns the mean absolute correlation of the pairs, the number of strong pairs, and
+    the network of the second model for each of the first, shape (n_a,), -1 for none.
 
-    >>> score, strong, order = score_of(np.array([[0.1, -0.9], [0.3, 0.8]]))
+    >>> score, strong, order = score_pairs(np.array([[0.1, -0.9], [0.3, 0.8]]))
     >>> round(score, 2), strong, order.tolist()
     (0.6, 1, [1, 0])
     """
-    size = np.abs(rho)
+    size = np.abs(rho)  # components have no sign
     order = assign(size)
-    there = order >= 0
-    matched = size[there, order[there]]
+    assigned = order >= 0
+    matched = size[assigned, order[assigned]]
     return float(matched.mean()), int((matched > STRONG).sum()), order
 
 
-def choose_level(one: Courses, other: Courses, asked: Literal["auto", "prompt", "token"]) -> Literal["prompt", "token"]:
-    """Say what can be correlated."""
-    if asked not in {"auto", "prompt", "token"}:
-        raise InferenceError(f"level {asked!r} found; use auto, prompt or token")
-    shared = [text for text in one.texts if text in other.texts]
-    if len(shared) < _FEWEST:
+def choose_level(first: ModelCourses, second: ModelCourses, level: Literal["auto", "prompt", "token"]) -> Level:
+    """Choose what is correlated; raise if it cannot be."""
+    if level not in {"auto", "prompt", "token"}:
+        raise InferenceError(f"level {level!r} found; use auto, prompt or token")
+    texts = [text for text in first.texts if text in second.texts]
+    if len(texts) < _MIN_SAMPLES:
         raise InferenceError(
-            f"{len(shared)} texts found that both {one.subject} and {other.subject} were shown, {_FEWEST} needed; "
-            "record both on the same task and seed"
+            f"{len(texts)} texts found that both {first.subject} and {second.subject} were shown, {_MIN_SAMPLES} "
+            "needed; record both on the same task and seed"
         )
-    lengths = [(len(one.texts[text]), len(other.texts[text])) for text in shared]
-    aligned = one.reads and other.reads and all(mine == theirs >= _FEWEST for mine, theirs in lengths)
-    if asked == "token" and not aligned:
+    lengths = [(len(first.texts[text]), len(second.texts[text])) for text in texts]
+    aligned = first.reads and second.reads and all(n_a == n_b >= _MIN_SAMPLES for n_a, n_b in lengths)
+    if level == "token" and not aligned:
         raise InferenceError(
             "tokens cannot be aligned: both models must read, and cut every text into as many tokens, "
-            f"{_FEWEST} at least; use --level prompt"
+            f'{_MIN_SAMPLES} at least; use level="prompt"'
         )
-    return "token" if aligned and asked != "prompt" else "prompt"
+    return "token" if aligned and level != "prompt" else "prompt"
 
 
-def read_courses(summary: Path) -> Courses:
-    """Read what the networks of a decomposition do over every text.
-
-    Returns A text that was shown several times by its first showing.
-    """
-    told, root = read_json(summary), _root(summary)
+def read_model_courses(summary: Path) -> ModelCourses:
+    """Read the time courses of a decomposition over every text; the first time it was shown, if it was repeated."""
+    fields, root = read_json(summary), derivative_of(summary)
     texts: dict[str, NDArray[np.float64]] = {}
     networks: tuple[str, ...] = ()
-    for run, series in zip(_runs_of(summary, told), told["Timeseries"], strict=True):
+    for run, series in zip(_decomposed_runs(summary, fields), fields["Timeseries"], strict=True):
         table = read_tsv(root / series).astype(float)
         if len(table) != run.volumes.n_scans:
             raise DatasetError(f"{series} and {run.volumes.name} differ in length; run llm2bids ica again")
-        networks, courses, place = tuple(table.columns), table.to_numpy(), prompts_of(run)
+        networks, courses, prompts = tuple(table.columns), table.to_numpy(), prompt_numbers(run)
         for number, text in enumerate(run.stimuli(run.events["prompt"])):
-            if (place == number).any():
-                texts.setdefault(text, courses[place == number])
-    own = told["Llm2bids"]
-    subject = str(told["Name"]).partition("_")[0].removeprefix("sub-")
-    return Courses(subject, str(own.get("Model")), networks, texts, reads=own.get("Mode") == "read")
+            if (prompts == number).any():
+                texts.setdefault(text, courses[prompts == number])
+    metadata = fields["Llm2bids"]
+    subject = str(fields["Name"]).partition("_")[0].removeprefix("sub-")
+    return ModelCourses(subject, str(metadata.get("Model")), networks, texts, reads=metadata.get("Mode") == "read")
 
 
-def _runs_of(summary: Path, told: Mapping[str, Any]) -> list[PreparedRun]:
-    """The runs that were decomposed; refuses those that are not as they were then."""
-    raw = linked(_root(summary), "raw")
+def _decomposed_runs(summary: Path, fields: Mapping[str, Any]) -> list[PreparedRun]:
+    """Find the runs that were decomposed; raise if they changed since."""
+    raw = linked(derivative_of(summary), "raw")
     prepared = find_prepared(raw)
-    if gone := [name for name in told["Runs"] if name not in prepared]:
-        raise DatasetError(f"{gone[0]} is no longer prepared in {raw}; run llm2bids prep {raw}, and llm2bids ica again")
-    runs = [prepared[name] for name in told["Runs"]]
-    for run in runs:
-        run.recording()  # refuses what was recorded anew since it was prepared
-    if told.get("Fingerprint") != hash_of(runs, told["Llm2bids"]["Decomposition"], parse_name(summary.name)[1]):
+    if missing := [name for name in fields["Runs"] if name not in prepared]:
         raise DatasetError(
-            f"{summary.name} was made of other recordings than those now in {raw}; run llm2bids ica with --overwrite"
+            f"{missing[0]} is no longer prepared in {raw}; run llm2bids prep {raw}, and llm2bids ica again"
+        )
+    runs = [prepared[name] for name in fields["Runs"]]
+    for run in runs:
+        run.recording()  # raises if the run was recorded anew since it was prepared
+    if fields.get("Fingerprint") != hash_inputs(runs, fields["Llm2bids"]["Decomposition"], parse_name(summary.name)[1]):
+        raise DatasetError(
+            f"{summary.name} was made of other recordings than those now in {raw}; run ica again with overwrite=True"
         )
     return runs
-
-
-def _summary(path: Path) -> Path:
-    """The one decomposition of a folder, or the one named."""
-    if path.is_file() and path.name.endswith(f"_{SUMMARY}"):
-        return path
-    found = sorted(path.glob(f"sub-*/**/*_{SUMMARY}")) if path.is_dir() else []
-    if len(found) != 1:
-        names = f": give one of them, e.g. {found[0]}" if found else "; give the folder that llm2bids ica made"
-        raise DatasetError(f"{path} holds {len(found)} decompositions, one needed{names}")
-    return found[0]
-
-
-def _root(summary: Path) -> Path:
-    """The derivative that a decomposition lies in."""
-    for folder in summary.resolve().parents:
-        if (folder / "dataset_description.json").is_file():
-            return folder
-    raise DatasetError(f"{summary} lies in no BIDS derivative; give the folder that llm2bids ica made")

@@ -1,38 +1,49 @@
-"""How the networks of tasks go together over time: their time courses in every prepared run, and correlations."""
+"""Functional connectivity of the networks of tasks: correlations of their time courses in every prepared run."""
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 
-from llm2bids.bids.dataset import Dataset
-from llm2bids.bids.history import noted_call
-from llm2bids.errors import InferenceError
-from llm2bids.networks.answers import Answer, files_of, refuse_existing, write_answer
-from llm2bids.networks.network_set import NetworkSet, find_networks, with_tasks
-from llm2bids.networks.scans import Cleaning, find_scans
-from llm2bids.networks.time_courses import connect, eigenvariate, exclusive, over_runs, signed_mean, without
+from llm2bids.bids.dataset import linked
+from llm2bids.bids.history import noted
+from llm2bids.bids.prepared import PreparedRun
+from llm2bids.bids.runs import PREPROC, find_runs
+from llm2bids.design.matrix import CONSTANT, SPIKE
+from llm2bids.errors import DatasetError, DesignError, InferenceError, did_you_mean
+from llm2bids.networks.answers import Answer
+from llm2bids.networks.connectome import (
+    correlation_matrices,
+    eigenvariate,
+    evoked_regressors,
+    exclusive_units,
+    mean_correlation,
+    regress_out,
+    signed_mean,
+)
+from llm2bids.networks.network_set import NetworkSet
+from llm2bids.networks.question import Question
+from llm2bids.networks.settings import ConnectivityOptions
+from llm2bids.options import takes
 from llm2bids.plots.connectivity import draw_connectivity
-from llm2bids.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from llm2bids.bids.prepared import PreparedRun
-
 logger = logging.getLogger(__name__)
 
-Course = Literal["mean", "eigenvariate"]
-"""How the units of a network become one time course."""
+_BACKGROUND_CONFOUNDS: Final = ("cosine*", f"{SPIKE}*")
+"""Confounds removed for background connectivity: drift, and scans that are unlike the others."""
 _COURSES: Final[dict[str, str]] = {
     "mean": "mean over units, each with the sign of its effect, in standard deviations of the unit over the run",
     "eigenvariate": "first eigenvariate of the units (as SPM's), with the sign of the signed mean",
@@ -68,44 +79,10 @@ _COLUMNS: Final = {
 }
 
 
-@noted_call("networks connectivity", files_of)
-def connectivity(  # noqa: PLR0913 - the arguments of the command
-    glm_dir: str | Path,
-    *,
-    participant_label: Sequence[str] = (),
-    task_label: Sequence[str] = (),
-    sites: Sequence[str] = (),
-    contrasts: Sequence[str] = (),
-    scans: Sequence[str] = (),
-    course: Course = "mean",
-    shared: bool = False,
-    background: bool = False,
-    confounds: Sequence[str] = (),
-    overwrite: bool = False,
-    progress: bool | None = None,
-) -> list[Answer]:
+@noted("networks connectivity")
+@takes(ConnectivityOptions)
+def connectivity(options: ConnectivityOptions) -> list[Answer]:
     """Correlate the time courses of the networks of tasks.
-
-    Parameters
-    ----------
-    glm_dir : path-like
-        What ``glm`` made, with two tasks or more, beside the recordings and what ``prep`` made of them.
-    participant_label, task_label, sites, contrasts : sequence of str
-        Networks to look at; all by default.
-    scans : sequence of str
-        Tasks whose runs give the time courses; by default all that are prepared, also those without a network.
-    course : {"mean", "eigenvariate"}
-        How the units of a network become one time course.
-    shared : bool
-        Keep units that belong to several networks, although they correlate with themselves.
-    background : bool
-        Take out first what the task does to every prompt of a condition alike, drift, and spikes.
-    confounds : sequence of str
-        Confounds of ``prep`` to take out first, as names or wildcards.
-    overwrite : bool
-        Replace an answer that is there.
-    progress : bool, optional
-        Whether to show a progress bar; by default if the terminal can.
 
     Returns
     -------
@@ -116,70 +93,119 @@ def connectivity(  # noqa: PLR0913 - the arguments of the command
     Raises
     ------
     LLM2BIDSError
-        If there are fewer than two networks with units, or the prepared runs are missing or others.
+        If there are fewer than two networks with units, or if the prepared runs are missing or changed.
     """
-    if course not in _COURSES:
-        raise InferenceError(f"course {course!r} found; use {' or '.join(_COURSES)}")
-    out = Dataset(Path(glm_dir), "derivative")
-    labels: dict[str, Any] = {"subjects": participant_label, "tasks": task_label, "sites": sites}
-    asked = with_tasks(find_networks(out.root, **labels, contrasts=contrasts), 2, "connectivity")
-    question = "connectivitybackground" if background else "connectivity"
-    refuse_existing(out, asked, question, overwrite=overwrite)
-    cleaning = Cleaning(background, tuple(confounds))
-    usable = with_units(asked, shared=shared)
-    found = [find_scans(out.root, networks, scans) for networks, _ in usable]
+    label = "connectivitybackground" if options.background else "connectivity"
+    question = Question("connectivity", options, label, unit="runs")
+    usable = usable_networks(question.networks(options, 2), shared=options.shared)
     studies = [
-        _Study(networks, used, tuple(runs), course, cleaning)
-        for (networks, used), runs in zip(usable, found, strict=True)
+        ConnectivityStudy(networks, used, tuple(find_scans(options.home, networks, options.scans)), options)
+        for networks, used in usable
     ]
-    for run in (run for runs in found for run in runs):
-        cleaning.regressors(run)  # refuses a confound that is not there before any volume is read or answer written
-    answers = []
-    with progress_bar("runs", sum(map(len, found)), "connectivity", visible=progress) as bar:
-        for study in studies:
-            answer = study.answer(question, lambda: bar.update(1), shared=shared)
-            answers.append(write_answer(out, study.networks, answer))
-    return answers
+    for study in studies:
+        for run in study.runs:
+            study.nuisance.regressors(run)  # raises on a missing confound before any volume is read
+    return question.answer(studies)
 
 
-def with_units(asked: Sequence[NetworkSet], *, shared: bool) -> list[tuple[NetworkSet, NDArray[np.bool_]]]:
-    """Keep networks that have units, and say which are left out.
+def find_scans(results: Path, networks: NetworkSet, tasks: Sequence[str] = ()) -> list[PreparedRun]:
+    """Find the prepared runs of the subject and site of networks.
 
-    Returns networks of sets with two or more of them, and the units of each, shape (n_networks, n_tested).
+    `results`: results of ``glm``; its ``DatasetLinks`` say where the recordings and the prepared runs are.
     """
-    kept, refused = [], []
-    what = "with any unit" if shared else "with units of its own (keep those it shares with --shared)"
-    for networks in asked:
-        used = networks.selected if shared else exclusive(networks.selected)
-        full: NDArray[np.bool_] = np.any(used, axis=1)
-        lost = ", ".join(task for task, there in zip(networks.tasks, full, strict=True) if not there)
-        if full.sum() < 2:  # noqa: PLR2004 - nothing to correlate with
-            refused.append(
-                f"{full.sum()} network of {networks.name} {what} found, connectivity needs 2; none of task {lost}"
+    raw, prep = (linked(results, name) for name in ("raw", "prep"))
+    subject, site = networks.subjects[0], networks.site
+    volumes = [run for run in find_runs(prep, [subject], tasks, desc=PREPROC) if run.entities.get("acq", "") == site]
+    if not volumes:
+        raise DatasetError(f"{prep} holds no run of {networks.name}; prepare it with llm2bids prep {raw}")
+    weights = networks.networks[0].fields["Llm2bids"].get("WeightsSHA256")
+    for run in volumes:
+        if run.space != networks.space or run.metadata.get("WeightsSHA256") != weights:
+            raise DatasetError(
+                f"{run.name} has another geometry or other weights than the networks of {networks.name}; run glm again "
+                "with overwrite=True, or leave it out with `scans`"
+            )
+    prepared = [PreparedRun(run, raw) for run in volumes]
+    for prepared_run in prepared:
+        prepared_run.recording()  # raises if the run was recorded anew since it was prepared
+    return prepared
+
+
+@dataclass(frozen=True)
+class NuisanceModel:
+    """Signals that are removed from units before their time courses are computed.
+
+    - `background`: whether to remove the mean response to the prompts of a condition, drift, and spikes.
+    - `confounds`: confounds of ``prep``, as names or wildcards.
+    """
+
+    background: bool
+    confounds: tuple[str, ...]
+
+    def regressors(self, run: PreparedRun) -> pd.DataFrame:
+        """Make the regressors of a run, shape (n_scans, n_regressors): evoked responses, confounds, constant."""
+        parts = [evoked_regressors(run.events, run.times)] if self.background else []
+        columns, names = list(run.confounds.columns), list[str]()
+        for pattern in (*(_BACKGROUND_CONFOUNDS if self.background else ()), *self.confounds):
+            matching = fnmatch.filter(columns, pattern)
+            if not matching and pattern in self.confounds:
+                near = did_you_mean(pattern, columns)
+                raise DesignError(f"{run.volumes.name} has no confound {pattern}; {near}there are {', '.join(columns)}")
+            names += [name for name in matching if name not in names]
+        constant = pd.DataFrame({CONSTANT: np.ones(run.volumes.n_scans)})
+        return pd.concat([*parts, run.confounds[names].reset_index(drop=True), constant], axis=1)
+
+
+def usable_networks(network_sets: Sequence[NetworkSet], *, shared: bool) -> list[tuple[NetworkSet, NDArray[np.bool_]]]:
+    """Select networks that have units, and warn about all others; raise if no set has two.
+
+    Returns the sets, and the units of their networks, shape (n_networks, n_tested).
+    """
+    usable, reasons = [], []
+    need = "with any unit" if shared else "with units of its own (keep those it shares with shared=True)"
+    for networks in network_sets:
+        used = networks.selected if shared else exclusive_units(networks.selected)
+        has_units: NDArray[np.bool_] = np.any(used, axis=1)
+        empty = ", ".join(task for task, full in zip(networks.tasks, has_units, strict=True) if not full)
+        if has_units.sum() < 2:  # noqa: PLR2004 - one network has nothing to correlate with
+            reasons.append(
+                f"{has_units.sum()} network of {networks.name} {need} found, connectivity needs 2; none of task {empty}"
             )
             continue
-        if lost:
-            logger.warning("left out, no network %s: task %s, %s", what, lost, networks.name)
-        own = NetworkSet(tuple(network for network, there in zip(networks.networks, full, strict=True) if there))
-        whole = np.zeros((len(own.networks), networks.space.n_units), bool)
-        whole[:, networks.tested] = used[full]
-        kept.append((own, whole[:, own.tested]))  # fewer tasks may have tested more units
-    if not kept:
-        raise InferenceError(refused[0])
-    for one in refused:
-        logger.warning("left out: %s", one)
-    return kept
+        if empty:
+            logger.warning("left out, no network %s: task %s, %s", need, empty, networks.name)
+        subset = NetworkSet(tuple(network for network, full in zip(networks.networks, has_units, strict=True) if full))
+        units = np.zeros((len(subset.networks), networks.space.n_units), bool)
+        units[:, networks.tested] = used[has_units]
+        usable.append((subset, units[:, subset.tested]))  # fewer tasks may have tested more units
+    if not usable:
+        raise InferenceError(reasons[0])
+    for reason in reasons:
+        logger.warning("left out: %s", reason)
+    return usable
 
 
 @dataclass(frozen=True, eq=False)
-class _Study:
-    """The networks of one subject and site, and the runs they are looked at in."""
+class ConnectivityStudy:
+    """The networks of one subject and site, and the runs of their time courses.
+
+    - `used` (n_networks, n_tested): units that make the time courses.
+    """
 
     networks: NetworkSet
     used: NDArray[np.bool_]
     runs: tuple[PreparedRun, ...]
-    course: Course
-    cleaning: Cleaning
+    options: ConnectivityOptions
+
+    @property
+    def n_steps(self) -> int:
+        """Number of runs."""
+        return len(self.runs)
+
+    @property
+    def nuisance(self) -> NuisanceModel:
+        """Signals that are removed first."""
+        return NuisanceModel(self.options.background, tuple(self.options.confounds))
 
     @cached_property
     def signs(self) -> NDArray[np.float64]:
@@ -188,108 +214,107 @@ class _Study:
         return np.where(effects < 0, -1.0, 1.0)
 
     @cached_property
-    def read(self) -> NDArray[np.bool_]:
-        """Units to read, among the tested ones."""
+    def members(self) -> NDArray[np.bool_]:
+        """Units of any network, shape (n_tested,): only these are read."""
         members: NDArray[np.bool_] = np.any(self.used, axis=0)
         return members
 
-    def answer(self, question: str, tick: Callable[[], object], *, shared: bool) -> Answer:
-        """All tables, and the figure."""
+    @cached_property
+    def run_tasks(self) -> NDArray[np.str_]:
+        """Task of each run."""
+        return np.array([run.volumes.entities["task"] for run in self.runs])
+
+    def answer(self, tick: Callable[[int], object]) -> Answer:
+        """Compute all tables, and the figure."""
         courses, explained, matrices = [], [], []
         for run in self.runs:
-            own, share = self._courses(run)
+            run_courses, share = self._courses(run)
             try:
-                matrices.append(connect(own, self.networks.tasks))
+                matrices.append(correlation_matrices(run_courses, self.networks.tasks))
             except InferenceError as error:
                 raise InferenceError(f"{run.volumes.name}: {error}") from error
-            courses.append(own)
+            courses.append(run_courses)
             explained.append(share)
-            tick()
-        found = {
-            name: np.stack([one[place] for one in matrices]) for place, name in enumerate(("correlation", "partial"))
+            tick(1)
+        by_kind = {
+            kind: np.stack([pair[place] for pair in matrices]) for place, kind in enumerate(("correlation", "partial"))
         }
-        means = {name: over_runs(own) for name, own in found.items()}
+        means = {kind: mean_correlation(stack) for kind, stack in by_kind.items()}
         tasks = self.networks.tasks
         tables = {
-            "pairs": self._pairs(found),
-            "scans": self._by_scans(found),
-            "runs": self._by_run(found),
+            "pairs": self._pairs(by_kind),
+            "scans": self._by_scans(by_kind),
+            "runs": self._by_run(by_kind),
             **{
-                name: pd.DataFrame(mean[0], columns=tasks).assign(task=tasks)[["task", *tasks]]
-                for name, mean in means.items()
+                kind: pd.DataFrame(mean[0], columns=tasks).assign(task=tasks)[["task", *tasks]]
+                for kind, mean in means.items()
             },
             "networks": self._networks(np.stack(explained)),
         }
-        figure = draw_connectivity(tables["networks"], means, self._example(courses), self._told(shared=shared))
+        figure = draw_connectivity(tables["networks"], means, self._example(courses), self._caption())
         columns = {**_COLUMNS, **{task: f"Of the network of task {task}." for task in tasks}}
         series = {
-            _file_name(run): pd.DataFrame(own, columns=tasks) for run, own in zip(self.runs, courses, strict=True)
+            _series_name(run): pd.DataFrame(table, columns=tasks) for run, table in zip(self.runs, courses, strict=True)
         }
-        site, subject = self.networks.site, self.networks.subjects[0]
-        settings = self._settings(shared=shared)
-        return Answer(question, subject, site, tables, {"figure": figure}, settings, columns, series)
+        label = "connectivitybackground" if self.options.background else "connectivity"
+        subject, site = self.networks.subjects[0], self.networks.site
+        return Answer(label, subject, site, tables, {"figure": figure}, self._settings(), columns, series)
 
     def _courses(self, run: PreparedRun) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Time course of every network in a run, and what each explains of its units."""
-        kept = self.networks.tested.copy()
-        kept[kept] = self.read
+        """Compute the time courses of a run, shape (n_scans, n_networks), and what each explains of its units."""
+        units = self.networks.tested.copy()
+        units[units] = self.members
         try:
-            signals = without(run.signals(kept), self.cleaning.regressors(run).to_numpy())
+            signals = regress_out(run.signals(units), self.nuisance.regressors(run).to_numpy())
         except InferenceError as error:
             raise InferenceError(f"{run.volumes.name}: {error}") from error
-        columns, shares = [], []
-        for members, signs in zip(self.used[:, self.read], self.signs[:, self.read], strict=True):
-            if self.course == "mean":
-                columns.append(signed_mean(signals[:, members], signs[members]))
-                shares.append(np.nan)
+        courses, shares = [], []
+        for members, signs in zip(self.used[:, self.members], self.signs[:, self.members], strict=True):
+            if self.options.course == "mean":
+                course, share = signed_mean(signals[:, members], signs[members]), np.nan
             else:
-                one, share = eigenvariate(signals[:, members], signs[members])
-                columns.append(one)
-                shares.append(share)
-        return np.stack(columns, axis=1), np.array(shares)
-
-    @cached_property
-    def shown(self) -> NDArray[np.str_]:
-        """Task that each run showed."""
-        return np.array([run.volumes.entities["task"] for run in self.runs])
+                course, share = eigenvariate(signals[:, members], signs[members])
+            courses.append(course)
+            shares.append(share)
+        return np.stack(courses, axis=1), np.array(shares)
 
     @property
-    def _couples(self) -> list[tuple[int, int]]:
-        """Every two networks."""
+    def _pair_numbers(self) -> list[tuple[int, int]]:
+        """Numbers of every two networks."""
         return list(combinations(range(len(self.networks.tasks)), 2))
 
     def _row(
-        self, pair: tuple[int, int], found: dict[str, NDArray[np.float64]], kept: NDArray[np.bool_]
+        self, pair: tuple[int, int], by_kind: dict[str, NDArray[np.float64]], runs: NDArray[np.bool_]
     ) -> dict[str, Any]:
-        """Two networks over the runs kept."""
+        """Mean correlations of two networks over some runs."""
         names = (self.networks.tasks[place] for place in pair)
-        row: dict[str, Any] = {**dict(zip(("task_a", "task_b"), names, strict=True)), "n_runs": int(kept.sum())}
-        for name, matrices in found.items():
-            ends = (float(value) for value in over_runs(matrices[kept][:, pair[0], pair[1]]))
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+        row: dict[str, Any] = {**dict(zip(("task_a", "task_b"), names, strict=True)), "n_runs": int(runs.sum())}
+        for kind, matrices in by_kind.items():
+            ends = (float(value) for value in mean_correlation(matrices[runs][:, pair[0], pair[1]]))
+            row |= dict(zip((kind, f"{kind}_low", f"{kind}_high"), ends, strict=True))
         return row
 
-    def _pairs(self, found: dict[str, NDArray[np.float64]]) -> pd.DataFrame:
-        """Every two networks over all runs, and over those that did not choose their units."""
+    def _pairs(self, by_kind: dict[str, NDArray[np.float64]]) -> pd.DataFrame:
+        """Every two networks over all runs, and over runs that did not select their units."""
         rows = []
-        for pair in self._couples:
-            elsewhere = ~np.isin(self.shown, [self.networks.tasks[place] for place in pair])
-            row = self._row(pair, found, np.ones(len(self.runs), bool))
-            value = over_runs(found["correlation"][elsewhere][:, pair[0], pair[1]])[0]
+        for pair in self._pair_numbers:
+            elsewhere = ~np.isin(self.run_tasks, [self.networks.tasks[place] for place in pair])
+            row = self._row(pair, by_kind, np.ones(len(self.runs), bool))
+            value = mean_correlation(by_kind["correlation"][elsewhere][:, pair[0], pair[1]])[0]
             rows.append({**row, "n_elsewhere": int(elsewhere.sum()), "correlation_elsewhere": float(value)})
         return pd.DataFrame(rows)
 
-    def _by_scans(self, found: dict[str, NDArray[np.float64]]) -> pd.DataFrame:
-        """The same by the task that was shown."""
+    def _by_scans(self, by_kind: dict[str, NDArray[np.float64]]) -> pd.DataFrame:
+        """Every two networks over the runs of each task."""
         rows = [
-            {"scans": task, **self._row(pair, found, self.shown == task), "chose": self._chose(pair, task)}
-            for task in dict.fromkeys(self.shown.tolist())
-            for pair in self._couples
+            {"scans": task, **self._row(pair, by_kind, self.run_tasks == task), "chose": self._selects(pair, task)}
+            for task in dict.fromkeys(self.run_tasks.tolist())
+            for pair in self._pair_numbers
         ]
         return pd.DataFrame(rows)
 
-    def _by_run(self, found: dict[str, NDArray[np.float64]]) -> pd.DataFrame:
-        """The same run by run."""
+    def _by_run(self, by_kind: dict[str, NDArray[np.float64]]) -> pd.DataFrame:
+        """Every two networks in each run."""
         rows = [
             {
                 "scans": task,
@@ -297,55 +322,55 @@ class _Study:
                 "n_scans": run.volumes.n_scans,
                 "task_a": self.networks.tasks[pair[0]],
                 "task_b": self.networks.tasks[pair[1]],
-                **{name: float(matrices[number][pair]) for name, matrices in found.items()},
-                "chose": self._chose(pair, task),
+                **{kind: float(matrices[number][pair]) for kind, matrices in by_kind.items()},
+                "chose": self._selects(pair, task),
             }
-            for number, (run, task) in enumerate(zip(self.runs, self.shown.tolist(), strict=True))
-            for pair in self._couples
+            for number, (run, task) in enumerate(zip(self.runs, self.run_tasks.tolist(), strict=True))
+            for pair in self._pair_numbers
         ]
         return pd.DataFrame(rows)
 
-    def _chose(self, pair: tuple[int, int], task: str) -> int:
-        """Whether runs of a task chose the units of one of two networks."""
+    def _selects(self, pair: tuple[int, int], task: str) -> int:
+        """Return 1 if runs of a task selected the units of one of two networks, else 0."""
         return int(task in {self.networks.tasks[place] for place in pair})
 
     def _networks(self, explained: NDArray[np.float64]) -> pd.DataFrame:
-        """Units of the networks."""
+        """Number of units of each network."""
         selected = self.networks.selected
         table = pd.DataFrame(
             {
                 "task": self.networks.tasks,
                 "units": selected.sum(1),
-                "shared": (selected & ~exclusive(selected)).sum(1),
+                "shared": (selected & ~exclusive_units(selected)).sum(1),
                 "used": self.used.sum(1),
             }
         )
-        return table if self.course == "mean" else table.assign(explained=explained.mean(0))
+        return table if self.options.course == "mean" else table.assign(explained=explained.mean(0))
 
     def _example(self, courses: Sequence[NDArray[np.float64]]) -> tuple[str, NDArray[np.float64], pd.DataFrame, float]:
-        """A run to be drawn: the first of a task with a network, if any."""
-        known = np.flatnonzero(np.isin(self.shown, self.networks.tasks))
-        number = int(known[0]) if known.size else 0
+        """Choose a run to draw: the first of a task with a network, if any."""
+        with_network = np.flatnonzero(np.isin(self.run_tasks, self.networks.tasks))
+        number = int(with_network[0]) if with_network.size else 0
         run = self.runs[number]
-        return f"task {self.shown[number]}, {run.label}", courses[number], run.events, run.volumes.t_r
+        return f"task {self.run_tasks[number]}, {run.label}", courses[number], run.events, run.volumes.t_r
 
-    def _told(self, *, shared: bool) -> str:
-        """How it was made, in a line."""
-        kept = "shared units kept" if shared else "without shared units"
-        cleared = "task and drift taken out" if self.cleaning.background else "task left in"
-        others = f", {', '.join(self.cleaning.confounds)} taken out" if self.cleaning.confounds else ""
-        course = "signed mean" if self.course == "mean" else "eigenvariate"
-        return f"{len(self.runs)} run(s); {course} of units, {kept}; {cleared}{others}"
+    def _caption(self) -> str:
+        """Describe in a line how the time courses were made."""
+        overlap = "shared units kept" if self.options.shared else "without shared units"
+        background = "task and drift taken out" if self.options.background else "task left in"
+        confounds = f", {', '.join(self.options.confounds)} taken out" if self.options.confounds else ""
+        course = "signed mean" if self.options.course == "mean" else "eigenvariate"
+        return f"{len(self.runs)} run(s); {course} of units, {overlap}; {background}{confounds}"
 
-    def _settings(self, *, shared: bool) -> dict[str, Any]:
-        """How it was asked."""
+    def _settings(self) -> dict[str, Any]:
+        """Describe the settings for the sidecar."""
         return {
-            "Course": self.course,
-            "CourseDescription": _COURSES[self.course],
-            "SharedUnits": shared,
-            "Background": self.cleaning.background,
-            "TakenOut": _TAKEN_OUT if self.cleaning.background else "mean of the run",
-            "Confounds": list(self.cleaning.confounds),
+            "Course": self.options.course,
+            "CourseDescription": _COURSES[self.options.course],
+            "SharedUnits": self.options.shared,
+            "Background": self.options.background,
+            "TakenOut": _TAKEN_OUT if self.options.background else "mean of the run",
+            "Confounds": list(self.options.confounds),
             "Scans": [run.volumes.uri("prep") for run in self.runs],
             "RepetitionTime": self.runs[0].volumes.t_r,
             "Covariance": "empirical, not shrunk (nilearn ConnectivityMeasure)",
@@ -353,7 +378,7 @@ class _Study:
         }
 
 
-def _file_name(run: PreparedRun) -> str:
-    """Entities and suffix of the time courses of a run."""
+def _series_name(run: PreparedRun) -> str:
+    """Return entities and suffix of the file of a run's time courses."""
     entities = run.volumes.entities
     return "_".join([f"{key}-{entities[key]}" for key in ("ses", "task", "run") if key in entities] + ["timeseries"])

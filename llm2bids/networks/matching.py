@@ -1,43 +1,42 @@
-"""Which networks of one set are found again in another, and in how many runs, against chance."""
+"""Match the networks of two sets, and count in how many runs each recurs, against chance."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from llm2bids.bids.dataset import Dataset
-from llm2bids.bids.history import noted_call
-from llm2bids.decomposition.components import assign, correlate
-from llm2bids.errors import DatasetError, InferenceError
+from llm2bids.bids.history import noted
+from llm2bids.decomposition.components import assign, correlate_rows
 from llm2bids.masks.files import check_same_space
-from llm2bids.networks.answers import Answer, files_of, publish_answer, refuse_answer
+from llm2bids.networks.answers import Answer
 from llm2bids.networks.map_sets import TemplateSet, read_set
 from llm2bids.networks.measures import index_of, units_per_layer
+from llm2bids.networks.question import Question
 from llm2bids.networks.resampling import holm, p_at_least
-from llm2bids.networks.settings import check_draws
+from llm2bids.networks.settings import MatchOptions
+from llm2bids.options import takes
 from llm2bids.plots.match import draw_match
-from llm2bids.progress import progress_bar
 from llm2bids.space.identity import check_same_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
-FOUND: Final = 0.2
-"""IoU above which a network is found again (Liu et al. 2025)."""
+Paths: TypeAlias = "str | Path | Sequence[str | Path]"
 _LEVEL: Final = 0.05
-_AT_A_TIME: Final = 100
-"""Permutations held at once."""
-_CORRELATION_SAYS: Final = 1e-6
-"""Weight of the correlation where IoU leaves several assignments."""
+"""Significance level that recurrence should be able to reach."""
+_DRAWS_AT_A_TIME: Final = 100
+"""Permutations in memory at once."""
+_CORRELATION_WEIGHT: Final = 1e-6
+"""Weight of the correlation beside IoU in the assignment: it decides between assignments of almost equal IoU only."""
 _COLUMNS: Final = {
     "template": "Network of A.",
     "match": "Network of B that is assigned to it: each to one at most, such that the sum of IoU is the largest (where "
@@ -64,42 +63,10 @@ _COLUMNS: Final = {
 }
 
 
-def _wrote(answer: Answer, asked: Mapping[str, Any]) -> tuple[Path, list[Path]]:
-    """The files of the answer."""
-    return files_of([answer], asked)
-
-
-@noted_call("networks match", _wrote)
-def match(  # noqa: PLR0913 - the arguments of the command
-    a: str | Path | Sequence[str | Path],
-    b: str | Path | Sequence[str | Path],
-    *,
-    out: str | Path | None = None,
-    bound: float = FOUND,
-    n_draws: int = 1000,
-    seed: int = 0,
-    overwrite: bool = False,
-    progress: bool | None = None,
-) -> Answer:
-    """Match the networks of two sets, and count in how many runs each is found again.
-
-    Parameters
-    ----------
-    a, b : path-like or sequence of path-like
-        Templates, and where they are looked for: a folder of results of ``glm`` or ``ica`` (with ``by="run"``,
-        recurrence is over runs), another folder with masks, an image of several maps, a pattern, or masks.
-    out : path-like, optional
-        Folder of results to add the answer to; by default `b`, where it is one.
-    bound : float
-        IoU above which a network is found again.
-    n_draws : int
-        Permutations of units within layers.
-    seed : int
-        Which ones.
-    overwrite : bool
-        Replace an answer that is there.
-    progress : bool, optional
-        Whether to show a progress bar; by default if the terminal can.
+@noted("networks match")
+@takes(MatchOptions)
+def match(options: MatchOptions) -> Answer:
+    """Match the networks of two sets, and count in how many runs each recurs.
 
     Returns
     -------
@@ -110,62 +77,109 @@ def match(  # noqa: PLR0913 - the arguments of the command
     Raises
     ------
     LLM2BIDSError
-        If a file is missing or no network, or the two are not of one model and space.
+        If a file is missing or holds no network, or if the two sets are not of one model and space.
     """
-    check_draws(n_draws)
-    if not 0 <= bound < 1:
-        raise InferenceError(f"bound {bound:g} found; an IoU from 0 to below 1 needed, e.g. 0.2")
-    one, other = _read_both(a, b)
-    if len(one.items) >= _LEVEL * (n_draws + 1):
+    sets = SetPair.from_paths(options.a, options.b)
+    n_templates = len(sets.templates.items)
+    # Holm multiplies the smallest p, 1 / (n_draws + 1), by the number of templates.
+    if n_templates >= _LEVEL * (options.n_draws + 1):
         logger.warning(
             "%d templates and %d draws: no p of recurrence can be below %g once corrected; ask for %d or more",
-            len(one.items),
-            n_draws,
+            n_templates,
+            options.n_draws,
             _LEVEL,
-            len(one.items) / _LEVEL,
+            n_templates / _LEVEL,
         )
-    target = _target(b, out)
-    entities = {"space": one.space.label, "desc": "match"}
-    refuse_answer(target, entities, overwrite=overwrite, instead=", or write elsewhere with --out")
-    with progress_bar("draws", len(one.items) * n_draws, "match", visible=progress) as bar:
-        answer = compare(one, other, bound, n_draws, np.random.default_rng(seed), bar.update)
-    sources = {
-        name: sorted({item.file.name for item in part.items}) for name, part in zip("AB", (one, other), strict=True)
-    }
-    own = {key: one.fields.get(key) for key in ("Model", "WeightsSHA256")} | {"UnitSpace": one.space.to_json()}
-    answer = replace(answer, settings={**answer.settings, "Seed": seed})
-    return publish_answer(target, entities, answer, {"SourceFiles": sources}, own)
+    question = Question("match", options, hint=", or write elsewhere with `out`")
+    question.check_new([sets])
+    (answer,) = question.answer([MatchStudy(sets, options)])
+    return answer
 
 
-def compare(
-    one: TemplateSet,
-    other: TemplateSet,
+@dataclass(frozen=True, slots=True, eq=False)
+class SetPair:
+    """Templates, and the set in which they are looked for."""
+
+    templates: TemplateSet
+    targets: TemplateSet
+
+    @classmethod
+    def from_paths(cls, a: Paths, b: Paths) -> SetPair:
+        """Read both sets; raise if they are not of one model and space."""
+        templates = read_set(a)
+        targets = read_set(b, templates.space)
+        names = (templates.items[0].file.name, targets.items[0].file.name)
+        check_same_space(templates.space, targets.space, names)
+        check_same_model(templates.metadata, targets.metadata, names)
+        return cls(templates, targets)
+
+    def entities(self, label: str) -> dict[str, str]:
+        """Entities of the files of an answer."""
+        return {"space": self.templates.space.label, "desc": label}
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """Files that the sets were read from, for the sidecar."""
+        sets = {"A": self.templates, "B": self.targets}
+        return {"SourceFiles": {name: sorted({item.file.name for item in part.items}) for name, part in sets.items()}}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Model and units, for the sidecar."""
+        model = {key: self.templates.metadata.get(key) for key in ("Model", "WeightsSHA256")}
+        return model | {"UnitSpace": self.templates.space.to_json()}
+
+
+@dataclass(frozen=True, eq=False)
+class MatchStudy:
+    """Matching of two sets."""
+
+    networks: SetPair
+    options: MatchOptions
+
+    @property
+    def n_steps(self) -> int:
+        """Number of permutations, over all templates."""
+        return len(self.networks.templates.items) * self.options.n_draws
+
+    def answer(self, tick: Callable[[int], object]) -> Answer:
+        """Compute all tables, and the figure."""
+        rng = np.random.default_rng(self.options.seed)
+        sets, bound = self.networks, self.options.bound
+        answer = match_sets(sets.templates, sets.targets, bound, self.options.n_draws, rng, tick)
+        return replace(answer, settings={**answer.settings, "Seed": self.options.seed})
+
+
+def match_sets(
+    templates: TemplateSet,
+    targets: TemplateSet,
     bound: float,
     n_draws: int,
     rng: np.random.Generator,
     tick: Callable[[int], object] = lambda _: None,
 ) -> Answer:
-    """Match two sets that have been read."""
-    mine, theirs, groups = one.selected, other.selected, other.groups
-    iou = iou_matrix(mine, theirs)
-    correlation = correlate(one.values, other.values)
-    of = np.array([groups.index(item.of) for item in other.items])
-    layers = one.space.locate(np.arange(one.space.n_units))[0]
-    assigned = assign(iou + _CORRELATION_SAYS * np.abs(correlation))
-    names_a, names_b = one.names, other.names
+    """Match the networks of two sets."""
+    units_a, units_b, groups = templates.selected, targets.selected, targets.groups
+    iou = iou_matrix(units_a, units_b)
+    correlation = correlate_rows(templates.values, targets.values)
+    group_numbers = np.array([groups.index(item.group) for item in targets.items])
+    layers = templates.space.locate(np.arange(templates.space.n_units))[0]
+    # Empty intersections leave several assignments with the same sum of IoU; correlation decides between these only.
+    assigned = assign(iou + _CORRELATION_WEIGHT * np.abs(correlation))
+    names_a, names_b = templates.names, targets.names
     rows = []
     for number, name in enumerate(names_a):
-        drawn = permuted_iou(mine[number], theirs, layers, n_draws, rng, tick)
+        permuted = permuted_iou(units_a[number], units_b, layers, n_draws, rng, tick)
         row = {"template": name, "match": "n/a", "iou": np.nan, "correlation": np.nan}
-        row |= {"units_a": int(mine[number].sum()), "units_b": 0, "shared": 0}
+        row |= {"units_a": int(units_a[number].sum()), "units_b": 0, "shared": 0}
         if (column := int(assigned[number])) >= 0:
             row |= {"match": names_b[column], "iou": iou[number, column], "correlation": correlation[number, column]}
-            row |= {"units_b": int(theirs[column].sum()), "shared": int((mine[number] & theirs[column]).sum())}
+            row |= {"units_b": int(units_b[column].sum()), "shared": int((units_a[number] & units_b[column]).sum())}
         row["best"] = names_b[int(iou[number].argmax())]
-        rows.append(row | _against_chance(iou[number], drawn, of, bound))
+        rows.append(row | _against_chance(iou[number], permuted, group_numbers, bound))
     pairs = pd.DataFrame(rows)
     pairs["recurrence_p_holm"] = holm(pairs["recurrence_p"].to_numpy())
-    recurrence = pd.DataFrame(_best_of_groups(iou, of).T, columns=names_a).assign(group=groups)
+    recurrence = pd.DataFrame(_best_of_groups(iou, group_numbers).T, columns=names_a).assign(group=groups)
     tables = {
         "pairs": pairs,
         "recurrence": recurrence[["group", *names_a]],
@@ -174,42 +188,47 @@ def compare(
     }
     figure = draw_match(pairs, iou, assigned, names_b, bound)
     settings: dict[str, Any] = {"Bound": bound, "Draws": n_draws, "NetworksA": len(names_a), "NetworksB": len(names_b)}
-    return Answer(
-        "match", str(one.fields.get("Model") or ""), one.space.site, tables, {"figure": figure}, settings, _COLUMNS
-    )
+    model = str(templates.metadata.get("Model") or "")
+    return Answer("match", model, templates.space.site, tables, {"figure": figure}, settings, _COLUMNS)
 
 
 def _against_chance(
-    iou: NDArray[np.float64], drawn: NDArray[np.float64], of: NDArray[np.int64], bound: float
+    iou: NDArray[np.float64], permuted: NDArray[np.float64], group_numbers: NDArray[np.int64], bound: float
 ) -> dict[str, float]:
-    """The best network for a template, and in how many groups it is found again, against its permutations."""
-    found, by_chance = ((_best_of_groups(values, of) > bound).sum(-1) for values in (iou, drawn))
+    """Compare the best IoU and the recurrence of a template with those of its permutations.
+
+    `iou` (n_networks,), `permuted` (n_draws, n_networks), `group_numbers` (n_networks,).
+    """
+    recurrence, chance = ((_best_of_groups(values, group_numbers) > bound).sum(-1) for values in (iou, permuted))
+    # The best of all networks is compared with the best of all, which corrects for the number of networks of B.
+    best = permuted.max(1)
     return {
         "best_iou": iou.max(),
-        "best_chance": float(drawn.max(1).mean()),
-        "best_p": float(p_at_least(iou.max(), drawn.max(1))),
-        "groups": int(of.max()) + 1,
-        "recurrence": int(found),
-        "recurrence_chance": float(by_chance.mean()),
-        "recurrence_p": float(p_at_least(int(found), by_chance)),
+        "best_chance": float(best.mean()),
+        "best_p": float(p_at_least(iou.max(), best)),
+        "groups": int(group_numbers.max()) + 1,
+        "recurrence": int(recurrence),
+        "recurrence_chance": float(chance.mean()),
+        "recurrence_p": float(p_at_least(int(recurrence), chance)),
     }
 
 
-def _best_of_groups(values: NDArray[np.float64], of: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The largest in each run, subject or file, shape (..., n_groups), of values of shape (..., n_networks)."""
-    return np.stack([values[..., of == group].max(-1) for group in range(int(of.max()) + 1)], axis=-1)
+def _best_of_groups(values: NDArray[np.float64], group_numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Take the largest of values (..., n_networks) in each run, subject or file, shape (..., n_groups)."""
+    n_groups = int(group_numbers.max()) + 1
+    return np.stack([values[..., group_numbers == group].max(-1) for group in range(n_groups)], axis=-1)
 
 
-def iou_matrix(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Measure what every two networks of two sets share.
+def iou_matrix(networks_a: NDArray[np.bool_], networks_b: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Compute the intersection over union of every two networks of two sets.
 
-    Returns (n_one, n_other): shared units over units of either; 0 where both are empty.
+    `networks_a` (n_a, n_units), `networks_b` (n_b, n_units). Returns (n_a, n_b); 0 where both are empty.
 
     >>> iou_matrix(np.array([[True, True, False]]), np.array([[True, False, False], [False, True, True]])).tolist()
     [[0.5, 0.3333333333333333]]
     """
-    shared = one.astype(np.float32) @ other.T.astype(np.float32)
-    return np.nan_to_num(index_of("jaccard", shared, one.sum(1)[:, None], other.sum(1)[None]))
+    shared = networks_a.astype(np.float32) @ networks_b.T.astype(np.float32)
+    return np.nan_to_num(index_of("jaccard", shared, networks_a.sum(1)[:, None], networks_b.sum(1)[None]))
 
 
 def permuted_iou(
@@ -220,44 +239,25 @@ def permuted_iou(
     rng: np.random.Generator,
     tick: Callable[[int], object] = lambda _: None,
 ) -> NDArray[np.float64]:
-    """Measure what networks share with a template whose units are permuted within every layer.
+    """Compute the IoU of networks with a template whose units are permuted within every layer.
 
-    `template` (n_units,): keeps its number of units per layer. `networks` (n_networks, n_units): one row per network;
-    all meet the same permutation, so that the best of them can be compared. `layers` (n_units,): layer of each unit.
-    Returns (n_draws, n_networks): ioU.
+    `template` (n_units,). `networks` (n_networks, n_units): all meet the same permutations, so that the best of them
+    can be compared. `layers` (n_units,): layer of each unit. Returns (n_draws, n_networks).
     """
+    # Networks crowd in some layers; a template that kept no number of units per layer would overlap too little.
     counts = units_per_layer(template[None], layers)[0]
     places = [np.flatnonzero(layers == layer) for layer in range(len(counts))]
-    drawn = []
-    for start in range(0, n_draws, _AT_A_TIME):
-        some = np.zeros((min(_AT_A_TIME, n_draws - start), len(template)), bool)
-        for row in some:
-            for count, own in zip(counts, places, strict=True):
-                row[rng.choice(own, count, replace=False)] = True
-        drawn.append(iou_matrix(some, networks))
-        tick(len(some))
-    return np.concatenate(drawn)
-
-
-def _read_both(
-    a: str | Path | Sequence[str | Path], b: str | Path | Sequence[str | Path]
-) -> tuple[TemplateSet, TemplateSet]:
-    """Both sets, of one model and space."""
-    one = read_set(a)
-    other = read_set(b, one.space)
-    names = (one.items[0].file.name, other.items[0].file.name)
-    check_same_space(one.space, other.space, names)
-    check_same_model(one.fields, other.fields, names)
-    return one, other
-
-
-def _target(b: str | Path | Sequence[str | Path], out: str | Path | None) -> Dataset:
-    """The folder of results that the answer goes to."""
-    if out is None and (not isinstance(b, str | Path) or not (Path(b) / "dataset_description.json").is_file()):
-        raise DatasetError("B is no folder of results, so there is no place for the answer; give a folder with --out")
-    return Dataset(Path(out if out is not None else str(b)), "derivative")
+    parts = []
+    for start in range(0, n_draws, _DRAWS_AT_A_TIME):
+        permuted = np.zeros((min(_DRAWS_AT_A_TIME, n_draws - start), len(template)), bool)
+        for row in permuted:
+            for count, layer_units in zip(counts, places, strict=True):
+                row[rng.choice(layer_units, count, replace=False)] = True
+        parts.append(iou_matrix(permuted, networks))
+        tick(len(permuted))
+    return np.concatenate(parts)
 
 
 def _matrix(values: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
-    """A matrix with the names of B down and of A along, which are fewer."""
+    """Return a matrix with the networks of B as rows and those of A as columns, which are fewer."""
     return pd.DataFrame(values.T, columns=list(rows)).assign(network=list(columns))[["network", *rows]]

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-from llm2bids.errors import DatasetError, InferenceError
+from llm2bids.decomposition.summaries import derivative_of, find_summary
+from llm2bids.errors import DatasetError, InferenceError, did_you_mean
 from llm2bids.options import option, options
 from llm2bids.results.work import RunLabels
 
+SCORES: Final = {
+    "mean-z": "mean over the units of the network of the map's z over units, sign by sign",
+    "correlation": "correlation of the map with that of the training runs, over all units",
+    "dice": "Dice of the network with the strongest units of the map, as many",
+}
+"""How a map is compared with a network."""
 _work = partial(option, group="work", noted=False)
 _n_draws = partial(option, default=1000, metavar="N", group="chance")
 _seed = partial(option, "seed of all that is drawn", default=0, metavar="N", group="chance")
@@ -87,9 +94,7 @@ class IdentifyOptions(NetworkOptions):
         "models of one geometry such as fine-tunes of one base",
         default="run",
     )
-    scores: Sequence[str] = option(
-        "how maps and networks are compared", default=("mean-z", "correlation", "dice"), metavar="SCORE"
-    )
+    scores: Sequence[str] = option("how maps and networks are compared", default=tuple(SCORES), metavar="SCORE")
     thresholds: Sequence[str] = option(
         "which units are a network: shares such as 1%, fdr, bonferroni; of several the training runs choose one, "
         "each of them held out in turn",
@@ -100,6 +105,16 @@ class IdentifyOptions(NetworkOptions):
     allow_overlap: bool = option("identify even if training runs show the texts of held-out runs", default=False)
     n_permutations: int = _n_draws("exchanges of tasks among runs")
     seed: int = _seed()
+
+    def check(self) -> None:
+        """Raise if a score is unknown, or if there is no score, threshold or permutation."""
+        if unknown := set(self.scores) - set(SCORES):
+            near = did_you_mean(min(unknown), SCORES)
+            raise InferenceError(f"score {min(unknown)!r} found; {near}use {', '.join(SCORES)}")
+        if not self.scores or not self.thresholds:
+            raise InferenceError("no score or no threshold asked for; give one of each at least")
+        if self.n_permutations < 1:
+            raise InferenceError(f"{self.n_permutations} permutations asked for; 1 or more needed")
 
 
 @options
@@ -168,3 +183,35 @@ class MatchOptions(AnswerOptions):
         if not isinstance(self.b, str | Path) or not (Path(self.b) / "dataset_description.json").is_file():
             raise DatasetError("B is no folder of results, so there is no place for the answer; give a folder as `out`")
         return Path(self.b)
+
+
+@options
+class FingerprintOptions(AnswerOptions):
+    """Options of ``fingerprint``."""
+
+    a: str | Path = option(
+        "results of llm2bids ica for one model: a folder with one decomposition, or its ica.json",
+        kw_only=False,
+        place=True,
+        metavar="A",
+    )
+    b: str | Path = option("results for the other model", kw_only=False, place=True, metavar="B")
+    out: str | Path | None = option(
+        "folder of results to add the answer to; that of A by default", default=None, metavar="DIR"
+    )
+    level: Literal["auto", "prompt", "token"] = option(
+        "correlate mean courses over texts, or courses over the tokens of each text, which needs the same tokens in "
+        "both models; auto takes tokens where both models read and cut every text into as many",
+        default="auto",
+    )
+    n_draws: int = _n_draws("permutations of texts between the models")
+    seed: int = _seed()
+
+    def check(self) -> None:
+        """Raise if there are no draws."""
+        check_draws(self.n_draws)
+
+    @property
+    def home(self) -> Path:
+        """Folder that the answer is added to."""
+        return derivative_of(find_summary(Path(self.a))) if self.out is None else Path(self.out)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from llm2bids.bids.prepared import PreparedRun, find_prepared
 from llm2bids.bids.runs import PREPARED, BoldRun, find_runs
 from llm2bids.bids.tables import read_json
-from llm2bids.decomposition.job import SUMMARY as ICA
+from llm2bids.decomposition.summaries import SUMMARY as ICA
 from llm2bids.errors import DatasetError
 from llm2bids.networks.answers import FOLDER
 from llm2bids.results.summaries import SUMMARY as GLM
