@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llm2bids.lesioning import lesion
+from llm2bids.lesioning import lesion_study
 from llm2bids.model.phantom import build_phantom, phantom_texts, phantom_truth
 from llm2bids.model.sites import find_site, measure_widths
 from llm2bids.space import UnitSpace
@@ -27,7 +27,7 @@ from llm2bids.space import UnitSpace
 if TYPE_CHECKING:
     from typing import Any
 
-    from llm2bids.lesioning import Lesions
+    from llm2bids.lesioning import LesionResults
     from llm2bids.space import UnitMask
 
 SITES = ("attn", "mlp", "neuron", "head", "block")
@@ -35,7 +35,7 @@ MOST = 0.10
 """By which perplexity may change when all networks are kept."""
 
 
-def matrix(found: Lesions, masks: dict[str, UnitMask], column: str) -> np.ndarray:
+def matrix(found: LesionResults, masks: dict[str, UnitMask], column: str) -> np.ndarray:
     """A score by network (rows) and topic."""
     rows = found.table[found.table["score"] == "bits_per_token"]
     return rows.pivot_table(column, "mask", "text").loc[list(masks), list(masks)].to_numpy()
@@ -43,7 +43,7 @@ def matrix(found: Lesions, masks: dict[str, UnitMask], column: str) -> np.ndarra
 
 def dissociate(site: str, masks: dict[str, UnitMask], folder: Path, common: dict[str, Any]) -> bool:
     """Every network against every topic; whether it is as planted."""
-    found = lesion(folder / f"apart-{site}", masks=masks, dissociation=True, **common)
+    found = lesion_study(folder / f"apart-{site}", masks=masks, dissociation=True, **common)
     change, percentile = matrix(found, masks, "change"), matrix(found, masks, "percentile")
     apart = np.array([[not (one & other).n_selected for other in masks.values()] for one in masks.values()])
     own, beaten = np.diag(change), np.diag(percentile)
@@ -57,7 +57,7 @@ def dissociate(site: str, masks: dict[str, UnitMask], folder: Path, common: dict
 def keep(site: str, masks: dict[str, UnitMask], folder: Path, common: dict[str, Any], method: str) -> bool:
     """All networks kept together; whether perplexity stays, and goes with random units kept."""
     options = common | {"controls": min(20, common["controls"]), "method": method}
-    found = lesion(folder / f"kept-{site}-{method}", masks=masks, keep_union=[len(masks)], **options)
+    found = lesion_study(folder / f"kept-{site}-{method}", masks=masks, keep_union=[len(masks)], **options)
     rows = found.table[found.table["score"] == "perplexity"].set_index("text").loc[list(masks)]
     change = rows["after"] / rows["before"] - 1
     random = rows["control_mean"] / rows["before"]

@@ -19,7 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from llm2bids.bids.nifti import read_scans
 from llm2bids.decomposition import ica
-from llm2bids.lesioning import lesion
+from llm2bids.lesioning import lesion_study
 from llm2bids.model.loading import Subject, make_subject
 from llm2bids.model.phantom import build_phantom
 from llm2bids.networks.depth_profile import profile
@@ -58,7 +58,9 @@ def make_dataset(root: Path, n_runs: int) -> None:
         texts = root / "derivatives" / "texts.txt"
         texts.write_text("Nobody has shown this line before.\nNor was this one shown to anybody.\n")
         masks = [path for result in results for path in result.top_files]
-        lesion(root / "derivatives" / "lesion", model=subject, masks=masks[:2], text=[texts], lines=True, controls=5)
+        lesion_study(
+            root / "derivatives" / "lesion", model=subject, masks=masks[:2], text=[texts], lines=True, controls=5
+        )
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ from galactica import table  # the example beside this one
 from llm2bids.bids.names import parse_name
 from llm2bids.bids.tables import read_tsv
 from llm2bids.decomposition import ica
-from llm2bids.lesioning import lesion
-from llm2bids.lesioning.materials import known_texts
+from llm2bids.lesioning import lesion_study
+from llm2bids.lesioning.evaluation import stimulus_hashes
 from llm2bids.masks import load_mask
 from llm2bids.preparation import prep
 from llm2bids.recording import record
@@ -32,7 +32,7 @@ from llm2bids.statistics import glm
 from llm2bids.task import builtin_prompts, on_topics, text_hash
 
 if TYPE_CHECKING:
-    from llm2bids.lesioning import Lesions
+    from llm2bids.lesioning import LesionResults
 
 TASKS = "nencka2023"
 RUNS = 3
@@ -69,7 +69,7 @@ def write_materials(folder: Path, known: frozenset[str], n_prompts: int) -> tupl
     return [folder / f"{task}.txt" for task in texts], quiz
 
 
-def own_topic(found: Lesions) -> pd.DataFrame:
+def own_topic(found: LesionResults) -> pd.DataFrame:
     """What each network does to its own topic, and to the others."""
     rows = read_tsv(next(path for path in found.files if path.name == "dissociation.tsv"))
     rows["task"] = rows["mask"].str.extract(r"task-([a-z]+)_")
@@ -95,7 +95,7 @@ def own_topic(found: Lesions) -> pd.DataFrame:
     return pd.DataFrame(told)
 
 
-def conditions(found: Lesions) -> pd.DataFrame:
+def conditions(found: LesionResults) -> pd.DataFrame:
     """States of the model below each other: accuracy, answers not parsed, perplexity over all topics."""
     rows = found.summary
     topics = [name for name in rows if name.endswith(".perplexity")]
@@ -150,7 +150,9 @@ Random masks stand for chance: what `mask n` does beyond them is the components'
 """
 
 
-def page(folder: Path, args: argparse.Namespace, apart: Lesions, together: Lesions, components: list[Path]) -> str:
+def page(
+    folder: Path, args: argparse.Namespace, apart: LesionResults, together: LesionResults, components: list[Path]
+) -> str:
     """The page, with copies of the pictures beside it."""
     pictures = folder / "lesion"
     pictures.mkdir(exist_ok=True)
@@ -194,16 +196,16 @@ def main() -> None:
     folder = Path(args.folder)
     folder.mkdir(parents=True, exist_ok=True)
     networks, components = find_networks(folder / "model", args)
-    known = frozenset[str]().union(*(known_texts(load_mask(path).provenance) for path in (*networks, *components)))
+    known = frozenset[str]().union(*(stimulus_hashes(load_mask(path).provenance) for path in (*networks, *components)))
     texts, quiz = write_materials(folder, known, args.prompts)
     common = {"model": args.model, "text": texts, "lines": True, "controls": args.controls, "resume": True}
     order = list(on_topics())
     networks.sort(key=lambda path: order.index(parse_name(path.name)[1]["task"]))
-    apart = lesion(folder / "apart", masks=networks, dissociation=True, **common)
+    apart = lesion_study(folder / "apart", masks=networks, dissociation=True, **common)
     n = len(components)
     kept = sorted({-(-n // part) for part in (4, 2, 1)})
     common["controls"] = -(-args.controls // 5)
-    together = lesion(
+    together = lesion_study(
         folder / "together", masks=components, union=[min(10, n)], keep_union=kept, task=quiz, **common
     )  # fmt: skip
     (folder / "lesion.md").write_text(page(folder, args, apart, together, components), encoding="utf-8")

@@ -29,7 +29,7 @@ from llm2bids.cli import build_parser
 from llm2bids.cli.terminal import options
 from llm2bids.decomposition import ica
 from llm2bids.errors import DatasetError
-from llm2bids.lesioning import lesion
+from llm2bids.lesioning import lesion_study
 from llm2bids.masks import load_mask
 from llm2bids.networks.depth_profile import profile
 from llm2bids.networks.fingerprinting import fingerprint
@@ -62,7 +62,7 @@ VERBS = {
     "networks connectivity": connectivity,
     "networks match": match,
     "fingerprint": fingerprint,
-    "lesion": lesion,
+    "lesion": lesion_study,
     "prune": prune,
     "report": report,
 }
@@ -89,7 +89,9 @@ def make(root: Path) -> None:
     profile(root / "derivatives" / "glm", n_draws=10, progress=False)
     match(root / "derivatives" / "phantom", root / "derivatives" / "ica", n_draws=10, progress=False)
     Path("text.txt").write_text("an apple fell down and rolled away over the grass of the garden\n")
-    lesion(root / "derivatives" / "lesion", masks=[found.top_files[0]], text="text.txt", controls=2, progress=False)
+    lesion_study(
+        root / "derivatives" / "lesion", masks=[found.top_files[0]], text="text.txt", controls=2, progress=False
+    )
 
 
 def files_in(root: Path) -> set[str]:
@@ -268,7 +270,7 @@ def test_a_damaged_history_is_named(tmp_path: Path, text: str) -> None:
 
 def test_what_lives_in_memory_is_named_by_its_type(chain: Path) -> None:
     mask = load_mask(next((chain / "ds").rglob("*_mask.nii.gz")))
-    assert line_of("lesion", lesion, "out", masks={"net": mask}, model=object(), text="a b.txt") == (  # type: ignore[arg-type]
+    assert line_of("lesion", lesion_study, "out", masks={"net": mask}, model=object(), text="a b.txt") == (  # type: ignore[arg-type]
         "llm2bids lesion out --mask '<UnitMask>' --model '<object>' --text 'a b.txt'"
     )
     assert line_of("prune", prune, "phantom", mask, Path("small")) == (

@@ -11,10 +11,10 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from llm2bids.errors import LesionError, PromptError
+from llm2bids.errors import LesionError, OptionError, PromptError
 from llm2bids.lesioning import LesionScore, draw_controls
-from llm2bids.lesioning.exam import Exam, Reading, find_option
-from llm2bids.lesioning.materials import Item, Questions, read_questions
+from llm2bids.lesioning.evaluation import Evaluation, Question, TaskFile, find_option, read_task_file
+from llm2bids.lesioning.settings import EvaluationOptions
 from llm2bids.model import scoring
 from llm2bids.model.lesions import lesion as lesioned
 from llm2bids.model.scoring import IntactPredictions, measure_surprisal, split_texts
@@ -51,7 +51,7 @@ def test_matched_controls_have_the_same_layers_and_activation_and_no_unit_of_the
     drawn = draw_controls(mask, 200, strength=strength)
     assert all(counts(control) == counts(mask) for control in drawn.masks)
     assert not any((control & mask).n_selected for control in drawn.masks)
-    assert drawn.own == ()
+    assert drawn.crowded == ()
     levels = np.log([strength[control.selected].mean() for control in drawn.masks])
     by_layer = draw_controls(mask, 200, kind="layer")
     unmatched = np.log([strength[control.selected].mean() for control in by_layer.masks])
@@ -83,19 +83,20 @@ def test_a_network_of_more_than_half_of_a_layer_may_be_met_by_its_controls() -> 
     chosen[600:603] = True
     mask = UnitMask(SPACE, chosen)
     drawn = draw_controls(mask, 20, strength=np.arange(SPACE.n_units))
-    assert drawn.own == ("h.0:out",)
+    assert drawn.crowded == ("h.0:out",)
     assert all(counts(control) == [400, 3, 0] for control in drawn.masks)
     second = [control.selected[600:603] for control in drawn.masks]
     assert not np.any(second)
     whole = draw_controls(UnitMask(SPACE, np.ones(SPACE.n_units, bool)), 2, kind="uniform")
     assert [control.n_selected for control in whole.masks] == [SPACE.n_units] * 2
-    assert whole.own == ("all",)
+    assert whole.crowded == ("all",)
 
 
 def test_controls_refuse() -> None:
     mask, strength = strong()
+    with pytest.raises(OptionError, match="control 'odd'"):
+        draw_controls(mask, 2, kind="odd")  # type: ignore[arg-type]
     for message, options in {
-        "kind 'odd'": {"kind": "odd"},
         "-1 controls": {"n_controls": -1},
         "need the mean absolute": {},
         r"strength of shape \(3,\)": {"strength": strength[:3]},
@@ -201,20 +202,22 @@ def test_the_likeliest_option_is_the_answer() -> None:
             logs = subject.model(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
         scores.append(float(logs[3:].sum()))
     best = options[int(np.argmax(scores))]
-    items = (Item(prompt, best, options), Item(prompt, next(one for one in options if one != best), options))
-    exam = Exam.prepare(subject, [], [Questions("quiz", items, "")], Reading(new_tokens=3))
-    assert exam.take()["quiz"] == {"accuracy": 0.5, "accuracy_parsed": 0.5, "parse_failures": 0.0}
+    items = (Question(prompt, best, options), Question(prompt, next(one for one in options if one != best), options))
+    evaluation = Evaluation.prepare(subject, [], [TaskFile("quiz", items, "")], EvaluationOptions(new_tokens=3))
+    assert evaluation.score()["quiz"] == {"accuracy": 0.5, "accuracy_parsed": 0.5, "parse_failures": 0.0}
 
 
 def test_answers_that_cannot_be_parsed_are_counted_and_not_taken_for_wrong_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said = iter(["Positive!", "I do not know", "negative", "positive or negative", "", "the spleen, it is"])
-    monkeypatch.setattr(Exam, "_continue", lambda _self, prompts, _changed: [next(said) for _ in prompts])
+    monkeypatch.setattr(Evaluation, "_continue", lambda _self, prompts, _changed: [next(said) for _ in prompts])
     options = ("positive", "negative")
-    items = [Item("a", "positive", options)] * 4 + [Item("a", "spleen"), Item("a", "The Spleen")]
-    exam = Exam.prepare(tiny_subject("llama"), [], [Questions("quiz", tuple(items), "")], Reading(answers="generate"))
-    found = exam.take()["quiz"]
+    items = [Question("a", "positive", options)] * 4 + [Question("a", "spleen"), Question("a", "The Spleen")]
+    evaluation = Evaluation.prepare(
+        tiny_subject("llama"), [], [TaskFile("quiz", tuple(items), "")], EvaluationOptions(answers="generate")
+    )
+    found = evaluation.score()["quiz"]
     assert found["accuracy"] == pytest.approx(2 / 6)
     assert found["accuracy_parsed"] == pytest.approx(2 / 3)
     assert found["parse_failures"] == pytest.approx(3 / 6)
@@ -236,7 +239,7 @@ def test_task_files_of_both_kinds_are_read_alike(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text(
         "prompt\toptions\tanswer\none plus one is\ttwo | three\ttwo\nthe capital\t\tParis\n"
     )
-    assert read_questions(tmp_path / "a.jsonl").items == read_questions(tmp_path / "a.tsv").items
+    assert read_task_file(tmp_path / "a.jsonl").questions == read_task_file(tmp_path / "a.tsv").questions
 
 
 @pytest.mark.parametrize(
@@ -258,7 +261,7 @@ def test_task_files_of_both_kinds_are_read_alike(tmp_path: Path) -> None:
 def test_task_files_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(LesionError, match=message):
-        read_questions(tmp_path / name)
+        read_task_file(tmp_path / name)
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------

@@ -13,12 +13,20 @@ import pytest
 from llm2bids.bids.history import HISTORY
 from llm2bids.bids.tables import read_json, read_tsv
 from llm2bids.cli import main
-from llm2bids.errors import DatasetError, LesionError, LLM2BIDSError, MaskError, PromptError, SiteError, SpaceError
-from llm2bids.lesioning import Lesions, LesionScore, lesion
+from llm2bids.errors import (
+    DatasetError,
+    LesionError,
+    LLM2BIDSError,
+    MaskError,
+    OptionError,
+    PromptError,
+    SiteError,
+    SpaceError,
+)
+from llm2bids.lesioning import LesionResults, LesionScore, lesion_study
 from llm2bids.lesioning.controls import draw_controls
-from llm2bids.lesioning.exam import Exam
-from llm2bids.lesioning.ledger import Ledger
-from llm2bids.lesioning.materials import Item, Questions, overlap, read_text
+from llm2bids.lesioning.evaluation import Evaluation, Question, TaskFile, overlap, read_text
+from llm2bids.lesioning.output import RunLog
 from llm2bids.masks import save_mask
 from llm2bids.model.phantom import build_phantom, phantom_texts, phantom_truth
 from llm2bids.model.sites import find_site, measure_widths
@@ -76,8 +84,8 @@ def quick(phantom: Subject, files: dict[str, Path]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def dissociated(
     phantom: Subject, networks: dict[str, UnitMask], files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Lesions:
-    return lesion(
+) -> LesionResults:
+    return lesion_study(
         tmp_path_factory.mktemp("lesions") / "out",
         model=phantom,
         masks=networks,
@@ -90,7 +98,7 @@ def dissociated(
     )
 
 
-def cell(found: Lesions, mask: str, text: str, score: str = "bits_per_token") -> LesionScore:
+def cell(found: LesionResults, mask: str, text: str, score: str = "bits_per_token") -> LesionScore:
     return next(one for one in found.scores if (one.mask, one.material, one.score) == (mask, text, score))
 
 
@@ -102,7 +110,9 @@ def n_hooks(model: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize("topic", on_topics())
-def test_a_planted_network_harms_its_own_topic_beyond_100_matched_controls(dissociated: Lesions, topic: str) -> None:
+def test_a_planted_network_harms_its_own_topic_beyond_100_matched_controls(
+    dissociated: LesionResults, topic: str
+) -> None:
     own = cell(dissociated, topic, topic)
     assert len(own.controls) == 100
     assert own.percentile == 100
@@ -111,7 +121,7 @@ def test_a_planted_network_harms_its_own_topic_beyond_100_matched_controls(disso
 
 
 @pytest.mark.parametrize("topic", on_topics())
-def test_and_no_disjoint_one(dissociated: Lesions, networks: dict[str, UnitMask], topic: str) -> None:
+def test_and_no_disjoint_one(dissociated: LesionResults, networks: dict[str, UnitMask], topic: str) -> None:
     disjoint = [other for other in on_topics() if not (networks[topic] & networks[other]).n_selected]
     assert len(disjoint) == (5 if topic in {"politicalscience", "randomstrings"} else 4)
     for other in disjoint:
@@ -121,7 +131,7 @@ def test_and_no_disjoint_one(dissociated: Lesions, networks: dict[str, UnitMask]
 
 
 def test_the_dissociation_is_diagonal_up_to_planted_overlap(
-    dissociated: Lesions, networks: dict[str, UnitMask]
+    dissociated: LesionResults, networks: dict[str, UnitMask]
 ) -> None:
     table = read_tsv(next(path for path in dissociated.files if path.name == "dissociation.tsv"))
     matrix = table.assign(change=table["change"].astype(float)).pivot_table("change", "mask", "text")
@@ -137,13 +147,13 @@ def test_the_dissociation_is_diagonal_up_to_planted_overlap(
 @pytest.fixture(scope="module")
 def unions(
     phantom: Subject, networks: dict[str, UnitMask], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Lesions, Path]:
+) -> tuple[LesionResults, Path]:
     """All networks lesioned and kept together, and one by itself, on texts that the phantom wrote on all topics."""
     folder = tmp_path_factory.mktemp("unions")
     for topic, texts in phantom_texts(phantom, 4).items():
         (folder / f"{topic}.txt").write_text("\n".join(texts) + "\n")
     ordered = {"pathology": networks["pathology"]} | networks
-    found = lesion(
+    found = lesion_study(
         folder / "out", model=phantom, masks=ordered, union=[6], keep_union=[1, 6], text=sorted(folder.glob("*.txt")),
         lines=True, controls=10, generations=0, progress=False,
     )  # fmt: skip
@@ -152,7 +162,7 @@ def unions(
 
 @pytest.mark.parametrize("topic", on_topics())
 def test_keeping_the_union_keeps_perplexity_and_keeping_random_units_does_not(
-    unions: tuple[Lesions, Path], topic: str
+    unions: tuple[LesionResults, Path], topic: str
 ) -> None:
     kept = cell(unions[0], "keep 6", topic, "perplexity")
     assert kept.after == pytest.approx(kept.before, rel=0.1)
@@ -166,7 +176,7 @@ def test_keeping_the_union_keeps_perplexity_and_keeping_random_units_does_not(
         assert one.after > 1.5 * one.before
 
 
-def test_unions_are_told_as_in_tables_of_lesion_studies(unions: tuple[Lesions, Path]) -> None:
+def test_unions_are_told_as_in_tables_of_lesion_studies(unions: tuple[LesionResults, Path]) -> None:
     found, out = unions
     table = read_tsv(out / "summary.tsv")
     assert table["condition"].tolist() == [
@@ -196,7 +206,7 @@ def test_tasks_of_the_phantom_with_prompt_and_generated_tokens_lesioned(
     quiz.write_text("prompt\tanswer\toptions\n" + "".join(f"{one}\tbiopsy\tbiopsy|because\n" for one in prompts))
     after = {}
     for positions in ("all", "prompt", "generated"):
-        found = lesion(
+        found = lesion_study(
             tmp_path / positions, model=phantom, masks={"net": networks["pathology"]}, task=quiz, controls=3,
             positions=positions, new_tokens=2, progress=False,
         )  # fmt: skip
@@ -221,21 +231,21 @@ def test_texts_that_defined_a_network_are_refused(
     masks["of"] = masks["net"] | UnitMask.from_units(network.space, [0], {"Model": "phantom"})
     for name, mask in masks.items():
         with pytest.raises(LesionError, match=f"pathology holds 1 texts by which {name} was defined"):
-            lesion(tmp_path / name, masks={name: mask}, **quick)
+            lesion_study(tmp_path / name, masks={name: mask}, **quick)
         assert not (tmp_path / name).exists()
-        lesion(tmp_path / name, masks={name: mask}, allow_overlap=True, progress=False, **quick)
+        lesion_study(tmp_path / name, masks={name: mask}, allow_overlap=True, progress=False, **quick)
         (told,) = read_json(tmp_path / name / "lesion.json")["Llm2bids"]["Masks"]
         assert (told["StimuliInScoredTexts"], told["StimuliKnown"]) == (1, True)
     assert overlap(own, read_text(files["pathology"])) == [line]
     assert overlap(own, read_text(files["medicalimaging"])) == []
-    assert overlap(own, Questions("q", (Item(f"Read.\n{line}\n", "a"),), "")) == [line]
+    assert overlap(own, TaskFile("q", (Question(f"Read.\n{line}\n", "a"),), "")) == [line]
 
 
 def test_prompts_that_defined_a_network_are_known_in_a_quiz_about_their_endings() -> None:
     own = {"Stimuli": [{"Texts": [text_hash("the scan shows a small tumour")]}]}
-    ended = Item("the scan shows", "a small tumour", ("a small tumour", "no rain"))
-    assert overlap(own, Questions("q", (ended,), "")) == ["the scan shows a small tumour"]
-    assert overlap(own, Questions("q", (Item("the scan shows", "no rain"),), "")) == []
+    ended = Question("the scan shows", "a small tumour", ("a small tumour", "no rain"))
+    assert overlap(own, TaskFile("q", (ended,), "")) == ["the scan shows a small tumour"]
+    assert overlap(own, TaskFile("q", (Question("the scan shows", "no rain"),), "")) == []
 
 
 def test_masks_without_units_do_not_count_in_unions(
@@ -244,7 +254,7 @@ def test_masks_without_units_do_not_count_in_unions(
     empty = UnitMask.from_units(networks["pathology"].space, [])
     masks = {"none": empty, "a": networks["pathology"], "also": empty, "b": networks["archeology"]}
     with caplog.at_level(logging.WARNING):
-        found = lesion(tmp_path / "out", masks=masks, union=[1, 2], progress=False, **quick)
+        found = lesion_study(tmp_path / "out", masks=masks, union=[1, 2], progress=False, **quick)
     assert "2 of 4 masks choose no unit" in caplog.text
     lesions = read_json(tmp_path / "out" / "lesion.json")["Llm2bids"]["Lesions"]
     assert [one["Masks"] for one in lesions] == [["a"], ["a", "b"]]
@@ -258,7 +268,7 @@ def test_random_masks_that_are_the_lesion_itself_say_nothing(
     space = networks["pathology"].space
     masks = {"layer": UnitMask.from_units(space, range(256)), "most": UnitMask.from_units(space, range(200))}
     with caplog.at_level(logging.WARNING):
-        found = lesion(tmp_path / "out", masks=masks, progress=False, **quick)
+        found = lesion_study(tmp_path / "out", masks=masks, progress=False, **quick)
     assert "layer takes so many units that no others are left" in caplog.text
     assert "most takes more than half of model.layers.0" in caplog.text
     assert np.isnan(cell(found, "layer", "pathology").percentile)
@@ -269,14 +279,14 @@ def test_a_mask_that_does_not_say_by_which_texts_is_warned_about(
     networks: dict[str, UnitMask], quick: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        lesion(tmp_path / "out", masks={"net": networks["pathology"]}, progress=False, **quick)
+        lesion_study(tmp_path / "out", masks={"net": networks["pathology"]}, progress=False, **quick)
     assert "net does not say by which texts it was defined" in caplog.text
 
 
 # --- files --------------------------------------------------------------------------------------------------------
 
 
-def test_tables_and_sidecar(dissociated: Lesions) -> None:
+def test_tables_and_sidecar(dissociated: LesionResults) -> None:
     out = dissociated.files[0].parent
     expected = {
         "scores.tsv",
@@ -313,7 +323,9 @@ def test_numbers_do_not_depend_on_the_batch(
     networks: dict[str, UnitMask], quick: dict[str, Any], tmp_path: Path
 ) -> None:
     found = [
-        lesion(tmp_path / f"{size}", masks={"net": networks["pathology"]}, batch_size=size, progress=False, **quick)
+        lesion_study(
+            tmp_path / f"{size}", masks={"net": networks["pathology"]}, batch_size=size, progress=False, **quick
+        )
         for size in (1, 8)
     ]
     pd.testing.assert_frame_equal(found[0].table, found[1].table, rtol=1e-4, atol=1e-4)
@@ -323,35 +335,37 @@ def test_what_was_broken_off_is_taken_up(
     networks: dict[str, UnitMask], quick: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     masks = {topic: networks[topic] for topic in TOPICS}
-    whole = lesion(tmp_path / "whole", masks=masks, progress=False, **quick)
-    take, done = Exam.take, []
+    whole = lesion_study(tmp_path / "whole", masks=masks, progress=False, **quick)
+    score, done = Evaluation.score, []
 
-    def counted(exam: Exam, changed: Any = None) -> Any:
+    def counted(evaluation: Evaluation, intervention: Any = None) -> Any:
         if len(done) == 4:
             raise KeyboardInterrupt
-        done.append(changed)
-        return take(exam, changed)
+        done.append(intervention)
+        return score(evaluation, intervention)
 
-    monkeypatch.setattr(Exam, "take", counted)
+    monkeypatch.setattr(Evaluation, "score", counted)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        lesion(out, masks=masks, progress=False, **quick)
+        lesion_study(out, masks=masks, progress=False, **quick)
     with (out / "runs.jsonl").open("a") as file:
         file.write('{"key": "cut sh')  # killed while it wrote
-    with pytest.raises(DatasetError, match="broken off already; go on with --resume"):
-        lesion(out, masks=masks, progress=False, **quick)
+    with pytest.raises(DatasetError, match="broken off already; go on with resume=True"):
+        lesion_study(out, masks=masks, progress=False, **quick)
     done.clear()
-    monkeypatch.setattr(Exam, "take", lambda exam, changed=None: done.append(changed) or take(exam, changed))
-    resumed = lesion(out, masks=masks, progress=False, resume=True, **quick)
+    monkeypatch.setattr(
+        Evaluation, "score", lambda evaluation, state=None: done.append(state) or score(evaluation, state)
+    )
+    resumed = lesion_study(out, masks=masks, progress=False, resume=True, **quick)
     assert len(done) == 10 - 4
     pd.testing.assert_frame_equal(resumed.table, whole.table)
     for name in ("scores.tsv", "runs.tsv", "generations.tsv"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     done.clear()
-    lesion(out, masks=masks, progress=False, resume=True, **(quick | {"controls": 3}))
+    lesion_study(out, masks=masks, progress=False, resume=True, **(quick | {"controls": 3}))
     assert len(done) == 3  # one more control of each
     done.clear()
-    lesion(out, masks=masks, progress=False, overwrite=True, **quick)
+    lesion_study(out, masks=masks, progress=False, overwrite=True, **quick)
     assert len(done) == 10
 
 
@@ -362,7 +376,7 @@ def test_a_control_that_is_another_lesion_keeps_them_apart(
     one = UnitMask.from_units(space, [3])
     (other,) = draw_controls(one, 1, kind="layer").masks
     options = quick | {"controls": 1, "control": "layer"}
-    found = lesion(tmp_path / "out", masks={"one": one, "other": other}, progress=False, **options)
+    found = lesion_study(tmp_path / "out", masks={"one": one, "other": other}, progress=False, **options)
     assert {score.mask for score in found.scores} == {"one", "other"}
     assert set(read_tsv(tmp_path / "out" / "generations.tsv")["mask"]) == {"one", "other"}
 
@@ -372,9 +386,9 @@ def test_resumed_without_a_picture_no_old_one_stays(
 ) -> None:
     masks = {topic: networks[topic] for topic in TOPICS}
     options = quick | {"text": [files[topic] for topic in TOPICS], "controls": 0}
-    lesion(tmp_path / "out", masks=masks, progress=False, dissociation=True, **options)
+    lesion_study(tmp_path / "out", masks=masks, progress=False, dissociation=True, **options)
     assert (tmp_path / "out" / "dissociation.png").exists()
-    again = lesion(tmp_path / "out", masks=masks, progress=False, resume=True, **(options | {"generations": 0}))
+    again = lesion_study(tmp_path / "out", masks=masks, progress=False, resume=True, **(options | {"generations": 0}))
     assert {*(path.name for path in again.files), HISTORY} == {path.name for path in (tmp_path / "out").iterdir()}
     assert not (tmp_path / "out" / "dissociation.png").exists()
 
@@ -383,19 +397,19 @@ def test_a_prompt_that_is_too_long_costs_no_earlier_results(
     networks: dict[str, UnitMask], quick: dict[str, Any], tmp_path: Path
 ) -> None:
     masks = {"net": networks["pathology"]}
-    lesion(tmp_path / "out", masks=masks, progress=False, **quick)
+    lesion_study(tmp_path / "out", masks=masks, progress=False, **quick)
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     (tmp_path / "long.tsv").write_text("prompt\tanswer\n" + "tumour " * 2100 + "\tcell\n")
     options = quick | {"text": [], "task": tmp_path / "long.tsv", "answers": "generate"}
     with pytest.raises(PromptError, match="the context holds 2048"):
-        lesion(tmp_path / "out", masks=masks, progress=False, overwrite=True, **options)
+        lesion_study(tmp_path / "out", masks=masks, progress=False, overwrite=True, **options)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_a_damaged_ledger_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs.jsonl").write_text('{"key": "a"}\nnonsense\n')
     with pytest.raises(DatasetError, match="damaged in line 2"):
-        Ledger.open(tmp_path / "runs.jsonl")
+        RunLog.open(tmp_path / "runs.jsonl")
 
 
 def refusals(networks: dict[str, UnitMask]) -> dict[str, tuple[type[Exception], str, dict[str, Any]]]:
@@ -406,15 +420,15 @@ def refusals(networks: dict[str, UnitMask]) -> dict[str, tuple[type[Exception], 
     return {
         "no text": (LesionError, "nothing to score", {"text": []}),
         "method": (LesionError, "method 'burn'", {"method": "burn"}),
-        "controls": (LesionError, "kind 'odd'", {"control": "odd"}),
+        "controls": (OptionError, "control 'odd'", {"control": "odd"}),
         "positions": (LesionError, "all prompt", {"positions": "generated"}),
-        "nowhere": (LesionError, "positions 'here'", {"positions": "here"}),
+        "nowhere": (OptionError, "positions 'here'", {"positions": "here"}),
         "one mask": (LesionError, "1 masks and 1 texts", {"dissociation": True}),
-        "answers": (LesionError, "answers by 'x'", {"answers": "x"}),
+        "answers": (OptionError, "answers 'x'", {"answers": "x"}),
         "tokens": (LesionError, "new_tokens of 0", {"new_tokens": 0}),
         "window": (LesionError, "window of 1 tokens", {"window": 1}),
         "stride": (LesionError, "stride of 90 tokens", {"window": 20, "stride": 90}),
-        "both": (DatasetError, "both --resume and --overwrite", {"resume": True, "overwrite": True}),
+        "both": (DatasetError, "both resume=True and overwrite=True", {"resume": True, "overwrite": True}),
         "no mask": (LesionError, "no mask found", {"masks": {}}),
         "empty": (MaskError, "net chooses no unit", {"masks": {"net": UnitMask.from_units(space, [])}}),
         "weights": (
@@ -436,7 +450,7 @@ def refusals(networks: dict[str, UnitMask]) -> dict[str, tuple[type[Exception], 
             "a union of net in space .* and other in .*give masks of one site",
             {"masks": {"net": network, "other": UnitMask.from_units(foreign, [1])}, "union": [2]},
         ),
-        "kept": (LesionError, "--keep together with unions", {"union": [1], "keep": True}),
+        "kept": (LesionError, "keep=True together with unions", {"union": [1], "keep": True}),
         "matrix": (LesionError, "a dissociation of unions", {"union": [1], "dissociation": True}),
         "encoder": (LesionError, "does not predict the next token", {"model": tiny_subject("bert")}),
     }
@@ -448,7 +462,9 @@ def test_what_cannot_be_scored_is_refused_and_leaves_nothing(
 ) -> None:
     kind, message, options = refusals(networks)[name]
     with pytest.raises(kind, match=message) as caught:
-        lesion(tmp_path / "out", **({"masks": {"net": networks["pathology"]}, "progress": False} | quick | options))
+        lesion_study(
+            tmp_path / "out", **({"masks": {"net": networks["pathology"]}, "progress": False} | quick | options)
+        )
     assert isinstance(caught.value, LLM2BIDSError)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -470,7 +486,7 @@ def test_folders_and_texts_refused(networks: dict[str, UnitMask], quick: dict[st
         ("two files named 'short'", "out", {"text": [tmp_path / "short.txt"] * 2}),
     ]:
         with pytest.raises(LLM2BIDSError, match=message):
-            lesion(tmp_path / out, masks={"net": networks["pathology"]}, **(quick | options))
+            lesion_study(tmp_path / out, masks={"net": networks["pathology"]}, **(quick | options))
     assert (tmp_path / "theirs" / "thesis.doc").exists()
 
 
@@ -478,7 +494,7 @@ def test_folders_and_texts_refused(networks: dict[str, UnitMask], quick: dict[st
 def test_every_method_runs(
     networks: dict[str, UnitMask], quick: dict[str, Any], files: dict[str, Path], tmp_path: Path, method: str
 ) -> None:
-    found = lesion(
+    found = lesion_study(
         tmp_path / "out", masks={"net": UnitMask.from_units(networks["pathology"].space, range(0, 1536, 7))}, method=method, reference=files["medicalimaging"],
         progress=False, **quick,
     )  # fmt: skip

@@ -11,8 +11,8 @@ import pandas as pd
 from llm2bids.bids.tables import write_bytes
 from llm2bids.decomposition import ica
 from llm2bids.demonstration.commands import BLOCKS, CONTROLS, PAIR, SHARED, THRESHOLD, DemoOptions, commands, mask_name
-from llm2bids.lesioning import dissociation, lesion
-from llm2bids.lesioning.materials import file_name, known_texts
+from llm2bids.lesioning import dissociation, lesion_study
+from llm2bids.lesioning.evaluation import file_name, stimulus_hashes
 from llm2bids.masks import combine, convert, load_mask
 from llm2bids.networks import connectivity, identify, match, overlap, profile, reliability
 from llm2bids.options import takes
@@ -90,7 +90,7 @@ def demo(options: DemoOptions) -> Demo:
     (components,) = ica(root, results / "ica", **work)
     matches = match(results / "phantom", results / "ica", **work)
     networks = {analysis.task: analysis.mask_file for analysis in analyses}
-    study = lesion(
+    study = lesion_study(
         results / "lesion",
         masks=[*networks.values()],
         text=_save_texts(results / "texts", networks),
@@ -142,7 +142,7 @@ def _recovery(result: ContrastResult, planted: UnitMask, prepared: Sequence[Prep
 
 def _save_texts(folder: Path, networks: Mapping[str, Path]) -> list[Path]:
     """Save prompts of every topic that defined no network, one file per task."""
-    defining_texts = frozenset[str]().union(*(known_texts(load_mask(path).provenance) for path in networks.values()))
+    defining_texts = frozenset[str]().union(*(stimulus_hashes(load_mask(path).provenance) for path in networks.values()))
     pool = builtin_prompts()
     paths = []
     for task in networks:

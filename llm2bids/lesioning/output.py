@@ -1,33 +1,35 @@
-"""How scores of lesions lie on disk: tables, pictures, and one sidecar that says how they were made."""
+"""The folder of a study: the log of runs that survives being killed, tables, pictures, and one sidecar."""
 
 from __future__ import annotations
 
+import json
+import os
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from llm2bids.bids.provenance import generated_by, versions
 from llm2bids.bids.tables import write_bytes, write_json, write_tsv
 from llm2bids.errors import DatasetError
-from llm2bids.lesioning.scores import dissociation
-from llm2bids.lesioning.tables import SHOWN
+from llm2bids.lesioning.scores import SUMMARY_SCORES, dissociation
 from llm2bids.plots.lesions import draw_curve, draw_dissociation
 from llm2bids.plots.pictures import as_png
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     import pandas as pd
 
-    from llm2bids.lesioning.tables import Results
+    from llm2bids.lesioning.scores import StudyResults
+    from llm2bids.lesioning.study import Condition
 
 RUNS: Final = "runs.jsonl"
-"""Scores of every state of the model, as they come."""
+"""Scores of every state of the model, added one by one."""
 SIDECAR: Final = "lesion.json"
-"""Written last: where it is, the rest is whole."""
+"""Written last: where it is, the rest is complete."""
 _DPI: Final = 120
-"""Of pictures, which are small."""
 _LIBRARIES: Final = ("torch", "transformers", "tokenizers", "numpy", "scipy")
-_OURS: Final = (
+_FILES: Final = (
     RUNS,
     SIDECAR,
     "scores.tsv",
@@ -74,70 +76,119 @@ COLUMNS: Final = {
 """What each column means."""
 
 
-def check_out(out_dir: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder before any work is done."""
-    if resume and overwrite:
-        raise DatasetError("both --resume and --overwrite asked for; choose one")
+@dataclass(slots=True)
+class RunLog:
+    """Scores of the states that were scored, one line of a file each; `rows` by key."""
+
+    path: Path
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path) -> RunLog:
+        """Read the log; a last line cut short by a kill is dropped from the file."""
+        rows = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = path.read_bytes() if path.exists() else b""
+            complete = content[: content.rfind(b"\n") + 1]
+            for line in complete.decode().split("\n")[:-1]:
+                row = json.loads(line)
+                rows[row["key"]] = row
+            if len(complete) < len(content):
+                with path.open("r+b") as file:
+                    file.truncate(len(complete))
+        except OSError as error:
+            raise DatasetError(f"{path} cannot be used ({error.strerror or error}); choose another folder") from error
+        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise DatasetError(f"{path} is damaged in line {len(rows) + 1}; start anew with overwrite=True") from error
+        return cls(path, rows)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Write a row to the disk before anything else happens."""
+        try:
+            with self.path.open("ab") as file:
+                file.write((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise DatasetError(
+                f"{self.path} cannot be written ({error.strerror or error}); mend that and go on with resume=True"
+            ) from error
+        self.rows[str(row["key"])] = dict(row)
+
+    def missing(self, conditions: Mapping[str, Condition]) -> Iterator[tuple[str, Condition]]:
+        """Go through the states that are not scored yet, by key."""
+        for key, condition in conditions.items():
+            if key not in self.rows:
+                yield key, condition
+
+
+def check_out_dir(out_dir: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise if a folder cannot be used, before any work is done."""
     if out_dir.exists() and not out_dir.is_dir():
         raise DatasetError(f"{out_dir} is a file; give a folder, new or empty")
-    there = {path.name for path in out_dir.iterdir()} if out_dir.is_dir() else set()
-    ours = there & {RUNS, SIDECAR}
-    if there and not ours:
+    names = {path.name for path in out_dir.iterdir()} if out_dir.is_dir() else set()
+    is_ours = bool(names & {RUNS, SIDECAR})
+    if names and not is_ours:
         raise DatasetError(f"{out_dir} holds files that are no results of lesions; give an empty or new folder")
-    if ours and not (resume or overwrite):
-        found = "results" if SIDECAR in there else "results that were broken off"
-        raise DatasetError(f"{out_dir} holds {found} already; go on with --resume, or replace them with --overwrite")
+    if is_ours and not (resume or overwrite):
+        results = "results" if SIDECAR in names else "results that were broken off"
+        raise DatasetError(
+            f"{out_dir} holds {results} already; go on with resume=True, or replace them with overwrite=True"
+        )
 
 
-def forget(out_dir: Path, *, runs: bool = True) -> None:
-    """Remove earlier results."""
-    for name in _OURS:
+def remove_results(out_dir: Path, *, runs: bool = True) -> None:
+    """Remove earlier results, with or without the log of runs."""
+    for name in _FILES:
         if runs or name != RUNS:
             (out_dir / name).unlink(missing_ok=True)
 
 
-def write_results(out_dir: Path, results: Results, told: Mapping[str, Any], *, dissociating: bool) -> list[Path]:
-    """Write tables, pictures and sidecar."""
+def write_results(
+    out_dir: Path, results: StudyResults, metadata: Mapping[str, Any], *, with_dissociation: bool
+) -> list[Path]:
+    """Write tables, pictures and sidecar; returns all files, the table of scores first."""
     scores = results.scores
     tables = {"scores": results.table, "summary": results.summary, "runs": results.runs}
     if len(generations := results.generations):
         tables["generations"] = generations
     pictures = {}
-    n_controls = max((len(one.controls) for one in scores), default=0)
-    title = f"{told['Model']}: {told['Method']}"
-    if dissociating:
+    n_controls = max((len(score.controls) for score in scores), default=0)
+    if with_dissociation:
         tables["dissociation"] = dissociation(scores)
+        title = f"{metadata['Model']}: {metadata['Method']}"
         pictures["dissociation"] = draw_dissociation(tables["dissociation"], title, n_controls)
-    kept = _kept(results)
-    if len(set(kept["units"])) > 1:
-        pictures["keep"] = draw_curve(kept, f"{told['Model']}: {kept['method'].iloc[0]}")
-    forget(out_dir, runs=False)
-    files = [write_tsv(out_dir / f"{name}.tsv", one) for name, one in tables.items()]
+    curve = _kept_unions(results)
+    if len(set(curve["units"])) > 1:
+        pictures["keep"] = draw_curve(curve, f"{metadata['Model']}: {curve['method'].iloc[0]}")
+    remove_results(out_dir, runs=False)
+    files = [write_tsv(out_dir / f"{name}.tsv", table) for name, table in tables.items()]
     files += [write_bytes(out_dir / f"{name}.png", as_png(figure, dpi=_DPI)) for name, figure in pictures.items()]
     sidecar = {
         "Description": "Scores of a language model intact, lesioned, and with random units lesioned instead.",
         "GeneratedBy": generated_by(),
-        "Sources": [one["File"] for key in ("Masks", "Texts", "Tasks") for one in told[key]],
-        "Columns": _columns(str(column) for one in tables.values() for column in one.columns),
-        "Llm2bids": {**told, "Versions": versions(*_LIBRARIES)},
+        "Sources": [source["File"] for key in ("Masks", "Texts", "Tasks") for source in metadata[key]],
+        "Columns": _describe_columns(str(column) for table in tables.values() for column in table.columns),
+        "Llm2bids": {**metadata, "Versions": versions(*_LIBRARIES)},
     }
     return [*files, write_json(out_dir / SIDECAR, sidecar), out_dir / RUNS]
 
 
-def _kept(results: Results) -> pd.DataFrame:
-    """Scores of lesions that keep units, as far as they can be drawn."""
-    names = {one.name for one in results.lesions if one.surgery.keep}
+def _kept_unions(results: StudyResults) -> pd.DataFrame:
+    """Bits per token of the lesions that keep their units: the points of the curve."""
+    names = {lesion.name for lesion in results.lesions if lesion.surgery.keep}
     table = results.table
     return table[table["mask"].isin(names) & (table["score"] == "bits_per_token")]
 
 
-def _columns(used: Iterable[str]) -> dict[str, str]:
-    """What columns mean; those of one text or task each are named after it."""
-    found = {}
-    for name in used:
+def _describe_columns(names: Iterable[str]) -> dict[str, str]:
+    """Describe columns; those of one text or task each are named after it."""
+    descriptions = {}
+    for name in names:
         text, _, score = name.rpartition(".")
         if name in COLUMNS:
-            found[name] = COLUMNS[name]
-        elif score in SHOWN:
-            found[name] = f"{score} on {text}."
-    return found
+            descriptions[name] = COLUMNS[name]
+        elif score in SUMMARY_SCORES:
+            descriptions[name] = f"{score} on {text}."
+    return descriptions

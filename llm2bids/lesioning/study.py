@@ -1,201 +1,354 @@
-"""One model intact, lesioned, and with random units lesioned instead, put through the same materials."""
+"""A lesion study: the lesions, the states of the model they make, and all of these states scored."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from llm2bids.bids.provenance import hash_parts
-from llm2bids.errors import LesionError
+from llm2bids.errors import LesionError, MaskError, SpaceError
 from llm2bids.lesioning.controls import draw_controls
-from llm2bids.lesioning.exam import Exam
-from llm2bids.lesioning.ledger import Ledger
-from llm2bids.lesioning.materials import known_texts
-from llm2bids.lesioning.output import RUNS, forget
-from llm2bids.lesioning.plan import Condition
-from llm2bids.lesioning.tables import Results
+from llm2bids.lesioning.evaluation import Evaluation, stimulus_hashes
+from llm2bids.lesioning.output import RUNS, RunLog, remove_results
+from llm2bids.lesioning.scores import INTACT, StudyResults
+from llm2bids.model.lesions import Method, Positions, mean_activations
 from llm2bids.model.lesions import lesion as lesioned
-from llm2bids.model.lesions import mean_activations
 from llm2bids.progress import progress_bar
 from llm2bids.space.identity import check_same_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
+    from transformers import PreTrainedModel
 
-    from llm2bids.lesioning.controls import Controls, Drawing
-    from llm2bids.lesioning.exam import Reading
-    from llm2bids.lesioning.materials import Materials, Questions, Text
-    from llm2bids.lesioning.plan import Lesion, Surgery
+    from llm2bids.lesioning.controls import Controls
+    from llm2bids.lesioning.evaluation import Materials, TaskFile, Text
+    from llm2bids.lesioning.settings import LesionOptions
     from llm2bids.model.loading import Subject
+    from llm2bids.model.scoring import Intervention
     from llm2bids.space import UnitMask, UnitSpace
 
 logger = logging.getLogger(__name__)
 
 MASK_FILE: Final = "LesionMaskFile"
-"""Key of a mask's provenance under which the name of its file goes along with it."""
+"""Key of a mask's provenance that holds the name of its file during a study."""
 _FAR: Final = 0.25
-"""Part by which activation of a lesion and its controls may differ unmentioned."""
+"""Part by which the activation of a lesion and its random masks may differ without a warning."""
+
+
+# ---- lesions and states of the model
+
+
+@dataclass(frozen=True, slots=True)
+class Surgery:
+    """What is done to the units of a mask; with `keep`, to all other units."""
+
+    method: Method = field(default_factory=lambda: Method("zero"))
+    keep: bool = False
+    positions: Positions = "all"
+
+    def __str__(self) -> str:
+        """The surgery as tables name it."""
+        where = "" if self.positions == "all" else f" at {self.positions} tokens"
+        return f"{'keep, others ' if self.keep else ''}{self.method}{where}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Study:
-    """What is done to a model and what it is scored on: all that is known before one is loaded.
+class Lesion:
+    """A lesion of the model.
 
-    - `surgery`: what is done to units.
-    - `lesions`: to which: masks, or unions of them.
-    - `reading`: how it is put to the model.
-    - `leaks`: texts by which a mask was defined and which are scored all the same, by its name.
-    - `allow_overlap`: whether there may be such.
+    - `name`: that of the mask; ``"mask 10"`` and ``"keep 64"`` for unions of so many masks.
+    - `surgery`: what is done to the units of the mask.
+    - `masks`: names of the masks whose union it is.
+    """
+
+    name: str
+    mask: UnitMask
+    surgery: Surgery
+    masks: tuple[str, ...]
+
+    @property
+    def share(self) -> float:
+        """Units of the mask among all units of its space."""
+        return self.mask.n_selected / self.mask.space.n_units
+
+
+def plan_lesions(
+    masks: Mapping[str, UnitMask],
+    surgery: Surgery,
+    unions: Sequence[int] = (),
+    kept_unions: Sequence[int] = (),
+) -> list[Lesion]:
+    """List the lesions: of each mask, or of unions of them.
+
+    `unions`, `kept_unions`: numbers of masks; the units of the first so many are lesioned together, or all other units.
+    Masks without units do not count. Returns one lesion per mask; with unions one per union, those that are kept last.
+
+    >>> from llm2bids.space import UnitMask, UnitSpace
+    >>> space = UnitSpace.uniform("mlp", ["h.0:out", "h.1:out"], 9)
+    >>> masks = {f"ica{n}": UnitMask.from_units(space, [n, n + 1]) for n in (1, 2, 3)}
+    >>> [(lesion.name, lesion.mask.n_selected) for lesion in plan_lesions(masks, Surgery(), [2], [1, 3])]
+    [('mask 2', 3), ('keep 1', 2), ('keep 3', 4)]
+    """
+    if not masks:
+        raise LesionError("no mask found; give `masks`, one or more")
+    if not unions and not kept_unions:
+        lesions = [Lesion(name, mask, surgery, (name,)) for name, mask in masks.items()]
+    else:
+        filled = {name: mask for name, mask in masks.items() if mask.n_selected}
+        if len(filled) < len(masks):
+            logger.warning("%d of %d masks choose no unit and are left out", len(masks) - len(filled), len(masks))
+        _check_unions([*unions, *kept_unions], len(filled), surgery)
+        keeping = replace(surgery, keep=True)
+        lesions = [_union(f"mask {number}", filled, number, surgery) for number in dict.fromkeys(unions)]
+        lesions += [_union(f"keep {number}", filled, number, keeping) for number in dict.fromkeys(kept_unions)]
+    for lesion in lesions:
+        if not lesion.mask.n_selected:
+            raise MaskError(
+                f"{lesion.name} chooses no unit, so there is nothing to lesion; choose units with another rule"
+            )
+    return lesions
+
+
+def _check_unions(numbers: Sequence[int], n_masks: int, surgery: Surgery) -> None:
+    """Raise if a union is of no mask, or of more masks than there are."""
+    if surgery.keep:
+        raise LesionError("keep=True together with unions found; say with `keep_union` which unions are kept")
+    for number in numbers:
+        if not 1 <= number <= n_masks:
+            raise LesionError(
+                f"a union of {number} masks asked for, {n_masks} with units given; ask for 1 to {n_masks}"
+            )
+
+
+def _union(name: str, masks: Mapping[str, UnitMask], number: int, surgery: Surgery) -> Lesion:
+    """The lesion of the first so many masks together."""
+    names = tuple(masks)[:number]
+    first = masks[names[0]].space
+    for member in names:
+        if masks[member].space != first:
+            raise SpaceError(
+                f"a union of {names[0]} in space {first.label} and {member} in {masks[member].space.label} asked for; "
+                "give masks of one site"
+            )
+    union = reduce(or_, (masks[member] for member in names))
+    return Lesion(name, replace(union, provenance={"Operation": "union", "Of": list(names)}), surgery, names)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Condition:
+    """A state of the model.
+
+    - `name`: of the lesion; empty for the intact model.
+    - `control`: number of the random mask; None for the lesion itself.
+    - `mask`: units; None for the intact model.
+    - `surgery`: what is done to them.
+    - `means` (n_units,): mean activation of all units, where the method needs it.
+    """
+
+    name: str = INTACT
+    control: int | None = None
+    mask: UnitMask | None = None
+    surgery: Surgery = field(default_factory=Surgery)
+    means: NDArray[np.float64] | None = None
+
+    def intervention(self, model: PreTrainedModel) -> Intervention | None:
+        """Make the function that brings the model into this state for a batch; None for the intact model."""
+        mask, surgery = self.mask, self.surgery
+        if mask is None:
+            return None
+
+        def enter(n_prompt: list[int]) -> AbstractContextManager[None]:
+            return lesioned(
+                model,
+                mask,
+                surgery.method,
+                keep=surgery.keep,
+                positions=surgery.positions,
+                means=self.means,
+                n_prompt=n_prompt,
+            )
+
+        return enter
+
+    def key(self, shared: str) -> str:
+        """Hash all that the scores of this state depend on; `shared` is the hash of what those of all states do."""
+        digest = hashlib.sha256(shared.encode())
+        if self.control is None:
+            digest.update(b"continued")  # rows of random masks hold no continuations
+        if self.mask is not None:
+            digest.update(json.dumps([self.mask.space.to_json(), str(self.surgery)], sort_keys=True).encode())
+            digest.update(np.packbits(self.mask.selected).tobytes())
+        if self.means is not None:
+            digest.update(self.means.tobytes())
+        return digest.hexdigest()
+
+
+# ---- the study
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LesionStudy:
+    """What is done to a model and what it is scored on: all that is known before a model is loaded.
+
+    - `masks`: masks by name.
+    - `surgery`, `lesions`: what is done to units, and to which.
+    - `materials`: what is scored.
+    - `leaks`: by name of a mask, how many texts that defined it are scored all the same.
+    - `options`: how the materials are put to the model, how random masks are drawn, and whether leaks are allowed.
     """
 
     masks: Mapping[str, UnitMask]
     surgery: Surgery
     lesions: tuple[Lesion, ...]
     materials: Materials
-    reading: Reading
-    drawing: Drawing
     leaks: Mapping[str, int]
-    allow_overlap: bool = False
+    options: LesionOptions
 
-    def carry_out(
-        self, subject: Subject, out_dir: Path, *, overwrite: bool = False, progress: bool | None = None
-    ) -> tuple[Results, dict[str, Any]]:
-        """Score what is not scored yet.
-
-        Returns `results` every state of the model with what was measured in it.
-        """
+    def run(self, subject: Subject) -> tuple[StudyResults, dict[str, Any]]:
+        """Score every state that is not scored yet; returns the results and the metadata for the sidecar."""
         self._check_model(subject)
-        exam = Exam.prepare(subject, self.materials.texts, self.materials.questions, self.reading)
-        drawn, means = self._draw(subject)
-        conditions = [Condition(), *self._conditions(drawn, means)]
-        common = self._common(subject)
-        keys = {condition.key(common): condition for condition in reversed(conditions)}
-        if overwrite:
-            forget(out_dir)
-        ledger = Ledger.open(out_dir / RUNS)
-        _run_all(exam, ledger, dict(reversed(keys.items())), progress=progress)
-        rows = [(condition, ledger.rows[condition.key(common)]) for condition in conditions]
-        return Results(self.lesions, tuple(rows), self.drawing.kind, drawn), self._told(exam, drawn)
+        evaluation = Evaluation.prepare(subject, self.materials.texts, self.materials.tasks, self.options)
+        controls, means = self._draw(subject)
+        conditions = [Condition(), *self._conditions(controls, means)]
+        shared = self._hash_shared(subject)
+        # states with the same key are scored once; filled backwards, the dict holds the first of them
+        keys = {condition.key(shared): condition for condition in reversed(conditions)}
+        if self.options.overwrite:
+            remove_results(self.options.home)
+        log = RunLog.open(self.options.home / RUNS)
+        _score_missing(evaluation, log, dict(reversed(keys.items())), progress=self.options.progress)
+        rows = [(condition, log.rows[condition.key(shared)]) for condition in conditions]
+        results = StudyResults(self.lesions, tuple(rows), self.options.control, controls)
+        return results, self._describe(evaluation, controls)
 
     def _check_model(self, subject: Subject) -> None:
-        """Refuse a model that predicts nothing, and masks of other models."""
+        """Raise if the model predicts no next token, or if a mask is of another model."""
         if not subject.causal:
             raise LesionError(
                 f"{subject.identity.name} does not predict the next token, so it has no perplexity; use a causal model"
             )
-        own = subject.describe()
+        description = subject.describe()
         for name, mask in self.masks.items():
-            check_same_model(mask.provenance, own | {"Site": mask.space.site}, (name, "the model"))
-            with lesioned(subject.model, mask):  # refuses places that the model does not have
+            check_same_model(mask.provenance, description | {"Site": mask.space.site}, (name, "the model"))
+            with lesioned(subject.model, mask):  # raises if the model has no such hookpoints
                 pass
 
     def _draw(self, subject: Subject) -> tuple[dict[str, Controls], dict[UnitSpace, NDArray[np.float64]]]:
-        """Random masks of every lesion, and mean activations where they are needed."""
-        shown, drawing, batch_size = self.materials.averaged, self.drawing, self.reading.batch_size
+        """Random masks of every lesion, and mean activations where the method needs them."""
+        texts, options = self.materials.averaged, self.options
         strength: dict[UnitSpace, NDArray[np.float64]] = {}
         means: dict[UnitSpace, NDArray[np.float64]] = {}
-        for space in dict.fromkeys(one.mask.space for one in self.lesions):
-            if drawing.kind == "matched" and drawing.n_controls:
-                strength[space] = mean_activations(subject, shown, space, absolute=True, batch_size=batch_size)
+        for space in dict.fromkeys(lesion.mask.space for lesion in self.lesions):
+            if options.control == "matched" and options.controls:
+                strength[space] = mean_activations(subject, texts, space, absolute=True, batch_size=options.batch_size)
             if self.surgery.method.needs_means:
-                means[space] = mean_activations(subject, shown, space, batch_size=batch_size)
-        kind = drawing.kind if drawing.n_controls else "layer"
-        drawn = {
-            one.name: draw_controls(
-                one.mask, drawing.n_controls, kind=kind, strength=strength.get(one.mask.space), seed=drawing.seed
+                means[space] = mean_activations(subject, texts, space, batch_size=options.batch_size)
+        kind = options.control if options.controls else "layer"  # without random masks no activations are needed
+        controls = {
+            lesion.name: draw_controls(
+                lesion.mask,
+                options.controls,
+                kind=kind,
+                strength=strength.get(lesion.mask.space),
+                seed=options.seed,
             )
-            for one in self.lesions
+            for lesion in self.lesions
         }
-        return {one.name: _worth_it(one, drawn[one.name]) for one in self.lesions}, means
+        return {lesion.name: _usable_controls(lesion, controls[lesion.name]) for lesion in self.lesions}, means
 
     def _conditions(
-        self, drawn: Mapping[str, Controls], means: Mapping[UnitSpace, NDArray[np.float64]]
+        self, controls: Mapping[str, Controls], means: Mapping[UnitSpace, NDArray[np.float64]]
     ) -> Iterator[Condition]:
-        """Every lesion and its controls."""
-        for one in self.lesions:
-            level = means.get(one.mask.space)
-            for number, mask in [(None, one.mask), *enumerate(drawn[one.name].masks)]:
-                yield Condition(one.name, number, mask, one.surgery, level)
+        """Every lesion, followed by its random masks."""
+        for lesion in self.lesions:
+            level = means.get(lesion.mask.space)
+            for number, mask in [(None, lesion.mask), *enumerate(controls[lesion.name].masks)]:
+                yield Condition(lesion.name, number, mask, lesion.surgery, level)
 
-    def _common(self, subject: Subject) -> str:
-        """Hash of what the scores of all states depend on."""
-        model, reading = subject.describe(), self.reading
-        shown = [[one.name, one.sha256] for one in self.materials.files]
-        whole = ["\0".join(text.documents) for text in self.materials.texts]
-        documents = [hashlib.sha256(text.encode()).hexdigest() for text in whole]
-        settings = [reading.window, reading.stride, reading.answers, reading.new_tokens, reading.generations]
-        parts = [model["WeightsSHA256"], model["Dtype"], shown, documents, settings, reading.batch_size]
+    def _hash_shared(self, subject: Subject) -> str:
+        """Hash what the scores of all states depend on: the model, the materials and how they are put to it."""
+        model, options = subject.describe(), self.options
+        files = [[file.name, file.sha256] for file in self.materials.files]
+        contents = ["\0".join(text.documents) for text in self.materials.texts]
+        documents = [hashlib.sha256(content.encode()).hexdigest() for content in contents]
+        fields = [options.window, options.stride, options.answers, options.new_tokens, options.generations]
+        parts = [model["WeightsSHA256"], model["Dtype"], files, documents, fields, options.batch_size]
         return hash_parts(*parts)
 
-    def _told(self, exam: Exam, drawn: Mapping[str, Controls]) -> dict[str, Any]:
-        """What the sidecar says of the study."""
+    def _describe(self, evaluation: Evaluation, controls: Mapping[str, Controls]) -> dict[str, Any]:
+        """Metadata of the study for the sidecar."""
         materials = self.materials
         return {
-            **exam.subject.describe(),
-            "Masks": [_about_mask(name, mask, self.leaks[name]) for name, mask in self.masks.items()],
-            "Lesions": [_about_lesion(one, drawn[one.name]) for one in self.lesions],
-            "Texts": [_about_material(one, exam) for one in materials.texts],
-            "Tasks": [_about_material(one, exam) for one in materials.questions],
+            **evaluation.subject.describe(),
+            "Masks": [_describe_mask(name, mask, self.leaks[name]) for name, mask in self.masks.items()],
+            "Lesions": [_describe_lesion(lesion, controls[lesion.name]) for lesion in self.lesions],
+            "Texts": [_describe_file(text, evaluation) for text in materials.texts],
+            "Tasks": [_describe_file(task, evaluation) for task in materials.tasks],
             "Method": str(self.surgery),
             "Keep": self.surgery.keep,
             "Positions": self.surgery.positions,
-            "Controls": self.drawing.to_json(),
+            "Controls": {"Kind": self.options.control, "Number": self.options.controls, "Seed": self.options.seed},
             "ActivationOver": materials.reference.name if materials.reference else "what is scored",
-            "AllowOverlap": self.allow_overlap,
-            "Settings": asdict(self.reading),
+            "AllowOverlap": self.options.allow_overlap,
+            "Settings": self.options.to_json(),
         }
 
 
-def _worth_it(lesion: Lesion, drawn: Controls) -> Controls:
-    """Controls that can say something; what they cannot match is warned about."""
-    if drawn.masks and all((one.selected == lesion.mask.selected).all() for one in drawn.masks):
+def _usable_controls(lesion: Lesion, controls: Controls) -> Controls:
+    """Random masks that differ from the lesion; warns of what they do not match."""
+    if controls.masks and all((mask.selected == lesion.mask.selected).all() for mask in controls.masks):
         logger.warning("%s takes so many units that no others are left: it has no random masks", lesion.name)
-        return replace(drawn, masks=())
-    if drawn.masks and drawn.own:
+        return replace(controls, masks=())
+    if controls.masks and controls.crowded:
         logger.warning(
             "%s takes more than half of %s: there, its random masks hold units of its own, which makes them alike",
             lesion.name,
-            ", ".join(drawn.own),
+            ", ".join(controls.crowded),
         )
-    strength, others = drawn.activation, drawn.control_activation
-    if strength is not None and others is not None and drawn.masks and abs(strength - others) > _FAR * others:
+    activation, random = controls.activation, controls.control_activation
+    if activation is not None and random is not None and controls.masks and abs(activation - random) > _FAR * random:
         logger.warning(
             "%s is not matched in activation: mean absolute activation %.3g, of its random masks %.3g",
             lesion.name,
-            strength,
-            others,
+            activation,
+            random,
         )
-    return drawn
+    return controls
 
 
-def _run_all(exam: Exam, ledger: Ledger, keys: Mapping[str, Condition], *, progress: bool | None) -> None:
-    """Score what is not scored yet, one state after the other."""
-    missing = dict(ledger.missing(keys))
-    with progress_bar("runs", len(keys), done=len(keys) - len(missing), visible=progress) as bar:
+def _score_missing(
+    evaluation: Evaluation, log: RunLog, conditions: Mapping[str, Condition], *, progress: bool | None
+) -> None:
+    """Score the states that are not in the log yet, one after the other."""
+    missing = dict(log.missing(conditions))
+    with progress_bar("runs", len(conditions), done=len(conditions) - len(missing), visible=progress) as bar:
         for key, condition in missing.items():
             bar.set_description(condition.name or "intact")
-            changed = condition.changed(exam.subject.model)
+            intervention = condition.intervention(evaluation.subject.model)
             row: dict[str, Any] = {
                 "key": key,
                 "mask": condition.name,
                 "control": condition.control,
-                "values": exam.take(changed),
+                "values": evaluation.score(intervention),
             }
             if condition.control is None:
-                row["continued"] = exam.continued(changed)
-            ledger.add(row)
+                row["continued"] = evaluation.continue_excerpts(intervention)
+            log.add(row)
             bar.update()
 
 
-def _about_mask(name: str, mask: UnitMask, n_leaks: int) -> dict[str, Any]:
-    """What the sidecar says of a mask."""
+def _describe_mask(name: str, mask: UnitMask, n_leaks: int) -> dict[str, Any]:
+    """A mask for the sidecar."""
     return {
         "Name": name,
         "File": mask.provenance.get(MASK_FILE, name),
@@ -203,24 +356,24 @@ def _about_mask(name: str, mask: UnitMask, n_leaks: int) -> dict[str, Any]:
         "UnitSpace": mask.space.to_json(),
         "SelectedSHA256": _sha256(mask),
         "Provenance": {key: value for key, value in mask.provenance.items() if key != MASK_FILE},
-        "StimuliKnown": bool(known_texts(mask.provenance)),
+        "StimuliKnown": bool(stimulus_hashes(mask.provenance)),
         "StimuliInScoredTexts": n_leaks,
     }
 
 
-def _about_lesion(lesion: Lesion, drawn: Controls) -> dict[str, Any]:
-    """What the sidecar says of a lesion and its controls."""
+def _describe_lesion(lesion: Lesion, controls: Controls) -> dict[str, Any]:
+    """A lesion and its random masks for the sidecar."""
     return {
         "Name": lesion.name,
-        "Masks": list(lesion.of),
+        "Masks": list(lesion.masks),
         "Method": str(lesion.surgery),
         "Units": lesion.mask.n_selected,
         "ShareOfUnits": lesion.share,
         "SelectedSHA256": _sha256(lesion.mask),
-        "MeanActivation": drawn.activation,
-        "MeanActivationOfControls": drawn.control_activation,
-        "ControlsMayHoldOwnUnitsAt": list(drawn.own),
-        "DistinctControls": len({one.selected.tobytes() for one in drawn.masks}),
+        "MeanActivation": controls.activation,
+        "MeanActivationOfControls": controls.control_activation,
+        "ControlsMayHoldOwnUnitsAt": list(controls.crowded),
+        "DistinctControls": len({mask.selected.tobytes() for mask in controls.masks}),
     }
 
 
@@ -229,11 +382,11 @@ def _sha256(mask: UnitMask) -> str:
     return hashlib.sha256(np.packbits(mask.selected).tobytes()).hexdigest()
 
 
-def _about_material(material: Text | Questions, exam: Exam) -> dict[str, Any]:
-    """What the sidecar says of a file that was scored."""
+def _describe_file(material: Text | TaskFile, evaluation: Evaluation) -> dict[str, Any]:
+    """A file that was scored, for the sidecar."""
     return {
         "Name": material.name,
         "File": material.file or material.name,
         "SHA256": material.sha256,
-        **exam.sizes()[material.name],
+        **evaluation.sizes()[material.name],
     }

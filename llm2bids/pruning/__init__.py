@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from llm2bids.bids.history import noted_call
 from llm2bids.bids.provenance import generated_by
 from llm2bids.errors import PruneError
-from llm2bids.lesioning.materials import read_text
+from llm2bids.lesioning.evaluation import read_text
 from llm2bids.masks import load_mask
 from llm2bids.masks.files import file_sha256
 from llm2bids.model.lesions import lesion, mean_activations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from llm2bids.lesioning.materials import Text
+    from llm2bids.lesioning.evaluation import Text
     from llm2bids.model.loading import Subject
     from llm2bids.pruning.surgery import Cut
 
