@@ -15,13 +15,12 @@ from llm2bids.plots.lesions import draw_curve, draw_dissociation
 from llm2bids.plots.pictures import as_png
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import pandas as pd
 
     from llm2bids.lesioning.scores import StudyResults
-    from llm2bids.lesioning.study import Condition
 
 RUNS: Final = "runs.jsonl"
 """Scores of every state of the model, added one by one."""
@@ -115,12 +114,6 @@ class RunLog:
                 f"{self.path} cannot be written ({error.strerror or error}); mend that and go on with resume=True"
             ) from error
         self.rows[str(row["key"])] = dict(row)
-
-    def missing(self, conditions: Mapping[str, Condition]) -> Iterator[tuple[str, Condition]]:
-        """Go through the states that are not scored yet, by key."""
-        for key, condition in conditions.items():
-            if key not in self.rows:
-                yield key, condition
 
 
 def check_out_dir(out_dir: Path, *, resume: bool, overwrite: bool) -> None:

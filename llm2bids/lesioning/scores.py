@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from llm2bids.lesioning.controls import Controls
-    from llm2bids.lesioning.study import Condition, Lesion
+    from llm2bids.lesioning.plan import Lesion
 
 Values: TypeAlias = "dict[str, dict[str, float | None]]"
 """Scores by name of the text or task, then by name of the score; None where a score cannot be computed."""
+State: TypeAlias = "tuple[str, int | None]"
+"""Name of a lesion, and number of its random mask; None for the lesion itself."""
 INTACT: Final = ""
 """Name of the intact model where lesions have theirs."""
 SUMMARY_SCORES: Final = ("perplexity", "accuracy", "parse_failures")
@@ -203,21 +205,22 @@ def dissociation(scores: Sequence[LesionScore], score: str = "bits_per_token") -
 class StudyResults:
     """All states of the model with their scores.
 
-    - `rows`: each state with its row of the log; the intact model first.
+    - `rows`: name of the lesion and number of the random mask (None for the lesion itself) of each state, with its row
+      of the log; the intact model first.
     - `control`: kind of the random masks.
     - `controls`: random masks by name of the lesion.
     """
 
     lesions: tuple[Lesion, ...]
-    rows: tuple[tuple[Condition, dict[str, Any]], ...]
+    rows: tuple[tuple[State, dict[str, Any]], ...]
     control: str
     controls: Mapping[str, Controls]
 
     @cached_property
-    def _values(self) -> dict[tuple[str, int | None], dict[tuple[str, str], float]]:
+    def _values(self) -> dict[State, dict[tuple[str, str], float]]:
         """Scores of each state, by name of the text or task and of the score."""
         return {
-            (state.name, state.control): {(text, score): value for text, score, value in iterate_values(row["values"])}
+            state: {(text, score): value for text, score, value in iterate_values(row["values"])}
             for state, row in self.rows
         }
 
@@ -227,10 +230,10 @@ class StudyResults:
         before, scores = self._values[INTACT, None], []
         for lesion in self.lesions:
             numbers = [number for name, number in self._values if name == lesion.name and number is not None]
-            about = (lesion.name, lesion.mask.n_selected, str(lesion.surgery), self.control)
+            fields = (lesion.name, lesion.mask.n_selected, str(lesion.surgery), self.control)
             for key, after in self._values[lesion.name, None].items():
                 controls = tuple(self._values[lesion.name, number][key] for number in numbers)
-                scores.append(LesionScore(*about, *key, before[key], after, controls))
+                scores.append(LesionScore(*fields, *key, before[key], after, controls))
         return scores
 
     @cached_property
@@ -243,7 +246,7 @@ class StudyResults:
         """Every score of every state: ``mask``, ``run``, ``text``, ``score``, ``value``."""
         return pd.DataFrame(
             [
-                {"mask": state.name or "none", "run": _run_name(state), "text": text, "score": score, "value": value}
+                {"mask": state[0] or "none", "run": _run_name(state), "text": text, "score": score, "value": value}
                 for state, row in self.rows
                 for text, score, value in iterate_values(row["values"])
             ]
@@ -252,17 +255,17 @@ class StudyResults:
     @property
     def generations(self) -> pd.DataFrame:
         """Continuations side by side: ``mask``, ``text``, ``prompt``, ``intact``, ``lesioned``; no row if none."""
-        (_, intact), *lesioned = ((state, row["continued"]) for state, row in self.rows if state.control is None)
+        (_, intact), *lesioned = ((name, row["continued"]) for (name, control), row in self.rows if control is None)
         return pd.DataFrame(
             [
                 {
-                    "mask": state.name,
+                    "mask": name,
                     "text": before["text"],
                     "prompt": _one_line(before["prompt"]),
                     "intact": _one_line(before["continued"]),
                     "lesioned": _one_line(after["continued"]),
                 }
-                for state, continuations in lesioned
+                for name, continuations in lesioned
                 for before, after in zip(intact, continuations, strict=True)
             ]
         )
@@ -300,11 +303,12 @@ def _summary_columns(values: Iterable[tuple[LesionScore, float]]) -> dict[str, f
     return {f"{score.material}.{score.score}": value for score, value in values if score.score in SUMMARY_SCORES}
 
 
-def _run_name(state: Condition) -> str:
+def _run_name(state: State) -> str:
     """Name of a state in tables."""
-    if state.mask is None:
+    name, control = state
+    if name == INTACT:
         return "intact"
-    return "lesion" if state.control is None else str(state.control)
+    return "lesion" if control is None else str(control)
 
 
 def _one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A lesion study: the lesions, the states of the model they make, and all of these states scored."""
+"""A lesion study: the states of the model that lesions and random masks make, and all of them scored."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass, field, replace
-from functools import reduce
-from operator import or_
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from llm2bids.bids.provenance import hash_parts
-from llm2bids.errors import LesionError, MaskError, SpaceError
+from llm2bids.errors import LesionError
 from llm2bids.lesioning.controls import draw_controls
 from llm2bids.lesioning.evaluation import Evaluation, stimulus_hashes
 from llm2bids.lesioning.output import RUNS, RunLog, remove_results
+from llm2bids.lesioning.plan import Surgery
 from llm2bids.lesioning.scores import INTACT, StudyResults
-from llm2bids.model.lesions import Method, Positions, mean_activations
+from llm2bids.model.lesions import Method, mean_activations
 from llm2bids.model.lesions import lesion as lesioned
 from llm2bids.progress import progress_bar
 from llm2bids.space.identity import check_same_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from llm2bids.lesioning.controls import Controls
     from llm2bids.lesioning.evaluation import Materials, TaskFile, Text
+    from llm2bids.lesioning.plan import Lesion
     from llm2bids.lesioning.settings import LesionOptions
     from llm2bids.model.loading import Subject
     from llm2bids.model.scoring import Intervention
@@ -43,105 +43,6 @@ MASK_FILE: Final = "LesionMaskFile"
 """Key of a mask's provenance that holds the name of its file during a study."""
 _FAR: Final = 0.25
 """Part by which the activation of a lesion and its random masks may differ without a warning."""
-
-
-# ---- lesions and states of the model
-
-
-@dataclass(frozen=True, slots=True)
-class Surgery:
-    """What is done to the units of a mask; with `keep`, to all other units."""
-
-    method: Method = field(default_factory=lambda: Method("zero"))
-    keep: bool = False
-    positions: Positions = "all"
-
-    def __str__(self) -> str:
-        """The surgery as tables name it."""
-        where = "" if self.positions == "all" else f" at {self.positions} tokens"
-        return f"{'keep, others ' if self.keep else ''}{self.method}{where}"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Lesion:
-    """A lesion of the model.
-
-    - `name`: that of the mask; ``"mask 10"`` and ``"keep 64"`` for unions of so many masks.
-    - `surgery`: what is done to the units of the mask.
-    - `masks`: names of the masks whose union it is.
-    """
-
-    name: str
-    mask: UnitMask
-    surgery: Surgery
-    masks: tuple[str, ...]
-
-    @property
-    def share(self) -> float:
-        """Units of the mask among all units of its space."""
-        return self.mask.n_selected / self.mask.space.n_units
-
-
-def plan_lesions(
-    masks: Mapping[str, UnitMask],
-    surgery: Surgery,
-    unions: Sequence[int] = (),
-    kept_unions: Sequence[int] = (),
-) -> list[Lesion]:
-    """List the lesions: of each mask, or of unions of them.
-
-    `unions`, `kept_unions`: numbers of masks; the units of the first so many are lesioned together, or all other units.
-    Masks without units do not count. Returns one lesion per mask; with unions one per union, those that are kept last.
-
-    >>> from llm2bids.space import UnitMask, UnitSpace
-    >>> space = UnitSpace.uniform("mlp", ["h.0:out", "h.1:out"], 9)
-    >>> masks = {f"ica{n}": UnitMask.from_units(space, [n, n + 1]) for n in (1, 2, 3)}
-    >>> [(lesion.name, lesion.mask.n_selected) for lesion in plan_lesions(masks, Surgery(), [2], [1, 3])]
-    [('mask 2', 3), ('keep 1', 2), ('keep 3', 4)]
-    """
-    if not masks:
-        raise LesionError("no mask found; give `masks`, one or more")
-    if not unions and not kept_unions:
-        lesions = [Lesion(name, mask, surgery, (name,)) for name, mask in masks.items()]
-    else:
-        filled = {name: mask for name, mask in masks.items() if mask.n_selected}
-        if len(filled) < len(masks):
-            logger.warning("%d of %d masks choose no unit and are left out", len(masks) - len(filled), len(masks))
-        _check_unions([*unions, *kept_unions], len(filled), surgery)
-        keeping = replace(surgery, keep=True)
-        lesions = [_union(f"mask {number}", filled, number, surgery) for number in dict.fromkeys(unions)]
-        lesions += [_union(f"keep {number}", filled, number, keeping) for number in dict.fromkeys(kept_unions)]
-    for lesion in lesions:
-        if not lesion.mask.n_selected:
-            raise MaskError(
-                f"{lesion.name} chooses no unit, so there is nothing to lesion; choose units with another rule"
-            )
-    return lesions
-
-
-def _check_unions(numbers: Sequence[int], n_masks: int, surgery: Surgery) -> None:
-    """Raise if a union is of no mask, or of more masks than there are."""
-    if surgery.keep:
-        raise LesionError("keep=True together with unions found; say with `keep_union` which unions are kept")
-    for number in numbers:
-        if not 1 <= number <= n_masks:
-            raise LesionError(
-                f"a union of {number} masks asked for, {n_masks} with units given; ask for 1 to {n_masks}"
-            )
-
-
-def _union(name: str, masks: Mapping[str, UnitMask], number: int, surgery: Surgery) -> Lesion:
-    """The lesion of the first so many masks together."""
-    names = tuple(masks)[:number]
-    first = masks[names[0]].space
-    for member in names:
-        if masks[member].space != first:
-            raise SpaceError(
-                f"a union of {names[0]} in space {first.label} and {member} in {masks[member].space.label} asked for; "
-                "give masks of one site"
-            )
-    union = reduce(or_, (masks[member] for member in names))
-    return Lesion(name, replace(union, provenance={"Operation": "union", "Of": list(names)}), surgery, names)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,9 +94,6 @@ class Condition:
         return digest.hexdigest()
 
 
-# ---- the study
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class LesionStudy:
     """What is done to a model and what it is scored on: all that is known before a model is loaded.
@@ -227,7 +125,7 @@ class LesionStudy:
             remove_results(self.options.home)
         log = RunLog.open(self.options.home / RUNS)
         _score_missing(evaluation, log, dict(reversed(keys.items())), progress=self.options.progress)
-        rows = [(condition, log.rows[condition.key(shared)]) for condition in conditions]
+        rows = [((condition.name, condition.control), log.rows[condition.key(shared)]) for condition in conditions]
         results = StudyResults(self.lesions, tuple(rows), self.options.control, controls)
         return results, self._describe(evaluation, controls)
 
@@ -251,7 +149,7 @@ class LesionStudy:
         for space in dict.fromkeys(lesion.mask.space for lesion in self.lesions):
             if options.control == "matched" and options.controls:
                 strength[space] = mean_activations(subject, texts, space, absolute=True, batch_size=options.batch_size)
-            if self.surgery.method.needs_means:
+            if Method.parse(self.surgery.method).needs_means:
                 means[space] = mean_activations(subject, texts, space, batch_size=options.batch_size)
         kind = options.control if options.controls else "layer"  # without random masks no activations are needed
         controls = {
@@ -330,7 +228,7 @@ def _score_missing(
     evaluation: Evaluation, log: RunLog, conditions: Mapping[str, Condition], *, progress: bool | None
 ) -> None:
     """Score the states that are not in the log yet, one after the other."""
-    missing = dict(log.missing(conditions))
+    missing = {key: condition for key, condition in conditions.items() if key not in log.rows}
     with progress_bar("runs", len(conditions), done=len(conditions) - len(missing), visible=progress) as bar:
         for key, condition in missing.items():
             bar.set_description(condition.name or "intact")

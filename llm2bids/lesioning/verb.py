@@ -12,9 +12,10 @@ from llm2bids.bids.history import noted
 from llm2bids.errors import LesionError
 from llm2bids.lesioning.evaluation import Materials, file_name, overlap, read_task_file, read_text, stimulus_hashes
 from llm2bids.lesioning.output import check_out_dir, write_results
+from llm2bids.lesioning.plan import Surgery, plan_lesions
 from llm2bids.lesioning.scores import LesionScore, dissociation, tabulate
 from llm2bids.lesioning.settings import LesionOptions
-from llm2bids.lesioning.study import MASK_FILE, LesionStudy, Surgery, plan_lesions
+from llm2bids.lesioning.study import MASK_FILE, LesionStudy
 from llm2bids.masks import load_mask
 from llm2bids.model.lesions import Method
 from llm2bids.model.subject import load
@@ -82,7 +83,7 @@ def lesion_study(options: LesionOptions) -> LesionResults:
     LLM2BIDSError
         If anything the user can mend is wrong.
     """
-    surgery = Surgery(Method.parse(options.method), options.keep, options.positions)
+    surgery = Surgery(str(Method.parse(options.method)), options.keep, options.positions)
     materials = _read_materials(options)
     check_out_dir(options.home, resume=options.resume, overwrite=options.overwrite)
     masks = dict(options.masks) if isinstance(options.masks, Mapping) else _load_masks(options.masks, options.like)
