@@ -142,7 +142,9 @@ def _recovery(result: ContrastResult, planted: UnitMask, prepared: Sequence[Prep
 
 def _save_texts(folder: Path, networks: Mapping[str, Path]) -> list[Path]:
     """Save prompts of every topic that defined no network, one file per task."""
-    defining_texts = frozenset[str]().union(*(stimulus_hashes(load_mask(path).provenance) for path in networks.values()))
+    defining_texts = frozenset[str]().union(
+        *(stimulus_hashes(load_mask(path).provenance) for path in networks.values())
+    )
     pool = builtin_prompts()
     paths = []
     for task in networks:
