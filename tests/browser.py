@@ -26,32 +26,32 @@ class Visit:
     """An open page, and what it said and asked for since."""
 
     page: Page
-    said: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
 
     def listen(self) -> None:
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
 
     @property
     def outside(self) -> list[str]:
         """What it asked of the network."""
-        return [url for url in self.asked if not url.startswith(("file:", "data:", "blob:"))]
+        return [url for url in self.requests if not url.startswith(("file:", "data:", "blob:"))]
 
 
 @pytest.fixture(scope="session")
 def browsers() -> Iterator[Callable[[bool], Browser]]:
     """Browsers with WebGL and without, each started once."""
-    found = next((path for path in map(shutil.which, NAMES) if path), None)
-    if found is None:
+    executable = next((path for path in map(shutil.which, NAMES) if path), None)
+    if executable is None:
         pytest.skip(f"no browser found, one of {', '.join(NAMES)} needed to look at pages")
     with sync_playwright() as playwright:
 
         @cache
         def start(webgl: bool) -> Browser:  # noqa: FBT001
             args = DRAWING if webgl else BLIND
-            return playwright.chromium.launch(executable_path=found, args=list(args))
+            return playwright.chromium.launch(executable_path=executable, args=list(args))
 
         yield start
 
@@ -66,8 +66,8 @@ def visit(browsers: Callable[[bool], Browser]) -> Iterator[Callable[..., Visit]]
         return opened[-1]
 
     yield go
-    for one in opened:
-        one.page.context.close()
+    for visited in opened:
+        visited.page.context.close()
 
 
 def open_file(browser: Browser, path: Path, width: int = 1400, **options: Any) -> Visit:

@@ -47,12 +47,12 @@ def check_offline(page: Page) -> None:
     """It runs no code and asks nothing of the network."""
     assert {tag for tag, _ in page.tags} & {"script", "iframe", "object", "embed", "base", "form"} == set()
     linked = [*page.values("img", "src"), *page.values("link", "href")]
-    assert all(one.startswith("data:") for one in linked)
+    assert all(link.startswith("data:") for link in linked)
     assert "url(" not in page.source
     assert "@import" not in page.source
 
 
 def pictures_in(page: Page) -> list[Any]:
     """Its pictures as arrays."""
-    sources = [one.removeprefix("data:image/png;base64,") for one in page.values("img", "src")]
-    return [matplotlib.image.imread(io.BytesIO(base64.b64decode(one))) for one in sources]
+    sources = [image.removeprefix("data:image/png;base64,") for image in page.values("img", "src")]
+    return [matplotlib.image.imread(io.BytesIO(base64.b64decode(image))) for image in sources]

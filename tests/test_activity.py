@@ -43,26 +43,28 @@ def few_scans_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("few_scans_at_a_time")
 def test_moments_are_those_of_all_scans(tmp_path: Path) -> None:
     parts = [some_signals(23, 1) + 5000, some_signals(16, 2) + 5000]
-    whole = np.concatenate(parts).astype(float)
-    found = measure_activity([write(tmp_path / f"{n}_bold.nii.gz", part) for n, part in enumerate(parts)], SPACE)
-    np.testing.assert_allclose(found.mean, whole.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(found.variance, whole.var(0), rtol=1e-9)
-    np.testing.assert_allclose(found.magnitude, np.abs(whole).mean(0), rtol=1e-12)
-    assert found.n_scans == 39
-    assert found.runs == ("0_bold.nii.gz", "1_bold.nii.gz")
+    signals_of_all = np.concatenate(parts).astype(float)
+    activity = measure_activity([write(tmp_path / f"{n}_bold.nii.gz", part) for n, part in enumerate(parts)], SPACE)
+    np.testing.assert_allclose(activity.mean, signals_of_all.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(activity.variance, signals_of_all.var(0), rtol=1e-9)
+    np.testing.assert_allclose(activity.magnitude, np.abs(signals_of_all).mean(0), rtol=1e-12)
+    assert activity.n_scans == 39
+    assert activity.runs == ("0_bold.nii.gz", "1_bold.nii.gz")
 
 
 def test_every_layer_has_a_row(tmp_path: Path) -> None:
     signals = some_signals(20, 3)
     signals[:, 30 + 7] = -40
-    found = measure_activity([write(tmp_path / "a_bold.nii", signals)], SPACE).table
+    activity = measure_activity([write(tmp_path / "a_bold.nii", signals)], SPACE).table
     magnitude = np.abs(signals.astype(float)).mean(0)
-    assert list(found["hookpoint"]) == list(SPACE.hookpoints)
-    assert list(found["units"]) == [30, 44, 36]
-    np.testing.assert_allclose(found["mean"], [part.mean() for part in SPACE.split(signals.astype(float))])
-    np.testing.assert_allclose(found["magnitude_median"], [np.median(part) for part in SPACE.split(magnitude)])
-    np.testing.assert_allclose(found["variance"], [part.var(0).mean() for part in SPACE.split(signals.astype(float))])
-    row = found.iloc[1]
+    assert list(activity["hookpoint"]) == list(SPACE.hookpoints)
+    assert list(activity["units"]) == [30, 44, 36]
+    np.testing.assert_allclose(activity["mean"], [part.mean() for part in SPACE.split(signals.astype(float))])
+    np.testing.assert_allclose(activity["magnitude_median"], [np.median(part) for part in SPACE.split(magnitude)])
+    np.testing.assert_allclose(
+        activity["variance"], [part.var(0).mean() for part in SPACE.split(signals.astype(float))]
+    )
+    row = activity.iloc[1]
     assert (row["largest_channel"], row["largest"], row["constant"]) == (7, 40, 1)
     assert row["ratio"] == pytest.approx(40 / row["magnitude_median"])
 
@@ -73,12 +75,12 @@ def test_massive_units_are_those_planted(tmp_path: Path) -> None:
     signals[:, 30 + 40] = -3000
     signals[:, 99] = 60  # large, but not massive
     run = write(tmp_path / "a_bold.nii.gz", signals)
-    found = measure_activity([run], SPACE).massive
-    assert found[["unit", "hookpoint", "block", "channel"]].to_numpy().tolist() == [
+    activity = measure_activity([run], SPACE).massive
+    assert activity[["unit", "hookpoint", "block", "channel"]].to_numpy().tolist() == [
         [70, "h.1:out", 1, 40],
         [5, "h.0:out", 0, 5],
     ]
-    assert list(found["mean"]) == [-3000, 900]
+    assert list(activity["mean"]) == [-3000, 900]
     assert list(measure_activity([run], SPACE, ratio=10).massive["unit"]) == [70, 5, 99]
     assert list(measure_activity([run], SPACE, least=1000).massive["unit"]) == [70]
 
@@ -94,22 +96,22 @@ def test_layers_in_which_most_units_are_silent(tmp_path: Path) -> None:
     signals[:, 30:74] = 0
     signals[:, [31, 32, 33]] = 1
     signals[:, 40] = 500
-    found = measure_activity([write(tmp_path / "a_bold.nii", signals)], SPACE)
-    assert list(found.massive["unit"]) == [40]
-    assert found.massive["ratio"].iloc[0] == 500
-    assert found.table["constant"].tolist() == [0, 44, 0]
+    activity = measure_activity([write(tmp_path / "a_bold.nii", signals)], SPACE)
+    assert list(activity.massive["unit"]) == [40]
+    assert activity.massive["ratio"].iloc[0] == 500
+    assert activity.table["constant"].tolist() == [0, 44, 0]
 
 
 def test_what_is_not_finite_is_left_out_and_counted(tmp_path: Path) -> None:
     signals = some_signals(20, 7)
     signals[3, 8], signals[5, 8], signals[:, 80] = np.nan, np.inf, np.nan
-    found = measure_activity([write(tmp_path / "a_bold.nii", signals)], SPACE)
-    known = np.delete(signals[:, 8].astype(float), [3, 5])
-    assert found.mean[8] == pytest.approx(known.mean())
-    assert found.variance[8] == pytest.approx(known.var())
-    assert np.flatnonzero(np.isnan(found.mean)).tolist() == [80]
-    assert found.table["nonfinite"].tolist() == [2, 0, 20]
-    assert found.table.notna().all(axis=None)
+    activity = measure_activity([write(tmp_path / "a_bold.nii", signals)], SPACE)
+    finite = np.delete(signals[:, 8].astype(float), [3, 5])
+    assert activity.mean[8] == pytest.approx(finite.mean())
+    assert activity.variance[8] == pytest.approx(finite.var())
+    assert np.flatnonzero(np.isnan(activity.mean)).tolist() == [80]
+    assert activity.table["nonfinite"].tolist() == [2, 0, 20]
+    assert activity.table.notna().all(axis=None)
     signals[:, :30] = np.nan
     first = measure_activity([write(tmp_path / "b_bold.nii", signals)], SPACE).table.iloc[0]
     assert first["largest_channel"] == -1
@@ -118,28 +120,28 @@ def test_what_is_not_finite_is_left_out_and_counted(tmp_path: Path) -> None:
 
 def test_constant_units_have_no_variance(tmp_path: Path) -> None:
     signals = np.tile(np.linspace(0.1, 0.7, SPACE.n_units), (20, 1))
-    found = measure_activity([write(tmp_path / "a_bold.nii", signals)], SPACE)
-    assert (found.variance == 0).all()
-    assert found.table["constant"].tolist() == list(SPACE.n_channels)
+    activity = measure_activity([write(tmp_path / "a_bold.nii", signals)], SPACE)
+    assert (activity.variance == 0).all()
+    assert activity.table["constant"].tolist() == list(SPACE.n_channels)
 
 
 def test_the_massive_channels_of_the_phantom_are_found(small_dataset: tuple[Path, list[Recording]]) -> None:
     run = find_runs(small_dataset[0])[0]
-    found = measure_activity([run.bold], run.space)
+    activity = measure_activity([run.bold], run.space)
     first_token = build_phantom().model.get_input_embeddings().weight[1].detach().numpy()
     channels = np.flatnonzero(first_token)  # it holds nothing else
     assert len(channels) == 2
-    assert {*zip(found.massive["block"], found.massive["channel"], strict=True)} == {
+    assert {*zip(activity.massive["block"], activity.massive["channel"], strict=True)} == {
         (block, channel) for block in range(6) for channel in channels
     }
-    assert set(found.table["largest_channel"]) == {channels[0]}
+    assert set(activity.table["largest_channel"]) == {channels[0]}
 
 
 def test_of_many_runs_some_are_measured(tmp_path: Path) -> None:
     runs = [write(tmp_path / f"run-{n}_bold.nii", np.full((2, SPACE.n_units), float(n))) for n in range(7)]
-    found = measure_activity(runs, SPACE, max_runs=3)
-    assert found.runs == ("run-0_bold.nii", "run-3_bold.nii", "run-6_bold.nii")
-    np.testing.assert_allclose(found.mean, 3)
+    activity = measure_activity(runs, SPACE, max_runs=3)
+    assert activity.runs == ("run-0_bold.nii", "run-3_bold.nii", "run-6_bold.nii")
+    np.testing.assert_allclose(activity.mean, 3)
     assert len(measure_activity(runs, SPACE).runs) == 6
     assert spread_evenly(runs[:4], 6) == runs[:4]
 
@@ -148,8 +150,8 @@ def test_runs_that_cannot_be_measured_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no run found, at least one needed"):
         measure_activity([], SPACE)
     run = write(tmp_path / "a_bold.nii", some_signals(3, 8))
-    other = UnitSpace.uniform("mlp", ("h.0:out",), 30)
-    for read in (lambda: measure_activity([run], other), lambda: read_carpet(run, other)):
+    other_space = UnitSpace.uniform("mlp", ("h.0:out",), 30)
+    for read in (lambda: measure_activity([run], other_space), lambda: read_carpet(run, other_space)):
         with pytest.raises(DatasetError, match=r"a_bold.nii has .* needed for L1C30mlp"):
             read()
     with pytest.raises(DatasetError, match="holds no scan"):

@@ -49,15 +49,15 @@ def volumes(run: PreparedRun) -> NDArray[np.float64]:
 
 
 def test_with_room_every_token_is_a_point(runs: list[PreparedRun], network: NDArray[np.bool_]) -> None:
-    found = read_time_courses(runs, runs[0].volumes.space, network)
-    assert sorted(found) == ["medicalimaging", "pathology"]
-    own = [run for run in runs if run.volumes.entities["task"] == "pathology"]
-    expected = np.clip(np.concatenate([volumes(run) for run in own]), -127 / STEPS, 127 / STEPS).T
-    assert found["pathology"].points.shape == expected.shape
-    assert np.abs(found["pathology"].points / STEPS - expected).max() <= 0.5 / STEPS + 1e-4
-    assert found["pathology"].description == "each point: mean of one token, runs 1 to 2"
-    kinds = [prompt.trial_type for prompt in found["pathology"].runs[0].prompts]
-    assert kinds == own[0].events["trial_type"].tolist()
+    courses = read_time_courses(runs, runs[0].volumes.space, network)
+    assert sorted(courses) == ["medicalimaging", "pathology"]
+    task_runs = [run for run in runs if run.volumes.entities["task"] == "pathology"]
+    expected = np.clip(np.concatenate([volumes(run) for run in task_runs]), -127 / STEPS, 127 / STEPS).T
+    assert courses["pathology"].points.shape == expected.shape
+    assert np.abs(courses["pathology"].points / STEPS - expected).max() <= 0.5 / STEPS + 1e-4
+    assert courses["pathology"].description == "each point: mean of one token, runs 1 to 2"
+    kinds = [prompt.trial_type for prompt in courses["pathology"].runs[0].prompts]
+    assert kinds == task_runs[0].events["trial_type"].tolist()
 
 
 def test_a_point_never_holds_two_prompts(runs: list[PreparedRun], network: NDArray[np.bool_]) -> None:
@@ -68,12 +68,12 @@ def test_a_point_never_holds_two_prompts(runs: list[PreparedRun], network: NDArr
     assert courses.n_scans == 2
     expected = np.stack([signals[first + at : first + min(at + 2, 5)].mean(0)
                          for first in range(0, len(signals), 5) for at in (0, 2, 4)])  # fmt: skip
-    found = courses.points[:, : len(expected)].T / STEPS
-    assert np.abs(found - np.clip(expected, -127 / STEPS, 127 / STEPS)).max() <= 0.5 / STEPS + 1e-4
+    points = courses.points[:, : len(expected)].T / STEPS
+    assert np.abs(points - np.clip(expected, -127 / STEPS, 127 / STEPS)).max() <= 0.5 / STEPS + 1e-4
 
 
 @pytest.mark.parametrize(
-    ("points", "n_kept", "said"),
+    ("points", "n_kept", "description"),
     [
         (5, 768, "mean of one token, runs 1 to 2"),
         (4.9, 768, "mean of 2 tokens, runs 1 to 2"),
@@ -85,13 +85,13 @@ def test_a_point_never_holds_two_prompts(runs: list[PreparedRun], network: NDArr
     ],
 )
 def test_the_finest_that_fits_is_taken(
-    runs: list[PreparedRun], network: NDArray[np.bool_], points: float, n_kept: int, said: str
+    runs: list[PreparedRun], network: NDArray[np.bool_], points: float, n_kept: int, description: str
 ) -> None:
     space = runs[0].volumes.space
     n_prompts = sum(len(run.events) for run in runs)
     for courses in read_time_courses(runs, space, network, int(points * n_prompts * space.n_units * 0.75)).values():
         assert courses.points.shape[0] == len(courses.units) == n_kept
-        assert courses.description.endswith(said)
+        assert courses.description.endswith(description)
         assert n_kept != 7 or np.array_equal(courses.units, np.flatnonzero(network))
 
 

@@ -40,8 +40,8 @@ def test_glm_tells_planted_units_from_others(ran: Ran) -> None:
 def test_ica_finds_every_planted_network_without_a_task(ran: Ran) -> None:
     for row in ran.rows:
         planted = load_mask(one_file(ran.results, f"phantom/**/*task-{row['task']}_*truth_mask.nii.gz"))
-        own = row["component"].removeprefix("ica")
-        component = load_mask(one_file(ran.results, f"ica/**/*_desc-ica{own}_mask.nii.gz"))
+        number = row["component"].removeprefix("ica")
+        component = load_mask(one_file(ran.results, f"ica/**/*_desc-ica{number}_mask.nii.gz"))
         shared, either = (planted & component).n_selected, (planted | component).n_selected
         assert row["iou"] == round(shared / either, 3) >= 0.9
     assert len({row["component"] for row in ran.rows}) == 6
@@ -50,24 +50,24 @@ def test_ica_finds_every_planted_network_without_a_task(ran: Ran) -> None:
 def test_a_silenced_network_costs_its_own_topic_most(ran: Ran) -> None:
     harm = pd.DataFrame(ran.told["dissociation"]).pivot_table(index="network", columns="text", values="change")
     assert harm.shape == (6, 6)
-    own = np.diag(harm)
+    on_topic = np.diag(harm)
     for row in ran.rows:
         assert row["bits"] == round(harm.loc[row["task"], row["task"]], 3)
         assert row["percentile"] == 100
         assert row["bits"] > 3 > 3 * abs(row["random_bits"])
-    assert np.abs(harm.to_numpy() - np.diag(own)).max() < 0.2 * own.min()
+    assert np.abs(harm.to_numpy() - np.diag(on_topic)).max() < 0.2 * on_topic.min()
 
 
 def test_the_texts_are_of_the_topic_and_defined_no_network(ran: Ran) -> None:
-    shown = set()
+    defining_texts = set()
     for path in ran.results.glob("glm/**/*_desc-fdr05_mask.json"):
-        shown |= {text for run in read_json(path)["Llm2bids"]["Stimuli"] for text in run["Texts"]}
-    assert len(shown) > 6 * 4 * 12
+        defining_texts |= {text for run in read_json(path)["Llm2bids"]["Stimuli"] for text in run["Texts"]}
+    assert len(defining_texts) > 6 * 4 * 12
     for task, topic in on_topics().items():
         texts = (ran.results / "texts" / f"{task}.txt").read_text().splitlines()
         assert len(set(texts)) == 4
         assert set(texts) <= {prompt.text for prompt in builtin_prompts()[topic]}
-        assert not {text_hash(text) for text in texts} & shown
+        assert not {text_hash(text) for text in texts} & defining_texts
 
 
 def test_it_ends_with_the_report(ran: Ran) -> None:
@@ -107,9 +107,9 @@ def test_the_commands_do_by_hand_what_the_demo_did(ran: Ran, capsys: pytest.Capt
         again = AGAIN.get(words[0], AGAIN.get(" ".join(words[:2])))
         if again is not None:  # other questions and the report have tests of their own
             assert main([*words, *again]) == 0, capsys.readouterr().err
-    said = capsys.readouterr().out
-    assert said.count("was there") == 24 + 24 + 6 + 1
-    assert " written" not in said
+    output = capsys.readouterr().out
+    assert output.count("was there") == 24 + 24 + 6 + 1
+    assert " written" not in output
     assert contents(ran.folder) == before
 
 
@@ -122,9 +122,9 @@ def typed(line: str) -> list[str]:
 
 def contents(folder: Path) -> dict[str, str]:
     """What every volume, table and mask holds; the order of a mask's metadata may differ."""
-    told = [path for path in folder.rglob("*") if path.suffix in {".gz", ".tsv"} or path.name == "runs.jsonl"]
+    files = [path for path in folder.rglob("*") if path.suffix in {".gz", ".tsv"} or path.name == "runs.jsonl"]
     masks = {str(path): load_mask(path) for path in folder.rglob("*.safetensors")}
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in told} | {
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files} | {
         path: hashlib.sha256(mask.selected.tobytes()).hexdigest() + json.dumps(mask.provenance, sort_keys=True)
         for path, mask in masks.items()
     }

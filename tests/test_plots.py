@@ -63,7 +63,7 @@ def boxes_of(figure: Figure) -> list[tuple[str, Bbox]]:
 def check_texts(figure: Figure) -> list[str]:
     """No text lies over another or beyond the edge."""
     boxes = boxes_of(figure)
-    over = [(one, other) for n, (one, a) in enumerate(boxes) for other, b in boxes[:n] if a.overlaps(b)]
+    over = [(text_a, text_b) for n, (text_a, a) in enumerate(boxes) for text_b, b in boxes[:n] if a.overlaps(b)]
     assert over == []
     width, height = figure.bbox.size
     beyond = [text for text, box in boxes if min(box.x0, box.y0) < -1 or box.x1 > width + 1 or box.y1 > height + 1]
@@ -73,11 +73,11 @@ def check_texts(figure: Figure) -> list[str]:
 
 def spans(axes: Axes) -> dict[str, list[tuple[float, float]]]:
     """First and last scan of what is drawn, by colour."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    by_colour: dict[str, list[tuple[float, float]]] = {}
     for collection in axes.collections:
         boxes = [path.get_extents() for path in collection.get_paths()]
-        found.setdefault(to_hex(collection.get_facecolor()[0]), []).extend((box.x0, box.x1) for box in boxes)
-    return found
+        by_colour.setdefault(to_hex(collection.get_facecolor()[0]), []).extend((box.x0, box.x1) for box in boxes)
+    return by_colour
 
 
 def test_everything_that_draws_is_listed() -> None:
@@ -114,7 +114,7 @@ def test_designs_of_any_size(n_runs: int, names: list[str]) -> None:
     runs = {f"medicalimaging run-{n:02d}": events_of(40, names) for n in range(n_runs)}
     figure = draw_design(runs)
     assert {*runs, *names} <= set(check_texts(figure))
-    assert sum(len(one.get_paths()) for one in figure.axes[0].collections) == 40 * n_runs
+    assert sum(len(collection.get_paths()) for collection in figure.axes[0].collections) == 40 * n_runs
 
 
 def test_conditions_look_different() -> None:
@@ -176,8 +176,8 @@ def test_a_carpet_shows_units_confounds_and_design_over_the_same_scans() -> None
 def test_a_carpet_of_many_layers_with_long_names() -> None:
     names = label_layers(DEEP.blocks, DEEP.hookpoints)
     confounds = pd.DataFrame({f"a_confound_with_a_long_name_{n}": np.arange(50) / 7e5 for n in range(4)})
-    many = events_of(15, [f"condition_{n:02d}" for n in range(15)])
-    figure = draw_carpet(*some_carpet(48, 2, 50), names, confounds, many)
+    events = events_of(15, [f"condition_{n:02d}" for n in range(15)])
+    figure = draw_carpet(*some_carpet(48, 2, 50), names, confounds, events)
     assert len(figure.axes[5].get_yticklabels()) == 24
     assert names[2] in check_texts(figure)
 
@@ -197,10 +197,10 @@ def test_a_carpet_of_one_layer_and_nothing_else() -> None:
 def activity_of(space: UnitSpace, **columns: object) -> pd.DataFrame:
     rng = np.random.default_rng(1)
     names = ("mean", "magnitude", "magnitude_median", "variance", "variance_median")
-    told = {"hookpoint": space.hookpoints, "block": space.blocks} | {
+    fields = {"hookpoint": space.hookpoints, "block": space.blocks} | {
         name: rng.lognormal(size=space.n_hookpoints) for name in names
     }
-    return pd.DataFrame(told | columns)
+    return pd.DataFrame(fields | columns)
 
 
 def massive_of(space: UnitSpace, units: list[tuple[int, int, float, float]]) -> pd.DataFrame:
@@ -250,9 +250,9 @@ def test_sizes_are_shares_on_one_scale() -> None:
     selected = np.zeros((2, FEW.n_units), bool)
     selected[0, [0, 4, 5, 14]] = True
     figure = draw_sizes({"pathology": selected[0], "nothing": selected[1]}, FEW)
-    one, none = figure.axes
-    np.testing.assert_allclose([bar.get_height() for bar in one.patches], [25, 100 / 3, 20])
-    assert one.get_ylim() == none.get_ylim() == (0, 35)
+    full, empty = figure.axes
+    np.testing.assert_allclose([bar.get_height() for bar in full.patches], [25, 100 / 3, 20])
+    assert full.get_ylim() == empty.get_ylim() == (0, 35)
     assert {"pathology: 4 units", "nothing: 0 units", "no unit"} <= set(check_texts(figure))
 
 
@@ -260,7 +260,7 @@ def test_sizes_are_shares_on_one_scale() -> None:
 @pytest.mark.parametrize("space", [ONE, DEEP], ids=["one", "deep"])
 def test_sizes_of_few_and_many_tasks(n_tasks: int, space: UnitSpace) -> None:
     chosen = np.random.default_rng(2).random((n_tasks, space.n_units)) < 0.2
-    networks = {f"a task with a name that is much too long {n}": one for n, one in enumerate(chosen)}
+    networks = {f"a task with a name that is much too long {n}": network for n, network in enumerate(chosen)}
     figure = draw_sizes(networks, space)
     assert sum(axes.get_visible() for axes in figure.axes) == n_tasks
     titles = [text for text in check_texts(figure) if text.endswith(" units")]
@@ -292,10 +292,10 @@ def test_pictures_of_networks_keep_their_words_apart_and_inside() -> None:
     pairs = pairs.assign(dice=0.1, dice_chance=0.1, p_holm=0.01, units_a=30, units_b=40)
     networks = pd.DataFrame({"task": tasks, "units": 60, "used": 40})
     example = ("run-01", rng.normal(size=(90, 6)), events_of(9, ["on", "off"], 10.0), 1.0)
-    told = "24 run(s); signed mean of units, without shared units; task left in"
+    method = "24 run(s); signed mean of units, without shared units; task left in"
     for figure in (
         draw_overlap(tasks, np.full((6, 6), 0.1), pairs, {(task,): 30 for task in tasks}, "L6C128block"),
-        draw_connectivity(networks, dict.fromkeys(("correlation", "partial"), (mean, mean, mean)), example, told),
+        draw_connectivity(networks, dict.fromkeys(("correlation", "partial"), (mean, mean, mean)), example, method),
     ):
         figure.draw_without_rendering()
         titles = [axes.title.get_window_extent().y1 for axes in figure.axes if axes.get_title()]

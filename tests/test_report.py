@@ -54,7 +54,7 @@ def analysed(small_dataset: tuple[Path, list[Recording]], tmp_path_factory: pyte
 
 
 @pytest.fixture
-def own(analysed: Path, tmp_path: Path) -> Path:
+def dataset(analysed: Path, tmp_path: Path) -> Path:
     """A copy to write into."""
     return shutil.copytree(analysed, tmp_path / "ds")
 
@@ -104,7 +104,7 @@ def test_pages_are_whole_small_and_described(ran: Ran) -> None:
         assert len(page.source) < 20e6
         assert min(map(len, page.values("img", "alt"))) > 15
         assert len(page.values("img", "alt")) == len(page.values("img", "src"))
-        assert min(one.shape[1] for one in pictures_in(page)) > 250
+        assert min(picture.shape[1] for picture in pictures_in(page)) > 250
         links = page.values("a", "href")
         inner = {link.removeprefix("#") for link in links if link.startswith("#")}
         assert inner <= anchors(page)
@@ -137,29 +137,29 @@ def test_commands_and_their_files_are_listed(ran: Ran) -> None:
 
 
 def test_numbers_are_those_of_the_files(analysed: Path, tmp_path: Path) -> None:
-    made = report(analysed, tmp_path / "pages")
-    text = Page(made.subjects["phantom"]).text
+    pages = report(analysed, tmp_path / "pages")
+    text = Page(pages.subjects["phantom"]).text
     for path in (analysed / "derivatives" / "glm").rglob("*_glm.json"):
-        for found in read_json(path)["Found"]:
-            assert f"{found['n_selected']} of {found['n_tested']} units tested" in text
-            units = read_tsv(path.with_name(found["units"])).head(3)
+        for contrast in read_json(path)["Found"]:
+            assert f"{contrast['n_selected']} of {contrast['n_tested']} units tested" in text
+            units = read_tsv(path.with_name(contrast["units"])).head(3)
             for row in units.to_dict("records"):
                 assert f"{row['unit']}{row['hookpoint']}{row['block']}{row['channel']}" in text
-    dataset = Page(made.page).text
-    assert "phantomseed061,653,6324" in dataset
-    assert made.panels["sub-phantom.html"] == titles_of(Page(made.subjects["phantom"]))
+    text_of_dataset = Page(pages.page).text
+    assert "phantomseed061,653,6324" in text_of_dataset
+    assert pages.panels["sub-phantom.html"] == titles_of(Page(pages.subjects["phantom"]))
 
 
 def test_a_recording_alone_is_told_and_what_comes_next(
     small_dataset: tuple[Path, list[Recording]], tmp_path: Path
 ) -> None:
-    made = report(small_dataset[0], tmp_path / "pages", progress=False)
-    assert made.panels["sub-phantom.html"] == ["Model", "Design", "Signal, site block", "Methods"]
-    assert made.panels["report.html"] == ["Dataset", "What was shown", "Methods", "Commands", "Not asked yet"]
-    text = Page(made.page).text
+    pages = report(small_dataset[0], tmp_path / "pages", progress=False)
+    assert pages.panels["sub-phantom.html"] == ["Model", "Design", "Signal, site block", "Methods"]
+    assert pages.panels["report.html"] == ["Dataset", "What was shown", "Methods", "Commands", "Not asked yet"]
+    text = Page(pages.page).text
     for verb in ("prep", "glm", "ica", "lesion"):
         assert f"llm2bids {verb} " in text
-    assert "script" not in {tag for tag, _ in Page(made.subjects["phantom"]).tags}
+    assert "script" not in {tag for tag, _ in Page(pages.subjects["phantom"]).tags}
     assert not list(small_dataset[0].rglob("*.html"))
 
 
@@ -171,24 +171,24 @@ def test_what_was_asked_is_not_advised_again(analysed: Path, ran: Ran) -> None:
     assert further_panel(Sources.from_dataset(ran.folder)) is None
 
 
-def test_results_elsewhere_are_told(own: Path, tmp_path: Path) -> None:
+def test_results_elsewhere_are_told(dataset: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
-    shutil.move(own / "derivatives" / "glm", elsewhere)
-    assert "Networks found" not in report(own, tmp_path / "a").panels["report.html"]
-    assert "Networks found" in report(own, tmp_path / "b", results=[elsewhere]).panels["report.html"]
+    shutil.move(dataset / "derivatives" / "glm", elsewhere)
+    assert "Networks found" not in report(dataset, tmp_path / "a").panels["report.html"]
+    assert "Networks found" in report(dataset, tmp_path / "b", results=[elsewhere]).panels["report.html"]
 
 
 def test_groups_are_told(phantoms: Path, tmp_path: Path) -> None:
     root = shutil.copytree(phantoms, tmp_path / "several")
     glm(root, root / "derivatives" / "glm", "group", progress=False)
-    made = report(root, tmp_path / "pages", participant_label=["p1", "p2"])
-    assert list(made.subjects) == ["p1", "p2"]
-    assert "Over subjects" in made.panels["report.html"]
-    assert "3 subjects" in Page(made.page).text
+    pages = report(root, tmp_path / "pages", participant_label=["p1", "p2"])
+    assert list(pages.subjects) == ["p1", "p2"]
+    assert "Over subjects" in pages.panels["report.html"]
+    assert "3 subjects" in Page(pages.page).text
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ([], "exists already; replace it with --overwrite"),
         (["--participant-label", "fantom"], "did you mean phantom"),
@@ -198,30 +198,32 @@ def test_groups_are_told(phantoms: Path, tmp_path: Path) -> None:
         (["--out-dir", "{root}/participants.tsv"], "inside the raw dataset"),
     ],
 )
-def test_refusals_say_what_to_do(own: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pages = own / "derivatives" / "report"
+def test_refusals_say_what_to_do(
+    dataset: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = dataset / "derivatives" / "report"
     pages.mkdir()
     (pages / "report.html").write_text("mine")
-    assert main(["report", str(own), *(word.format(root=own) for word in words)]) == 2
+    assert main(["report", str(dataset), *(word.format(root=dataset) for word in words)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert said in error
+    assert message in error
     assert [path.name for path in pages.iterdir()] == ["report.html"]
     assert (pages / "report.html").read_text() == "mine"
 
 
-def test_a_broken_result_leaves_old_pages_alone(own: Path) -> None:
-    made = report(own)
-    before = {path: path.read_bytes() for path in made.page.parent.glob("*.html")}
-    mask = max((own / "derivatives" / "glm").rglob("*_desc-fdr05_mask.nii.gz"))
+def test_a_broken_result_leaves_old_pages_alone(dataset: Path) -> None:
+    pages = report(dataset)
+    before = {path: path.read_bytes() for path in pages.page.parent.glob("*.html")}
+    mask = max((dataset / "derivatives" / "glm").rglob("*_desc-fdr05_mask.nii.gz"))
     mask.write_bytes(mask.read_bytes()[:100])
     with pytest.raises(DatasetError, match=mask.name):
-        report(own, overwrite=True)
-    result = max((own / "derivatives" / "glm").rglob("*_glm.json"))
+        report(dataset, overwrite=True)
+    result = max((dataset / "derivatives" / "glm").rglob("*_glm.json"))
     write_json(result, {key: value for key, value in read_json(result).items() if key != "Found"})
     with pytest.raises(DatasetError, match=f"{result.name} lacks the field 'Found'"):
-        report(own, overwrite=True)
-    assert {path: path.read_bytes() for path in made.page.parent.glob("*.html")} == before
+        report(dataset, overwrite=True)
+    assert {path: path.read_bytes() for path in pages.page.parent.glob("*.html")} == before
 
 
 def test_the_same_dataset_makes_the_same_pages(analysed: Path, tmp_path: Path) -> None:
@@ -232,17 +234,17 @@ def test_the_same_dataset_makes_the_same_pages(analysed: Path, tmp_path: Path) -
 
 def test_programs_are_told_where_pages_are(analysed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(analysed), "--out-dir", str(tmp_path / "pages"), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["page"] == str(tmp_path / "pages" / "report.html")
-    assert set(told["panels"]) == {"report.html", "sub-phantom.html"}
+    fields = json.loads(capsys.readouterr().out)
+    assert fields["page"] == str(tmp_path / "pages" / "report.html")
+    assert set(fields["panels"]) == {"report.html", "sub-phantom.html"}
 
 
 def plain(panel: Panel) -> str:
     return re.sub(r"<[^>]+>", "", panel.html).replace("&quot;", '"')
 
 
-def test_methods_say_what_sidecars_say(own: Path) -> None:
-    sources = Sources.from_dataset(own)
+def test_methods_say_what_sidecars_say(dataset: Path) -> None:
+    sources = Sources.from_dataset(dataset)
     written = plain(methods_panel(sources, "phantom"))
     assert f"2 runs each, {sources.runs[0].n_scans} scans per run" in written
     assert "768 units in 6 layers" in written
@@ -250,20 +252,20 @@ def test_methods_say_what_sidecars_say(own: Path) -> None:
     assert "Benjamini Y, Hochberg Y (1995)" in written
     assert "Nencka AS" in written
     assert "Nichols" not in written
-    for path in (own / "derivatives" / "glm").rglob("*_glm.json"):
+    for path in (dataset / "derivatives" / "glm").rglob("*_glm.json"):
         fields = read_json(path)
         fields["Llm2bids"]["Statistics"] |= {"Correction": "maxt", "CorrectionDescription": "max-t", "Tail": "positive"}
         write_json(path, fields)
-    changed = plain(methods_panel(Sources.from_dataset(own), "phantom"))
+    changed = plain(methods_panel(Sources.from_dataset(dataset), "phantom"))
     assert "one-tailed (positive), corrected over units: max-t [" in changed
     assert "Nichols TE" in changed
     assert "Benjamini" not in changed
 
 
-def test_own_tasks_are_not_ascribed_to_papers(own: Path) -> None:
-    for path in own.glob("task-*_bold.json"):
+def test_own_tasks_are_not_ascribed_to_papers(dataset: Path) -> None:
+    for path in dataset.glob("task-*_bold.json"):
         write_json(path, read_json(path) | {"TaskDescription": "My own."})
-    assert "Nencka" not in plain(methods_panel(Sources.from_dataset(own), "phantom"))
+    assert "Nencka" not in plain(methods_panel(Sources.from_dataset(dataset), "phantom"))
 
 
 def test_citations_are_all_known_and_numbered_in_order(ran: Ran) -> None:
@@ -281,11 +283,11 @@ def test_tables_are_cut_and_say_so() -> None:
     table = pd.DataFrame(
         {"task": [f"t{n}" for n in range(50)], "p": ["0.00012345"] * 49 + ["n/a"], "none": ["n/a"] * 50}
     )
-    told = frame_html(table)
-    assert told.count("<tr>") == 41
-    assert "10 more rows" in told
-    assert ">0.000123<" in told
-    assert '<td class="text">t0</td>' in told
+    html = frame_html(table)
+    assert html.count("<tr>") == 41
+    assert "10 more rows" in html
+    assert ">0.000123<" in html
+    assert '<td class="text">t0</td>' in html
     assert frame_html(table.tail(1)).count(">-<") == 2
 
 
@@ -312,7 +314,7 @@ TESTED = {
 
 
 @pytest.mark.parametrize(
-    ("asked", "own", "said", "unsaid"),
+    ("statistics", "metadata", "present", "absent"),
     [
         (
             {},
@@ -335,24 +337,24 @@ TESTED = {
     ],
 )
 def test_methods_of_tests_are_true_for_every_setting(
-    tmp_path: Path, asked: dict[str, Any], own: dict[str, Any], said: list[str], unsaid: list[str]
+    tmp_path: Path, statistics: dict[str, Any], metadata: dict[str, Any], present: list[str], absent: list[str]
 ) -> None:
-    fields = {"Llm2bids": {"Statistics": {**TESTED, **asked}, **own}, "Found": [{"test": "t"}]}
+    fields = {"Llm2bids": {"Statistics": {**TESTED, **statistics}, **metadata}, "Found": [{"test": "t"}]}
     text = describe_analysis(result(tmp_path, "a_glm.json", **fields))
-    assert [one for one in said if one not in text] == []
-    assert [one for one in unsaid if one in text] == []
+    assert [words for words in present if words not in text] == []
+    assert [words for words in absent if words in text] == []
 
 
 def test_methods_tell_f_tests_from_t_tests(tmp_path: Path) -> None:
-    asked = {"Llm2bids": {"Statistics": TESTED}}
-    both = describe_analysis(result(tmp_path, "a_glm.json", **asked, Found=[{"test": "t"}, {"test": "F"}]))
-    assert "Tests were two-tailed, F tests one-tailed, corrected over units" in both
-    only = describe_analysis(result(tmp_path, "b_glm.json", **asked, Found=[{"test": "F"}]))
+    fields = {"Llm2bids": {"Statistics": TESTED}}
+    mixed = describe_analysis(result(tmp_path, "a_glm.json", **fields, Found=[{"test": "t"}, {"test": "F"}]))
+    assert "Tests were two-tailed, F tests one-tailed, corrected over units" in mixed
+    only = describe_analysis(result(tmp_path, "b_glm.json", **fields, Found=[{"test": "F"}]))
     assert "Tests were one-tailed, as F tests are, corrected over units" in only
 
 
 @pytest.mark.parametrize(
-    ("question", "settings", "said", "unsaid"),
+    ("question", "settings", "present", "absent"),
     [
         ("networks overlap", {"Draws": 10}, "conditions exchanged among prompts (10 draws)", "nothing"),
         ("networks overlap", {"Draws": 10, "NoExchangeOfConditions": "one run"}, "within layers (10 draws).", "Holm"),
@@ -364,71 +366,76 @@ def test_methods_tell_f_tests_from_t_tests(tmp_path: Path) -> None:
     ],
 )
 def test_methods_of_questions_are_true_for_every_setting(
-    tmp_path: Path, question: str, settings: dict[str, Any], said: str, unsaid: str
+    tmp_path: Path, question: str, settings: dict[str, Any], present: str, absent: str
 ) -> None:
-    own = {"Settings": settings, "Contrasts": {"task": "onVsOff"}}
-    text = describe_answer(result(tmp_path, "a_networks.json", Description=f"llm2bids {question}", Llm2bids=own))
-    assert said in text
-    assert unsaid not in text
+    metadata = {"Settings": settings, "Contrasts": {"task": "onVsOff"}}
+    text = describe_answer(result(tmp_path, "a_networks.json", Description=f"llm2bids {question}", Llm2bids=metadata))
+    assert present in text
+    assert absent not in text
 
 
 def test_methods_of_lesions_say_what_was_kept_and_what_is_not_known(tmp_path: Path) -> None:
-    own = {"Model": "m", "Method": "zero", "Keep": False, "Controls": {"Kind": "layer", "Number": 0, "Seed": 0}}
-    kept = {"Lesions": [{"Method": "keep, others zero"}], "Masks": [{"StimuliKnown": True, "StimuliInScoredTexts": 0}]}
-    text = describe_lesion(result(tmp_path, "lesion.json", Llm2bids=own | kept))
+    metadata = {"Model": "m", "Method": "zero", "Keep": False, "Controls": {"Kind": "layer", "Number": 0, "Seed": 0}}
+    lesions = {
+        "Lesions": [{"Method": "keep, others zero"}],
+        "Masks": [{"StimuliKnown": True, "StimuliInScoredTexts": 0}],
+    }
+    text = describe_lesion(result(tmp_path, "lesion.json", Llm2bids=metadata | lesions))
     assert "with all units but those of masks lesioned (method zero), without random masks." in text
     assert "that was scored had defined a mask" in text
     assert "is not known of 1 of 1 masks" in describe_lesion(
-        result(tmp_path / "b", "lesion.json", Llm2bids=own | kept | {"Masks": [{"StimuliKnown": False}]})
+        result(tmp_path / "b", "lesion.json", Llm2bids=metadata | lesions | {"Masks": [{"StimuliKnown": False}]})
     )
 
 
 def test_components_of_sessions_are_found_and_others_subjects_are_not_told(phantoms: Path, tmp_path: Path) -> None:
     root = shutil.copytree(phantoms, tmp_path / "ds")
     result(root / "derivatives" / "ica" / "sub-p1" / "ses-01" / "func", "sub-p1_ses-01_task-x_run-01_ica.json")
-    assert [one.path.name for one in Sources.from_dataset(root).components] == ["sub-p1_ses-01_task-x_run-01_ica.json"]
+    assert [component.path.name for component in Sources.from_dataset(root).components] == [
+        "sub-p1_ses-01_task-x_run-01_ica.json"
+    ]
     only = Sources.from_dataset(root, [root / "derivatives" / ".." / "derivatives" / "glm"], ["p2"])
     assert only.components == []
-    assert [one.subjects for one in only.analyses] == [["p2"]]
+    assert [component.subjects for component in only.analyses] == [["p2"]]
 
 
 def test_planted_networks_are_those_of_the_subject_and_folders_are_told_apart(phantoms: Path, tmp_path: Path) -> None:
     root = shutil.copytree(phantoms, tmp_path / "ds")
     shutil.copytree(root / "derivatives" / "glm", root / "derivatives" / "again")
-    made = report(root, participant_label=["p1"], progress=False)
-    page = Page(made.subjects["p1"])
+    pages = report(root, participant_label=["p1"], progress=False)
+    page = Page(pages.subjects["p1"])
     planted = page.source.partition('id="planted"')[2].partition("</section>")[0]
     assert planted.count("<tr>") == 3  # a head, and each of the folders
     assert page.source.count('">pathology (again), onVsOff</option>') == 1
     assert len(anchors(page)) == sum("id" in attrs for _, attrs in page.tags)
-    links = {link for link in Page(made.page).values("a", "href") if link.endswith(".html")}
+    links = {link for link in Page(pages.page).values("a", "href") if link.endswith(".html")}
     assert links == {"sub-p1.html"}
 
 
-def test_lesions_side_by_side_have_places_and_commands_of_their_own(own: Path, ran: Ran) -> None:
+def test_lesions_side_by_side_have_places_and_commands_of_their_own(dataset: Path, ran: Ran) -> None:
     for name in ("first", "second"):
-        shutil.copytree(ran.results / "lesion", own / "derivatives" / "several" / name)
-    sources = Sources.from_dataset(own)
+        shutil.copytree(ran.results / "lesion", dataset / "derivatives" / "several" / name)
+    sources = Sources.from_dataset(dataset)
     html = lesions_panel(sources.lesions).render()
     assert len(set(re.findall(r'id="([^"]+)"', html))) == html.count(' id="') == 3
     assert "Lesions: several/second" in html
-    told = commands_panel(sources).html
-    assert "Into derivatives/several/second" in told
-    assert "derivatives/several," not in told
+    commands = commands_panel(sources).html
+    assert "Into derivatives/several/second" in commands
+    assert "derivatives/several," not in commands
 
 
 def test_many_decompositions_do_not_make_a_page_too_large(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Sources.from_dataset(ran.folder).components
+    components = Sources.from_dataset(ran.folder).components
     monkeypatch.setattr("llm2bids.reporting.results.draw_layers", lambda *_: None)
     monkeypatch.setattr("llm2bids.reporting.results.as_png", lambda _: b"")
-    html = components_panel(found * 30).render()
+    html = components_panel(components * 30).render()
     assert html.count("<figure>") == 24
     assert len(set(re.findall(r'id="([^"]+)"', html))) == html.count(' id="') == 31
-    assert components_panel(found).render().count("<figure>") == 6
+    assert components_panel(components).render().count("<figure>") == 6
 
 
-def test_what_was_recorded_anew_is_not_shown_as_prepared(own: Path, tmp_path: Path) -> None:
-    root = own.rename(tmp_path / "it's")
+def test_what_was_recorded_anew_is_not_shown_as_prepared(dataset: Path, tmp_path: Path) -> None:
+    root = dataset.rename(tmp_path / "it's")
     for path in root.glob("sub-phantom/func/*_events.tsv"):
         path.write_text(path.read_text() + "\n")
     sources = Sources.from_dataset(root)

@@ -44,15 +44,15 @@ def test_a_page_is_silent_offline_whole_and_for_everybody(
     assert page.evaluate(OVERLAPS) == []
     assert page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth > 250)")
     assert violations(seen) == []
-    assert seen.said == []
+    assert seen.messages == []
     assert seen.outside == []
 
 
 def violations(seen: Visit) -> list[tuple[str, list[str]]]:
     """What axe-core finds against WCAG 2.2 A and AA and its best practices: rules, and where they are broken."""
     options = {"resultTypes": ["violations"]}  # a report of all that is well takes as long as the search
-    found: list[dict[str, Any]] = Axe().run(seen.page, options=options).response["violations"]
-    return [(one["id"], [node["html"][:100] for node in one["nodes"][:3]]) for one in found]
+    results: list[dict[str, Any]] = Axe().run(seen.page, options=options).response["violations"]
+    return [(rule["id"], [node["html"][:100] for node in rule["nodes"][:3]]) for rule in results]
 
 
 def test_the_contents_lead_everywhere_by_keyboard(ran: Ran, visit: Callable[..., Visit]) -> None:

@@ -49,7 +49,7 @@ MAPS = [
 
 def write(path: Path, *viewers: str) -> Path:
     """A page of viewers, far apart."""
-    parts = (f'<h2 id="site{n}">Site {n}</h2>{one}<p style="height:150vh">.</p>' for n, one in enumerate(viewers))
+    parts = (f'<h2 id="site{n}">Site {n}</h2>{viewer}<p style="height:150vh">.</p>' for n, viewer in enumerate(viewers))
     path.write_text(
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Viewers</title>'
         f'<link rel="icon" href="data:,"></head><body><main><h1>Viewers</h1>{"".join(parts)}</main>'
@@ -76,7 +76,7 @@ def opened(browsers: Callable[[bool], Browser], path: Path) -> Iterator[Visit]:
 
 
 @pytest.fixture
-def shown(opened: Visit) -> Visit:
+def viewer(opened: Visit) -> Visit:
     """The viewer as it is at first."""
     opened.page.mouse.move(1, 1)
     part(opened, "network").uncheck()
@@ -121,23 +121,23 @@ def colour(drawn: NDArray[Any], at: tuple[float, float]) -> NDArray[Any]:
     return drawn[int(at[1]), int(at[0])] * 255
 
 
-def test_it_says_nothing_and_asks_for_nothing(shown: Visit) -> None:
-    assert (shown.said, shown.outside, len(shown.asked)) == ([], [], 1)
-    assert part(shown, "map").locator("option").all_inner_texts() == ["pathology </script>", "second"]
+def test_it_says_nothing_and_asks_for_nothing(viewer: Visit) -> None:
+    assert (viewer.messages, viewer.outside, len(viewer.requests)) == ([], [], 1)
+    assert part(viewer, "map").locator("option").all_inner_texts() == ["pathology </script>", "second"]
 
 
-def test_every_voxel_is_drawn_where_its_unit_is(shown: Visit) -> None:
-    call(shown, "select(0, 0)")  # its frame would cover a colour
-    drawn = picture(shown)
+def test_every_voxel_is_drawn_where_its_unit_is(viewer: Visit) -> None:
+    call(viewer, "select(0, 0)")  # its frame would cover a colour
+    drawn = picture(viewer)
     for unit in range(1, SPACE.n_units):
-        red, green, blue = colour(drawn, pixel(shown, unit))
+        red, green, blue = colour(drawn, pixel(viewer, unit))
         kind = "grey" if max(red, green, blue) - min(red, green, blue) < 5 else "orange" if red > blue else "purple"
         expected = "grey" if not NETWORK[unit] else "orange" if VALUES[unit] > 0 else "purple"
         assert kind == expected, unit
 
 
-def test_the_map_is_as_large_as_its_stage_at_once(shown: Visit) -> None:
-    heights = shown.page.evaluate("""() => ["one", "all"].map(value => {
+def test_the_map_is_as_large_as_its_stage_at_once(viewer: Visit) -> None:
+    heights = viewer.page.evaluate("""() => ["one", "all"].map(value => {
         const [choice, canvas] = ["view", "canvas"].map(name => document.querySelector(`[data-part=${name}]`));
         choice.value = value;
         choice.dispatchEvent(new Event("change"));
@@ -148,9 +148,9 @@ def test_the_map_is_as_large_as_its_stage_at_once(shown: Visit) -> None:
 
 
 @pytest.mark.parametrize("unit", [17, 30, 58])
-def test_a_click_names_the_unit_and_pointing_only_while_there(shown: Visit, unit: int) -> None:
-    stage = part(shown, "canvas")
-    x, y = pixel(shown, unit)
+def test_a_click_names_the_unit_and_pointing_only_while_there(viewer: Visit, unit: int) -> None:
+    stage = part(viewer, "canvas")
+    x, y = pixel(viewer, unit)
     stage.click(position={"x": x, "y": y})
     layer, channel = divmod(unit, 12)
     clicked = {
@@ -158,154 +158,154 @@ def test_a_click_names_the_unit_and_pointing_only_while_there(shown: Visit, unit
         "unit": str(unit), "z": f"{VALUES[unit]:.3g}".ljust(4 + (VALUES[unit] < 0), "0"),
         "in the network": "yes" if NETWORK[unit] else "no",
     }  # fmt: skip
-    assert words(shown) == clicked
-    assert call(shown, "unit().number") == unit
-    x, y = pixel(shown, 5)
+    assert words(viewer) == clicked
+    assert call(viewer, "unit().number") == unit
+    x, y = pixel(viewer, 5)
     stage.hover(position={"x": x, "y": y})
-    assert words(shown)["unit"] == "5"
-    shown.page.mouse.move(1, 1)
-    assert words(shown) == clicked
+    assert words(viewer)["unit"] == "5"
+    viewer.page.mouse.move(1, 1)
+    assert words(viewer) == clicked
 
 
-def test_one_layer_alone_is_large(shown: Visit) -> None:
-    small = call(shown, "pixel(2, 6).size")
-    part(shown, "view").select_option("one")
-    assert call(shown, "pixel(2, 6).size") > 2 * small
-    assert call(shown, "pixel(1, 6)") is None
-    x, y = pixel(shown, 24)
-    part(shown, "canvas").click(position={"x": x, "y": y})
-    assert words(shown)["unit"] == "24"
-    red, _, blue = colour(picture(shown), pixel(shown, 30))
+def test_one_layer_alone_is_large(viewer: Visit) -> None:
+    small = call(viewer, "pixel(2, 6).size")
+    part(viewer, "view").select_option("one")
+    assert call(viewer, "pixel(2, 6).size") > 2 * small
+    assert call(viewer, "pixel(1, 6)") is None
+    x, y = pixel(viewer, 24)
+    part(viewer, "canvas").click(position={"x": x, "y": y})
+    assert words(viewer)["unit"] == "24"
+    red, _, blue = colour(picture(viewer), pixel(viewer, 30))
     assert blue > red + 20  # purple, as among all layers
 
 
-def test_the_threshold_changes_picture_and_count(shown: Visit) -> None:
-    assert call(shown, "threshold()") == THRESHOLD
-    assert call(shown, "nShown()") == NETWORK.sum() == 3  # the unit at the threshold too
-    before = picture(shown)
-    part(shown, "threshold").fill("1.5")
+def test_the_threshold_changes_picture_and_count(viewer: Visit) -> None:
+    assert call(viewer, "threshold()") == THRESHOLD
+    assert call(viewer, "nShown()") == NETWORK.sum() == 3  # the unit at the threshold too
+    before = picture(viewer)
+    part(viewer, "threshold").fill("1.5")
     n_above = int((np.abs(VALUES) >= 1.5).sum())
-    assert call(shown, "nShown()") == n_above > 3
-    assert part(shown, "count").inner_text() == f"{n_above} of 60 units shown; 3 in the network"
-    assert (picture(shown) != before).any()
-    part(shown, "network").check()
-    assert call(shown, "nShown()") == 3
-    assert np.array_equal(picture(shown), before)
+    assert call(viewer, "nShown()") == n_above > 3
+    assert part(viewer, "count").inner_text() == f"{n_above} of 60 units shown; 3 in the network"
+    assert (picture(viewer) != before).any()
+    part(viewer, "network").check()
+    assert call(viewer, "nShown()") == 3
+    assert np.array_equal(picture(viewer), before)
 
 
-def test_the_course_is_that_of_the_unit(shown: Visit) -> None:
-    call(shown, "select(1, 5)")
+def test_the_course_is_that_of_the_unit(viewer: Visit) -> None:
+    call(viewer, "select(1, 5)")
     signal = POINTS[17] / STEPS
-    drawn = part(shown, "course").locator("[data-points]")
-    places = [one.split("h")[0].split() for one in drawn.get_attribute("d").split("M")[1:]]
+    drawn = part(viewer, "course").locator("[data-points]")
+    places = [point.split("h")[0].split() for point in drawn.get_attribute("d").split("M")[1:]]
     assert len(places) == 12
     heights = [float(y) for _, y in places]
     assert np.corrcoef(heights, signal)[0, 1] == pytest.approx(-1, abs=1e-4)
     weights = np.array([2, 2, 1, 2, 2, 1] * 2)
     on = np.array([0, 0, 0, 1, 1, 0] * 2, bool)
-    means = [np.average(signal[own], weights=weights[own]) for own in (~on, on)]
-    said = part(shown, "caption").inner_text().replace("\xa0", " ")
-    assert "each point: mean of 2 tokens, runs 1 to 2;" in said
-    assert said.endswith(f"off {means[0]:.2f}, on {means[1]:.2f}.")
-    part(shown, "map").select_option("1")
-    assert call(shown, "unit().value") == pytest.approx(-VALUES[17], rel=1e-6)
-    part(shown, "caption").get_by_text("no time course of this task").wait_for()
+    means = [np.average(signal[scans], weights=weights[scans]) for scans in (~on, on)]
+    text = part(viewer, "caption").inner_text().replace("\xa0", " ")
+    assert "each point: mean of 2 tokens, runs 1 to 2;" in text
+    assert text.endswith(f"off {means[0]:.2f}, on {means[1]:.2f}.")
+    part(viewer, "map").select_option("1")
+    assert call(viewer, "unit().value") == pytest.approx(-VALUES[17], rel=1e-6)
+    part(viewer, "caption").get_by_text("no time course of this task").wait_for()
 
 
 def test_a_unit_that_had_no_room_says_so(visit: Callable[..., Visit], tmp_path: Path) -> None:
     units = np.flatnonzero(NETWORK)
     courses = TimeCourses("pathology", RUNS, 2, 2, units, POINTS[units])
-    shown = begun(visit(write(tmp_path / "page.html", viewer_html(SPACE, MAPS, {"pathology": courses}, "site0"))))
-    assert "Unit 30 " in part(shown, "caption").inner_text()
-    call(shown, "select(0, 0)")
-    assert "for those of networks only" in part(shown, "caption").inner_text()
+    viewer = begun(visit(write(tmp_path / "page.html", viewer_html(SPACE, MAPS, {"pathology": courses}, "site0"))))
+    assert "Unit 30 " in part(viewer, "caption").inner_text()
+    call(viewer, "select(0, 0)")
+    assert "for those of networks only" in part(viewer, "caption").inner_text()
 
 
-def test_all_is_done_by_keys(shown: Visit) -> None:
-    press = shown.page.keyboard.press
+def test_all_is_done_by_keys(viewer: Visit) -> None:
+    press = viewer.page.keyboard.press
     reached = []
     for _ in range(7):
         press("Tab")
-        reached.append(shown.page.evaluate("document.activeElement.dataset.part"))
+        reached.append(viewer.page.evaluate("document.activeElement.dataset.part"))
         if reached[-1] == "canvas":
             for key in ("ArrowRight", "ArrowUp", "PageDown"):
                 press(key)
-            assert call(shown, "unit().number") == 30 + 1 + 4 - 12
-            assert "unit 23" in part(shown, "spoken").inner_text()
+            assert call(viewer, "unit().number") == 30 + 1 + 4 - 12
+            assert "unit 23" in part(viewer, "spoken").inner_text()
             continue
         if reached[-1] == "threshold":
             press("ArrowLeft")
-            assert call(shown, "threshold()") < THRESHOLD
+            assert call(viewer, "threshold()") < THRESHOLD
     assert reached == ["map", "view", "threshold", "network", "canvas", "layer", "channel"]
     for key in ("Control+a", "7", "Tab"):
         press(key)
-    assert (words(shown)["block"], words(shown)["channel"]) == ("1", "7")
+    assert (words(viewer)["block"], words(viewer)["channel"]) == ("1", "7")
 
 
 def test_without_webgl_the_pictures_are_offered(visit: Callable[..., Visit], path: Path) -> None:
-    shown = begun(visit(path, webgl=False))
-    assert part(shown, "missing").locator("a").get_attribute("href") == "#site0"
-    assert part(shown, "missing").is_visible()
-    assert not part(shown, "stage").is_visible()
-    part(shown, "layer").fill("1")
-    part(shown, "channel").fill("5")
-    part(shown, "channel").press("Enter")
-    assert words(shown)["unit"] == "17"
-    assert part(shown, "course").locator("[data-points]").count() == 1
-    assert (shown.said, shown.outside) == ([], [])
+    viewer = begun(visit(path, webgl=False))
+    assert part(viewer, "missing").locator("a").get_attribute("href") == "#site0"
+    assert part(viewer, "missing").is_visible()
+    assert not part(viewer, "stage").is_visible()
+    part(viewer, "layer").fill("1")
+    part(viewer, "channel").fill("5")
+    part(viewer, "channel").press("Enter")
+    assert words(viewer)["unit"] == "17"
+    assert part(viewer, "course").locator("[data-points]").count() == 1
+    assert (viewer.messages, viewer.outside) == ([], [])
 
 
 def test_without_scripts_the_pictures_are_offered(visit: Callable[..., Visit], path: Path) -> None:
-    shown = visit(path, java_script_enabled=False)
-    assert shown.page.locator("noscript a").get_attribute("href") == "#site0"
-    assert shown.page.locator("noscript a").is_visible()
-    assert not shown.page.locator(".viewer").is_visible()
+    viewer = visit(path, java_script_enabled=False)
+    assert viewer.page.locator("noscript a").get_attribute("href") == "#site0"
+    assert viewer.page.locator("noscript a").is_visible()
+    assert not viewer.page.locator(".viewer").is_visible()
 
 
 @pytest.mark.parametrize("width", [1400, 420])
 def test_it_is_accessible_and_fits(visit: Callable[..., Visit], path: Path, width: int) -> None:
-    shown = begun(visit(path, width=width))
-    found = Axe().run(shown.page)
-    assert found.violations_count == 0, found.generate_report()
-    assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
-    names = shown.page.evaluate(
+    viewer = begun(visit(path, width=width))
+    report = Axe().run(viewer.page)
+    assert report.violations_count == 0, report.generate_report()
+    assert viewer.page.evaluate("document.documentElement.scrollWidth") <= width
+    names = viewer.page.evaluate(
         "[...document.querySelectorAll('.viewer-marks text')].map(one => one.getBoundingClientRect().toJSON())"
     )
     assert len(names) == SPACE.n_hookpoints
-    assert all(0 < one["left"] < one["right"] < width for one in names)
+    assert all(0 < name["left"] < name["right"] < width for name in names)
 
 
 def test_a_second_viewer_begins_when_it_is_looked_at(visit: Callable[..., Visit], tmp_path: Path) -> None:
-    other = UnitSpace.uniform("attn", ["h.0.attn:out", "h.1.attn:out"], 20)
+    space = UnitSpace.uniform("attn", ["h.0.attn:out", "h.1.attn:out"], 20)
     values = np.linspace(-4, 4, 40)
-    second = viewer_html(other, [ViewerMap("z", "t", values, values > 3, "z", 3.0)], {}, "site1")
-    shown = begun(visit(write(tmp_path / "two.html", viewer_html(SPACE, MAPS, {}, "site0"), second)))
-    spoken = shown.page.locator("#site1-viewer [data-part=spoken]")
+    second = viewer_html(space, [ViewerMap("z", "t", values, values > 3, "z", 3.0)], {}, "site1")
+    viewer = begun(visit(write(tmp_path / "two.html", viewer_html(SPACE, MAPS, {}, "site0"), second)))
+    spoken = viewer.page.locator("#site1-viewer [data-part=spoken]")
     assert spoken.inner_text() == ""
-    assert shown.page.locator("#site1-viewer").get_attribute("aria-busy") == "true"
-    assert shown.page.evaluate("llm2bids.site1.unit()") is None
-    early = Axe().run(shown.page)
+    assert viewer.page.locator("#site1-viewer").get_attribute("aria-busy") == "true"
+    assert viewer.page.evaluate("llm2bids.site1.unit()") is None
+    early = Axe().run(viewer.page)
     assert early.violations_count == 0, early.generate_report()
-    shown.page.locator("#site1-viewer").scroll_into_view_if_needed()
-    shown.page.evaluate("llm2bids.site1.start()")
-    assert shown.page.evaluate("llm2bids.site1.nShown()") == (np.abs(values) >= 3).sum()
+    viewer.page.locator("#site1-viewer").scroll_into_view_if_needed()
+    viewer.page.evaluate("llm2bids.site1.start()")
+    assert viewer.page.evaluate("llm2bids.site1.nShown()") == (np.abs(values) >= 3).sum()
     assert "site attn" in spoken.inner_text()
-    assert (shown.said, shown.outside) == ([], [])
+    assert (viewer.messages, viewer.outside) == ([], [])
 
 
 def test_of_two_maps_chosen_quickly_the_last_is_shown(visit: Callable[..., Visit], tmp_path: Path) -> None:
-    other = ViewerMap("second", "other", VALUES, NETWORK, "z", 5.0)
+    second = ViewerMap("second", "other", VALUES, NETWORK, "z", 5.0)
     courses = {"pathology": COURSES, "other": replace(COURSES, task="other")}
-    shown = begun(visit(write(tmp_path / "page.html", viewer_html(SPACE, [MAPS[0], other], courses, "site0"))))
-    shown.page.evaluate("""() => {
+    viewer = begun(visit(write(tmp_path / "page.html", viewer_html(SPACE, [MAPS[0], second], courses, "site0"))))
+    viewer.page.evaluate("""() => {
         const spoken = document.querySelector("[data-part=spoken]"), map = document.querySelector("[data-part=map]");
         window.times = 0;
         new MutationObserver(seen => { window.times += seen.length; }).observe(spoken, { childList: true });
         for (const value of ["1", "0"]) { map.value = value; map.dispatchEvent(new Event("change")); }
     }""")
-    shown.page.wait_for_function("window.times === 2")
-    assert call(shown, "threshold()") == THRESHOLD
-    assert call(shown, "nShown()") == 3
+    viewer.page.wait_for_function("window.times === 2")
+    assert call(viewer, "threshold()") == THRESHOLD
+    assert call(viewer, "nShown()") == 3
 
 
 def test_what_we_ship_of_niivue_is_what_was_recorded() -> None:
@@ -356,4 +356,4 @@ def test_one_tail_many_conditions_and_layers_of_one_block(visit: Callable[..., V
         part(seen, "count").inner_text()
         == f"{(values <= -2).sum()} of 12 units shown; {(values <= -2).sum()} in the network"
     )
-    assert seen.said == []
+    assert seen.messages == []
