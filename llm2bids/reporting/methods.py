@@ -90,7 +90,7 @@ def methods_panel(sources: Sources, subject: str | None = None) -> Panel:
 def number_citations(paragraphs: Sequence[str]) -> tuple[list[str], list[str]]:
     """Number the citations in order of appearance, and list their references.
 
-    >>> texts, references = number(["A dataset [@bids].", "A test [@fdr], a dataset [@bids]."])
+    >>> texts, references = number_citations(["A dataset [@bids].", "A test [@fdr], a dataset [@bids]."])
     >>> texts, [reference.split(",")[0] for reference in references]
     (['A dataset [1].', 'A test [2], a dataset [1].'], ['Gorgolewski KJ', 'Benjamini Y'])
     """
