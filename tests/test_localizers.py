@@ -201,7 +201,7 @@ def texts_of(tasks: Iterable[Task]) -> list[str]:
 @each
 def test_blocks_of_the_two_conditions_alternate_and_the_second_comes_first_and_last(name: str) -> None:
     first, second = CONDITIONS[name]
-    for task in lay_out(name, Design(n_runs=2, n_blocks=2, prompts_per_block=4)):
+    for task in lay_out(name, Design(runs=2, blocks=2, prompts_per_block=4)):
         blocks = [
             (block, {trial.trial_type for trial in trials})
             for block, trials in groupby(task.trials, key=lambda trial: trial.block)
@@ -226,18 +226,20 @@ def test_no_run_shows_both_texts_of_an_item_where_it_can_be_helped(name: str) ->
         n_first, n_second = n_blocks * size, (n_blocks + 1) * size
         if n_runs * n_second > n_items or n_first + n_second > n_items:
             continue
-        for task in lay_out(name, Design(n_runs, 2, n_blocks, size, seed=n_blocks)):
+        for task in lay_out(
+            name, Design(runs=n_runs, sessions=2, blocks=n_blocks, prompts_per_block=size, seed=n_blocks)
+        ):
             assert len(set(items_of(task))) == len(task.trials)
 
 
 def test_a_run_that_needs_most_texts_shows_some_items_twice_but_no_text() -> None:
-    (task,) = lay_out("syntax", Design(1, n_blocks=11, prompts_per_block=6))
+    (task,) = lay_out("syntax", Design(runs=1, blocks=11, prompts_per_block=6))
     assert len(set(texts_of([task]))) == len(task.trials) == 23 * 6 > 72
 
 
 @each
 def test_the_seed_and_the_session_decide_and_the_number_of_runs_does_not(name: str) -> None:
-    one, other = lay_out(name, Design(n_runs=2, n_sessions=2, seed=3)), lay_out(name, Design(seed=3))
+    one, other = lay_out(name, Design(runs=2, sessions=2, seed=3)), lay_out(name, Design(seed=3))
     assert one[:2] == other[:2]
     assert texts_of(one[:1]) != texts_of(one[2:3])
     assert texts_of(other) != texts_of(lay_out(name, Design(seed=4)))
@@ -245,12 +247,18 @@ def test_the_seed_and_the_session_decide_and_the_number_of_runs_does_not(name: s
 
 def test_asking_too_much_tells_how_much_there_is_and_what_to_do() -> None:
     with pytest.raises(TaskError, match=r"^72 photo prompts found for task theoryofmind, 90 needed for 5 runs; ask"):
-        lay_out("theoryofmind", Design(n_runs=5))
+        lay_out("theoryofmind", Design(runs=5))
     with pytest.raises(TaskError, match=r"96 nonwords prompts found .*, 98 needed for 1 runs.*--reuse-prompts"):
-        lay_out("language", Design(n_runs=1, n_blocks=1, prompts_per_block=49))
+        lay_out("language", Design(runs=1, blocks=1, prompts_per_block=49))
 
 
-@pytest.mark.parametrize("design", [Design(n_runs=14, reuse=True), Design(1, 1, 1, 100, reuse=True)])
+@pytest.mark.parametrize(
+    "design",
+    [
+        Design(runs=14, reuse_prompts=True),
+        Design(runs=1, sessions=1, blocks=1, prompts_per_block=100, reuse_prompts=True),
+    ],
+)
 @each
 def test_with_reuse_texts_come_again_only_when_all_were_shown(name: str, design: Design) -> None:
     tasks = lay_out(name, design)

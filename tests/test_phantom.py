@@ -124,7 +124,7 @@ def test_medical_imaging_and_pathology_overlap_most(site: str) -> None:
 
 
 def test_massive_activations_and_autocorrelation_are_there() -> None:
-    (run, *_) = lay_out("rest", Design(n_runs=1))
+    (run, *_) = lay_out("rest", Design(runs=1))
     tokens = tokenize(SUBJECT, [trial.text for trial in run.trials])
     scans = list(generate(SUBJECT, POINTS["block"], tokens, 24, 8, Sampling(1.0)))
     signals = np.concatenate([one.signals for one in scans])
@@ -138,7 +138,7 @@ def test_massive_activations_and_autocorrelation_are_there() -> None:
 
 def surprisal(task: str, lesioned: UnitMask | None = None) -> float:
     """Mean surprisal of the prompts of a topic, with the units of a mask at 0."""
-    trials = [trial for run in lay_out(task, Design(n_runs=1)) for trial in run.trials if trial.trial_type == "on"]
+    trials = [trial for run in lay_out(task, Design(runs=1)) for trial in run.trials if trial.trial_type == "on"]
     tokens = tokenize(SUBJECT, [trial.text for trial in trials])
     handles = []
     for point, keep in zip(POINTS["block"], (~lesioned).selected.reshape(6, -1) if lesioned else [], strict=False):

@@ -111,7 +111,7 @@ def test_on_and_off_have_the_same_mix_of_frames(name: str) -> None:
 
 def test_every_listed_task_can_be_laid_out() -> None:
     for name in expand_tasks(builtin_tasks()):
-        assert lay_out(name, Design(1, n_blocks=1, prompts_per_block=1))[0].name == name
+        assert lay_out(name, Design(runs=1, blocks=1, prompts_per_block=1))[0].name == name
 
 
 def test_the_family_of_nencka_is_its_six_tasks() -> None:
@@ -133,7 +133,7 @@ def test_an_unknown_task_is_refused_and_the_known_ones_are_told() -> None:
 
 @on_task
 def test_blocks_of_off_and_on_alternate_and_off_comes_first_and_last(name: str) -> None:
-    for task in lay_out(name, Design(n_runs=3, n_blocks=2, prompts_per_block=4)):
+    for task in lay_out(name, Design(runs=3, blocks=2, prompts_per_block=4)):
         blocks = [(block, {t.trial_type for t in trials}, len(trials)) for block, trials in by_block(task)]
         assert blocks == [(1, {"off"}, 4), (2, {"on"}, 4), (3, {"off"}, 4), (4, {"on"}, 4), (5, {"off"}, 4)]
 
@@ -159,13 +159,13 @@ def test_no_prompt_is_shown_twice_within_a_session(name: str) -> None:
 
 @any_task
 def test_sessions_and_runs_are_numbered_in_order(name: str) -> None:
-    tasks = lay_out(name, Design(n_runs=3, n_sessions=2))
+    tasks = lay_out(name, Design(runs=3, sessions=2))
     assert [(task.session, task.run) for task in tasks] == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
 
 
 @any_task
 def test_another_session_has_another_order(name: str) -> None:
-    first, second = lay_out(name, Design(n_runs=1, n_sessions=2))
+    first, second = lay_out(name, Design(runs=1, sessions=2))
     assert texts_of([first]) != texts_of([second])
     assert [trial.trial_type for trial in first.trials] == [trial.trial_type for trial in second.trials]
 
@@ -178,18 +178,18 @@ def test_the_seed_alone_decides(name: str) -> None:
 
 @any_task
 def test_runs_are_the_same_however_many_are_asked_for(name: str) -> None:
-    assert lay_out(name, Design(n_runs=2)) == lay_out(name, Design(n_runs=4))[:2]
+    assert lay_out(name, Design(runs=2)) == lay_out(name, Design(runs=4))[:2]
 
 
 @any_task
 def test_the_first_session_is_the_same_however_many_are_asked_for(name: str) -> None:
-    assert lay_out(name, Design(n_runs=2)) == lay_out(name, Design(n_runs=2, n_sessions=3))[:2]
+    assert lay_out(name, Design(runs=2)) == lay_out(name, Design(runs=2, sessions=3))[:2]
 
 
 @pytest.mark.parametrize("prompts_per_block", [3, 4])
 def test_consecutive_off_prompts_are_of_different_topics(prompts_per_block: int) -> None:
     for name, seed in product(TOPICS, range(12)):
-        for task in lay_out(name, Design(n_runs=3, prompts_per_block=prompts_per_block, seed=seed)):
+        for task in lay_out(name, Design(runs=3, prompts_per_block=prompts_per_block, seed=seed)):
             topics = [TOPIC_OF[trial.text] for trial in task.trials if trial.trial_type == "off"]
             assert all(one != other for one, other in pairwise(topics)), (name, seed, task.run)
 
@@ -203,23 +203,23 @@ def test_rest_has_no_conditions_and_shows_sentences_only() -> None:
 
 def test_asking_too_much_of_a_condition_tells_how_much_there_is_and_is_needed() -> None:
     with pytest.raises(TaskError, match=r"60 on prompts found for task pathology, 75 needed for 5 runs.*--reuse"):
-        lay_out("pathology", Design(n_runs=5))
+        lay_out("pathology", Design(runs=5))
     with pytest.raises(TaskError, match=r"150 off prompts found for task pathology, 302 needed for 1 runs"):
-        lay_out("pathology", Design(n_runs=1, n_blocks=1, prompts_per_block=151))
+        lay_out("pathology", Design(runs=1, blocks=1, prompts_per_block=151))
     with pytest.raises(TaskError, match=r"450 mixed prompts found for task rest, 462 needed for 14 runs"):
-        lay_out("rest", Design(n_runs=14))
+        lay_out("rest", Design(runs=14))
 
 
 @any_task
 def test_with_reuse_prompts_come_again_only_when_all_were_shown(name: str) -> None:
-    tasks = lay_out(name, Design(n_runs=14, reuse=True))
+    tasks = lay_out(name, Design(runs=14, reuse_prompts=True))
     assert tasks[:4] == lay_out(name)
     for kind in {trial.trial_type for trial in tasks[0].trials}:
         counts = Counter(t.text for task in tasks for t in task.trials if t.trial_type == kind)
         assert max(counts.values()) - min(counts.values()) <= 1
 
 
-@pytest.mark.parametrize("field", ["n_runs", "n_sessions", "n_blocks", "prompts_per_block"])
+@pytest.mark.parametrize("field", ["runs", "sessions", "blocks", "prompts_per_block"])
 @pytest.mark.parametrize("count", [0, -2])
 def test_designs_of_nothing_are_refused(field: str, count: int) -> None:
     with pytest.raises(TaskError, match=rf"^{count} {field.removeprefix('n_').replace('_', ' ')} asked for; 1 or more"):
@@ -326,7 +326,7 @@ def test_default_blocks_begin_anew_in_each_run(tmp_path: Path) -> None:
 MANY = tsv("text|trial_type", *[f"on {n}|on" for n in range(20)], *[f"off {n}|off" for n in range(20)])
 
 
-@pytest.mark.parametrize("design", [Design(n_runs=3), Design(n_sessions=3)])
+@pytest.mark.parametrize("design", [Design(runs=3), Design(sessions=3)])
 def test_more_runs_than_the_file_holds_deal_its_texts_anew(tmp_path: Path, design: Design) -> None:
     tasks = lay_out(user_task(tmp_path, MANY), design)
     assert len({tuple(texts_of([task])) for task in tasks}) == 3
@@ -338,21 +338,21 @@ def test_more_runs_than_the_file_holds_deal_its_texts_anew(tmp_path: Path, desig
 
 def test_the_first_run_of_a_file_is_as_written_and_the_others_depend_on_the_seed(tmp_path: Path) -> None:
     path = user_task(tmp_path, MANY)
-    one, other = lay_out(path, Design(n_runs=2, seed=1)), lay_out(path, Design(n_runs=2, seed=2))
+    one, other = lay_out(path, Design(runs=2, seed=1)), lay_out(path, Design(runs=2, seed=2))
     assert texts_of(one[:1]) == texts_of(other[:1]) == [line.split("\t")[0] for line in MANY.splitlines()[1:]]
     assert texts_of(one[1:]) != texts_of(other[1:])
-    assert one == lay_out(path, Design(n_runs=2, seed=1))
+    assert one == lay_out(path, Design(runs=2, seed=1))
 
 
 def test_fewer_runs_than_the_file_holds_are_its_first(tmp_path: Path) -> None:
     path = user_task(tmp_path, tsv("text|trial_type|run", "a|on|1", "b|on|2", "c|on|3"))
-    assert lay_out(path, Design(n_runs=2)) == lay_out(path)[:2]
+    assert lay_out(path, Design(runs=2)) == lay_out(path)[:2]
 
 
 def test_more_runs_than_a_file_of_several_holds_are_refused(tmp_path: Path) -> None:
     path = user_task(tmp_path, tsv("text|trial_type|run", "a|on|1", "b|on|2"))
     with pytest.raises(TaskError, match=r"mine\.tsv: 2 runs found, 3 asked for"):
-        lay_out(path, Design(n_runs=3))
+        lay_out(path, Design(runs=3))
 
 
 printable = st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"))

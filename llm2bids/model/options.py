@@ -32,10 +32,15 @@ class ModelOptions:
 
 
 @options
-class LargeModelOptions(ModelOptions):
-    """The same for a model that may need several GPUs."""
+class DeviceMap:
+    """How a model is spread over devices."""
 
     device_map: str | None = _model("auto spreads the model over several GPUs", default=None, metavar="MAP")
+
+
+@options
+class LargeModelOptions(ModelOptions, DeviceMap):
+    """The same for a model that may need several GPUs."""
 
     @property
     def loading(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is to be recorded, under which names, and what must not be lost or mixed: all that can be said before work."""
+"""Plans a recording: its runs and their file names, and what must not be lost or mixed. Checked before any work."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from llm2bids.bids.names import check_label, format_name, parse_name, to_label
 from llm2bids.bids.tables import read_json
@@ -23,83 +21,14 @@ if TYPE_CHECKING:
     from llm2bids.bids.dataset import Dataset
     from llm2bids.model.loading import Subject
     from llm2bids.model.sites import HookPoint
+    from llm2bids.recording.settings import Protocol, RecordOptions
     from llm2bids.space import UnitSpace
     from llm2bids.task import Task
-
-COLDEST: Final = 0.01
-"""Temperatures below it, but for 0, would overflow."""
-MODES: Final = ("generate", "read")
-"""Whether scans are tokens the model generates, or tokens it reads."""
-
-
-@dataclass(frozen=True, slots=True)
-class Protocol:
-    """How a task is shown and what is done with the numbers; everything the result depends on but task and model.
-
-    - `mode`: whether scans are tokens the model generates after each prompt, or the tokens of the prompt; None for what
-      each task says.
-    - `n_tokens`: tokens to generate per prompt.
-    - `temperature`, `top_p`: how tokens are drawn; None for what the model's makers advise.
-    - `seed`: order of prompts and draw of tokens.
-    - `batch_size`: prompts in the model at a time.
-    - `nonfinite`: whether NaN and infinity stop the recording or become 0.
-    """
-
-    mode: Literal["generate", "read"] | None = None
-    n_tokens: int = 24
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    seed: int = 0
-    batch_size: int = 8
-    nonfinite: Literal["error", "zero"] = "error"
-    compress: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
-        if self.mode is not None and self.mode not in MODES:
-            raise RecordError(f"mode {self.mode!r} found; use generate or read")
-        if self.n_tokens < 1:
-            raise RecordError(f"{self.n_tokens} tokens per prompt asked for; 1 or more needed")
-        if self.batch_size < 1:
-            raise RecordError(f"a batch size of {self.batch_size} found; 1 or more needed")
-        if self.temperature is not None and self.temperature != 0 and not COLDEST <= self.temperature < np.inf:
-            raise RecordError(
-                f"a temperature of {self.temperature} found; 0 (likeliest token), or {COLDEST} or more needed"
-            )
-        if self.top_k is not None and self.top_k < 0:
-            raise RecordError(f"a top-k of {self.top_k} found; 0 (all tokens) or more needed")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise RecordError(f"a top-p of {self.top_p} found; a number above 0 up to 1 needed")
-        if self.nonfinite not in {"error", "zero"}:
-            raise RecordError(f"nonfinite {self.nonfinite!r} found; use error or zero")
-        if self.seed < 0:
-            raise RecordError(f"seed {self.seed} found; 0 or more needed")
-
-    def mode_of(self, task: Task) -> Literal["generate", "read"]:
-        """Say what the scans of a task are.
-
-        Returns tokens the model generates, or tokens of the prompt.
-        """
-        return self.mode or task.mode
-
-    def sampling(self, subject: Subject, *parts: object) -> Sampling:
-        """Say how tokens are drawn for one run.
-
-        Returns temperature, top-p, and a seed that depends on `seed` and `parts` alone.
-        """
-        text = "/".join(map(str, (self.seed, *parts)))
-        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-        advised = subject.sampling
-        temperature = advised.temperature if self.temperature is None else self.temperature
-        top_p = advised.top_p if self.top_p is None else self.top_p
-        top_k = advised.top_k if self.top_k is None else self.top_k
-        return Sampling(temperature, top_p, top_k, seed)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One task, session and run of a subject, and its files.
+    """One run of a subject, and the names of its files.
 
     `session`: label of the session, or None where there are none.
     """
@@ -110,7 +39,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name of the run in messages and of its stage."""
+        """Name of the run in messages, and of the folder in which it is staged."""
         return self._name("").rstrip("_")
 
     @property
@@ -120,34 +49,31 @@ class Run:
 
     @property
     def stimuli(self) -> Path:
-        """Where its texts go, relative to the dataset."""
+        """File of its texts, relative to the dataset."""
         return "stimuli" / self._home / self._name("stimuli.json")
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what is shown, in order."""
-        shown = [(trial.text, trial.trial_type, trial.block) for trial in self.task.trials]
-        return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
+        """SHA-256 of its texts, conditions and blocks, in order."""
+        trials = [(trial.text, trial.trial_type, trial.block) for trial in self.task.trials]
+        return hashlib.sha256(json.dumps(trials).encode()).hexdigest()
 
     def path(self, site: str, suffix: str) -> Path:
-        """Name one of its files."""
+        """Return the path of one of its files, relative to the dataset."""
         return self.folder / self._name(suffix, site)
 
     def bolds(self, site: str) -> tuple[Path, Path]:
-        """Name the files its volumes may be in."""
+        """Return the two paths that its volumes may have, relative to the dataset."""
         return self.path(site, "bold.nii.gz"), self.path(site, "bold.nii")
 
     def is_complete(self, root: Path, site: str) -> bool:
-        """Say whether all its files of a site are there."""
-        others = [self.path(site, suffix) for suffix in ("bold.json", "events.tsv", "stim.tsv.gz")]
-        volumes = any((root / path).exists() for path in self.bolds(site))
-        return volumes and all((root / path).exists() for path in [*others, self.stimuli])
+        """Return whether all its files of a site exist."""
+        small_files = [self.path(site, suffix) for suffix in ("bold.json", "events.tsv", "stim.tsv.gz")]
+        has_volumes = any((root / path).exists() for path in self.bolds(site))
+        return has_volumes and all((root / path).exists() for path in [*small_files, self.stimuli])
 
     def sidecars(self, root: Path) -> list[Path]:
-        """Find the sidecars of its volumes that are there.
-
-        Returns of all sites, absolute or relative as `root` is.
-        """
+        """Find the existing sidecars of its volumes, of all sites."""
         return sorted((root / self.folder).glob(self._name("bold.json", "SITE").replace("acq-SITE", "acq-*")))
 
     @property
@@ -162,34 +88,30 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A subject in the scanner: what is recorded of it, how, and into which dataset.
+    """A subject in the scanner: its model, dataset, sites and options.
 
-    - `label`: what the subject is called, without ``sub-``.
-    - `sites`: what is recorded, site by site.
-    - `authors`: authors of a new dataset.
-    - `may_replace`: whether runs that are there may be replaced.
-    - `replaced`: tasks of which every recording is replaced, so that what it shared is written anew.
-    - `may_be_another`: whether the subject may have been another model before, since nothing of it stays.
+    - `label`: label of the subject, without ``sub-``.
+    - `sites`: unit space and hookpoints of each site.
+    - `replaced`: tasks of which every recording is replaced, so that the files its runs share are written anew.
+    - `may_change_model`: whether the label may belong to another model, since nothing of that one stays.
     """
 
     dataset: Dataset
     label: str
     subject: Subject
     sites: tuple[tuple[UnitSpace, tuple[HookPoint, ...]], ...]
-    protocol: Protocol
-    authors: tuple[str, ...]
-    may_replace: bool = False
+    options: RecordOptions
     replaced: frozenset[str] = frozenset()
-    may_be_another: bool = False
+    may_change_model: bool = False
 
     @property
     def spaces(self) -> list[UnitSpace]:
-        """The spaces recorded, one per site."""
+        """Unit spaces, one per site."""
         return [space for space, _ in self.sites]
 
     @property
     def hookpoints(self) -> list[HookPoint]:
-        """All places recorded, site after site."""
+        """Hookpoints of all sites, one site after the other."""
         return [point for _, points in self.sites for point in points]
 
 
@@ -203,37 +125,45 @@ def subject_label(label: str | None, model_name: str) -> str:
     return label
 
 
-def wanted_places(sites: Sequence[str], patterns: Sequence[str]) -> dict[str, str | None]:
-    """Read which places are to be recorded.
-
-    Returns pattern of module paths by site, None for the built-in ones.
-    """
-    wanted: dict[str, str | None] = {}
+def site_patterns(sites: Sequence[str], hookpoints: Sequence[str]) -> dict[str, str | None]:
+    """Return the pattern of module paths of each site to be recorded; None for the built-in sites."""
+    patterns: dict[str, str | None] = {}
     for site in sites:
         check_site(site)
-        wanted[site] = None
-    for pattern in patterns:
+        patterns[site] = None
+    for pattern in hookpoints:
         label, equals, glob = pattern.rpartition("=")
         label = check_label(label if equals else "custom", "hookpoints")
         if label in SITES:
             raise SiteError(f"hookpoints labelled {label!r} found, which is a site; give them another label")
-        if label in wanted:
-            raise SiteError(f"site {label!r} named twice; give each --hookpoints a label of its own, as LABEL=GLOB")
-        wanted[label] = glob
-    if not wanted:
+        if label in patterns:
+            raise SiteError(f"site {label!r} named twice; give each of `hookpoints` a label of its own, as LABEL=GLOB")
+        patterns[label] = glob
+    if not patterns:
         raise SiteError("no site and no hookpoints asked for; name at least one")
-    return wanted
+    return patterns
+
+
+def sampling_of(protocol: Protocol, subject: Subject, task: Task) -> Sampling:
+    """Return how the tokens of a run are drawn; its seed depends on the protocol's seed, task, session and run."""
+    text = "/".join(map(str, (protocol.seed, task.name, task.session, task.run)))
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+    defaults = subject.sampling
+    temperature = defaults.temperature if protocol.temperature is None else protocol.temperature
+    top_p = defaults.top_p if protocol.top_p is None else protocol.top_p
+    top_k = defaults.top_k if protocol.top_k is None else protocol.top_k
+    return Sampling(temperature, top_p, top_k, seed)
 
 
 def run_settings(protocol: Protocol, run: Run) -> dict[str, Any]:
-    """Say what the numbers of a run depend on besides the model; runs made with other settings must not mix.
+    """Describe for a sidecar what the numbers of a run depend on besides the model.
 
-    Returns JSON values; what is not set is left out.
+    Runs of other settings must not be mixed. Options that are not set are left out.
     """
     mode = protocol.mode_of(run.task)
     fields = {
         "Mode": mode,
-        "TokensPerPrompt": protocol.n_tokens if mode == "generate" else None,
+        "TokensPerPrompt": protocol.tokens if mode == "generate" else None,
         "Temperature": protocol.temperature,
         "TopP": protocol.top_p,
         "TopK": protocol.top_k,
@@ -244,39 +174,41 @@ def run_settings(protocol: Protocol, run: Run) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def still_to_do(
-    dataset: Dataset, planned: Sequence[Run], sites: Sequence[str], protocol: Protocol, *, resume: bool, overwrite: bool
+def find_missing(
+    dataset: Dataset, planned: Sequence[Run], sites: Sequence[str], options: RecordOptions
 ) -> dict[Run, tuple[str, ...]]:
-    """Find what is to be recorded; refuse before any work what would be lost or mixed.
+    """Find the sites of each run that are to be recorded; raise if recordings would be lost or mixed.
 
-    `dataset`: where it goes; runs that were complete when their process was killed are put in place. Returns sites to
-    record, by run; runs of which everything is there are left out.
+    Runs that were complete when their process was killed are moved to their place first. Runs of which nothing is
+    missing are left out.
     """
     _check_unique(planned)
-    left = unplanned_volumes(dataset, planned, sites)
-    kept = {volume.get("task") for volume in left} if overwrite else {run.task.name for run in planned}
-    _check_shared(dataset, [run for run in planned if run.task.name in kept], protocol)
-    todo = {}
+    old_volumes = unplanned_volumes(dataset, planned, sites)
+    old_tasks = {volume.get("task") for volume in old_volumes}
+    lasting = [run for run in planned if not options.overwrite or run.task.name in old_tasks]
+    _check_shared(dataset, lasting, options)
+    missing = {}
     for run in planned:
         dataset.recover(run.name)
-        there = {site: path for site in sites for path in run.bolds(site) if (dataset.root / path).exists()}
-        if there and not resume and not overwrite:
+        existing = [path for site in sites for path in run.bolds(site) if (dataset.root / path).exists()]
+        if existing and not options.resume and not options.overwrite:
             raise DatasetError(
-                f"{next(iter(there.values()))} exists already; go on with --resume, replace it with --overwrite, or "
-                "name another --subject"
+                f"{existing[0]} exists already; go on with resume=True, replace it with overwrite=True, or name "
+                "another `subject`"
             )
         for sidecar in run.sidecars(dataset.root):
-            if not overwrite or parse_name(sidecar.name)[1].get("acq") not in sites:
-                _check_same_settings(sidecar, run_settings(protocol, run))
-        if missing := tuple(site for site in sites if overwrite or not run.is_complete(dataset.root, site)):
-            todo[run] = missing
-    if overwrite:
-        _check_none_left(planned, sites, left)
-    return todo
+            if not options.overwrite or parse_name(sidecar.name)[1].get("acq") not in sites:
+                _check_same_settings(sidecar, run_settings(options, run))
+        incomplete = [site for site in sites if options.overwrite or not run.is_complete(dataset.root, site)]
+        if incomplete:
+            missing[run] = tuple(incomplete)
+    if options.overwrite:
+        _check_no_old_runs(planned, sites, old_volumes)
+    return missing
 
 
 def _check_unique(planned: Sequence[Run]) -> None:
-    """Refuse two runs of one name, which would replace each other."""
+    """Raise if two runs have one name, since the second would replace the first."""
     names = [run.name for run in planned]
     for name in names:
         if names.count(name) > 1:
@@ -284,17 +216,14 @@ def _check_unique(planned: Sequence[Run]) -> None:
 
 
 def _check_shared(dataset: Dataset, planned: Sequence[Run], protocol: Protocol) -> None:
-    """Refuse tasks that the dataset describes otherwise."""
+    """Raise if the dataset describes a task in another way."""
     for run in planned:
         for name, fields in shared_sidecars(run.task, protocol).items():
             dataset.check_shared(name, fields)
 
 
 def shared_sidecars(task: Task, protocol: Protocol) -> dict[str, dict[str, Any]]:
-    """Compose what all runs of a task share.
-
-    Returns fields by file name in the root of the dataset.
-    """
+    """Compose the sidecars that all runs of a task share, by file name in the root of the dataset."""
     texts = {
         "task": task.name,
         "description": task.description or f"Task {task.name}.",
@@ -313,41 +242,50 @@ def shared_sidecars(task: Task, protocol: Protocol) -> dict[str, dict[str, Any]]
 
 
 def condition_levels(task: Task) -> dict[str, str]:
-    """Say what each condition of a task means.
-
-    Returns description by condition: as the task says, then others in order of appearance. Empty without conditions.
-    """
-    found = dict.fromkeys(trial.trial_type for trial in task.trials if trial.trial_type)
-    return dict(task.trial_types) | {name: f"Condition {name}." for name in found if name not in task.trial_types}
+    """Return a description of each condition: those that the task describes, then others in order of appearance."""
+    conditions = dict.fromkeys(trial.trial_type for trial in task.trials if trial.trial_type)
+    return dict(task.trial_types) | {name: f"Condition {name}." for name in conditions if name not in task.trial_types}
 
 
 def _check_same_settings(sidecar: Path, settings: dict[str, Any]) -> None:
-    """Refuse to go on with a recording that was made otherwise."""
+    """Raise if a recording was made with other settings."""
     before = read_json(sidecar).get("Llm2bids", {}).get("Settings", {})
     for key in settings | before:
         if before.get(key) != settings.get(key):
             raise RecordError(
                 f"{sidecar.name} was recorded with {key} {before.get(key)}, now {settings.get(key)} is asked for; use "
-                "the same settings or another --subject, or replace all its sites with --overwrite"
+                "the same settings or another `subject`, or replace all its sites with overwrite=True"
             )
 
 
 def unplanned_volumes(dataset: Dataset, planned: Sequence[Run], sites: Sequence[str]) -> list[dict[str, str]]:
-    """Find the recordings of a dataset that would stay if all that is planned were recorded anew.
+    """Find the recordings of a dataset that stay if all that is planned is recorded anew, in order of name.
 
-    Returns BIDS entities of each (``sub``, ``task``, ...) and, under ``name``, the file name; in order of name.
+    Of each the BIDS entities are returned (``sub``, ``task``, ...), and under ``name`` the file name.
     """
-    known = {dataset.root / path for run in planned for site in sites for path in run.bolds(site)}
-    paths = sorted(path for path in dataset.root.glob("sub-*/**/*_bold.nii*") if path not in known)
+    volumes = {dataset.root / path for run in planned for site in sites for path in run.bolds(site)}
+    paths = sorted(path for path in dataset.root.glob("sub-*/**/*_bold.nii*") if path not in volumes)
     return [parse_name(path.name)[1] | {"name": path.name} for path in paths]
 
 
-def _check_none_left(planned: Sequence[Run], sites: Sequence[str], left: Sequence[dict[str, str]]) -> None:
-    """Refuse to overwrite some runs of a task and leave older ones beside them."""
+def _check_no_old_runs(planned: Sequence[Run], sites: Sequence[str], old_volumes: Sequence[dict[str, str]]) -> None:
+    """Raise if older runs of a task would stay beside those that are overwritten."""
     tasks = {(run.label, run.session, run.task.name) for run in planned}
-    for volume in left:
+    for volume in old_volumes:
         if volume.get("acq") in sites and (volume["sub"], volume.get("ses"), volume.get("task")) in tasks:
             raise RecordError(
                 f"{volume['name']} of an earlier recording would stay beside the new runs; record as many runs as "
                 "before, or remove it"
             )
+
+
+def check_model_of_label(session: Session) -> None:
+    """Raise if the subject's label belongs to another model."""
+    if session.may_change_model:
+        return
+    before = session.dataset.participant(session.label).get("weights_sha256")
+    if before not in {None, "n/a", session.subject.identity.weights_sha256}:
+        raise RecordError(
+            f"sub-{session.label} is another model already (weights {before[:12]}…, not "
+            f"{session.subject.identity.weights_sha256[:12]}…); name another `subject`"
+        )

@@ -1,4 +1,4 @@
-"""What the model is shown and when: trials, their order, and the table of events."""
+"""Tasks: which texts a model is shown, in which order, and the table of events."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ __all__ = [
 
 
 def lay_out(name: str, design: Design | None = None) -> tuple[Task, ...]:
-    """Lay out every run of a task.
+    """Make the trials of every run of a task.
 
     Parameters
     ----------
     name : str
         A built-in task (see `builtin_tasks`), or a YAML or TSV file.
     design : Design, optional
-        How many prompts in which order.
+        How many prompts are shown in which order.
 
     Returns
     -------
@@ -44,12 +44,12 @@ def lay_out(name: str, design: Design | None = None) -> tuple[Task, ...]:
     Raises
     ------
     TaskError
-        If the task is unknown, has too few prompts, or its file is malformed; names line and column.
+        If the task is unknown, has too few prompts, or its file is malformed; the message names line and column.
     """
     design = design or Design()
     if Path(name).suffix.lower() in {".tsv", ".yaml", ".yml"}:
         return lay_out_file(Path(name), design)
     if name not in builtin_tasks() or expand_tasks([name]) != (name,):
-        near, known = did_you_mean(name, builtin_tasks()), ", ".join(builtin_tasks())
-        raise TaskError(f"task {name!r} not found; {near}there are {known}, or give a .yaml or .tsv file")
+        near, names = did_you_mean(name, builtin_tasks()), ", ".join(builtin_tasks())
+        raise TaskError(f"task {name!r} not found; {near}there are {names}, or give a .yaml or .tsv file")
     return tuple((lay_out_localizer if name in localizers() else lay_out_builtin)(name, design))

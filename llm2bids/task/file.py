@@ -1,4 +1,4 @@
-"""A user's task: one TSV or YAML file, and exactly what is wrong with it."""
+"""A user's task: reads one TSV or YAML file, and says exactly what is wrong with it."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ FIELDS: Final = ("name", "description", "instructions", "trial_types", "trials")
 
 
 def lay_out_file(path: Path, design: Design) -> tuple[Task, ...]:
-    """Lay out every run of a user's task.
+    """Make the trials of every session and run of a user's task.
 
-    Returns one per session and run. The first session shows the file's runs as they are; where more are asked for, the
-    texts of each condition are dealt anew over its places.
+    The first session shows the file's runs as they are. Further ones deal the texts of each condition anew over its
+    trials.
     """
     task, runs = (_parse_tsv if path.suffix.lower() == ".tsv" else _parse_yaml)(path, _text(path))
-    n_runs = design.n_runs or len(runs)
+    n_runs = design.runs or len(runs)
     if len(runs) > 1 and n_runs > len(runs):
         raise TaskError(f"{path}: {len(runs)} runs found, {n_runs} asked for; add runs or ask for fewer")
-    places = [(session, run) for session in range(1, design.n_sessions + 1) for run in range(1, n_runs + 1)]
     return tuple(
         replace(task, session=session, run=run, trials=_file_trials(task.name, runs, session, run, design))
-        for session, run in places
+        for session in design.session_numbers
+        for run in range(1, n_runs + 1)
     )
 
 
@@ -51,7 +51,7 @@ def _file_trials(
 
 
 def _dealt(trials: Sequence[Trial], rng: Random) -> tuple[Trial, ...]:
-    """The same conditions in the same places, their texts dealt anew within each condition."""
+    """The same order of conditions, with the texts of each condition in a new order."""
     texts: dict[str | None, list[str]] = defaultdict(list)
     for trial in trials:
         texts[trial.trial_type].append(trial.text)
@@ -81,30 +81,30 @@ class _Place:
     column: int
 
     @classmethod
-    def of(cls, path: Path, node: yaml.Node) -> _Place:
-        """Where a YAML node begins."""
+    def of_node(cls, path: Path, node: yaml.Node) -> _Place:
+        """Place where a YAML node begins."""
         return cls(path, node.start_mark.line + 1, node.start_mark.column + 1)
 
-    def error(self, found: str, needed: str, name: str = "") -> TaskError:
-        """A message that names the place."""
+    def error(self, content: str, needed: str, name: str = "") -> TaskError:
+        """Make an error that names the place."""
         where = f"{self.path}, line {self.line}, column {self.column}{f' ({name})' if name else ''}"
-        return TaskError(f"{where}: {found} found, {needed} needed; mend that line")
+        return TaskError(f"{where}: {content} found, {needed} needed; mend that line")
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One trial of a task file: its cells and where each stands."""
+    """One trial of a task file: its cells, and the place of each."""
 
     place: _Place
     cells: Mapping[str, str]
     places: Mapping[str, _Place]
 
-    def error(self, column: str, found: str, needed: str) -> TaskError:
-        """A message that names line and column."""
-        return self.places.get(column, self.place).error(found, needed, column)
+    def error(self, column: str, content: str, needed: str) -> TaskError:
+        """Make an error that names line and column."""
+        return self.places.get(column, self.place).error(content, needed, column)
 
     def trial(self, previous: Trial | None) -> Trial:
-        """The trial of this row; `previous` is the one before it in the run."""
+        """Make the trial of this row; `previous` is the one before it in the run."""
         text = self.cells.get("text", "").strip()
         if not text:
             raise self.error("text", "no text", "a prompt")
@@ -118,7 +118,7 @@ class _Row:
         return Trial(text, kind, block)
 
     def number(self, column: str, default: int) -> int:
-        """A whole number of this row."""
+        """Return the whole number in a column of this row."""
         cell = self.cells.get(column, "")
         if cell in {"", "n/a"}:
             return default
@@ -128,14 +128,14 @@ class _Row:
 
 
 def _parse_tsv(path: Path, text: str) -> tuple[Task, list[tuple[Trial, ...]]]:
-    """Task and runs of a TSV file: one trial per line, quotation marks mean themselves."""
+    """Task and runs of a TSV file: one trial per line; quotation marks have no special meaning."""
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     header = lines[0].split("\t")
     for name in COLUMNS[:2]:
         if name not in header:
-            found = " ".join(map(repr, header))
+            columns = " ".join(map(repr, header))
             raise _Place(path, 1, len(header)).error(
-                f"columns {found} without {name!r}", "text and trial_type, tab between"
+                f"columns {columns} without {name!r}", "text and trial_type, tab between"
             )
     for number, name in enumerate(header, 1):
         if name not in COLUMNS or name in header[: number - 1]:
@@ -190,11 +190,11 @@ def _compose(path: Path, text: str) -> yaml.Node:
 def _pairs(path: Path, node: yaml.Node) -> tuple[dict[str, yaml.Node], dict[str, _Place]]:
     """Values of a YAML mapping, and the place of each key."""
     if not isinstance(node, yaml.MappingNode):
-        raise _Place.of(path, node).error("no mapping", "'key: value' pairs")
+        raise _Place.of_node(path, node).error("no mapping", "'key: value' pairs")
     values: dict[str, yaml.Node] = {}
     places: dict[str, _Place] = {}
     for key, value in node.value:
-        place = _Place.of(path, key)
+        place = _Place.of_node(path, key)
         if not isinstance(key, yaml.ScalarNode):
             raise place.error("a list or mapping as a key", "a word")
         if key.value in values:
@@ -206,7 +206,7 @@ def _pairs(path: Path, node: yaml.Node) -> tuple[dict[str, yaml.Node], dict[str,
 def _yaml_row(path: Path, node: yaml.Node) -> _Row:
     """Cells of a YAML mapping."""
     values, places = _pairs(path, node)
-    return _Row(_Place.of(path, node), {key: _scalar(path, value) for key, value in values.items()}, places)
+    return _Row(_Place.of_node(path, node), {key: _scalar(path, value) for key, value in values.items()}, places)
 
 
 def _scalar(path: Path, node: yaml.Node | None) -> str:
@@ -214,12 +214,12 @@ def _scalar(path: Path, node: yaml.Node | None) -> str:
     if node is None or node.tag.endswith(":null"):
         return ""
     if not isinstance(node, yaml.ScalarNode):
-        raise _Place.of(path, node).error("a list or mapping", "text")
+        raise _Place.of_node(path, node).error("a list or mapping", "text")
     return str(node.value)
 
 
 def _task_name(name: str, path: Path) -> str:
-    """Refuse a task name that is no BIDS label."""
+    """The task name; raises if it is no BIDS label."""
     if not re.fullmatch(r"[0-9A-Za-z]+", name):
         raise TaskError(f"{path}: task name {name!r} found; letters and digits needed: rename the file or add 'name:'")
     return name
@@ -235,10 +235,11 @@ def _runs(path: Path, rows: Sequence[_Row]) -> list[tuple[Trial, ...]]:
                 raise row.error(name, f"key {name!r}", f"one of {', '.join(COLUMNS)}")
     numbers = [row.number("run", 1) for row in rows]
     runs = []
-    for wanted, (number, group) in enumerate(groupby(zip(numbers, rows, strict=True), key=lambda pair: pair[0]), 1):
+    groups = groupby(zip(numbers, rows, strict=True), key=lambda pair: pair[0])
+    for expected, (number, group) in enumerate(groups, 1):
         members = [row for _, row in group]
-        if number != wanted:
-            raise members[0].error("run", f"run {number}", f"run {wanted} (runs from 1, in order)")
+        if number != expected:
+            raise members[0].error("run", f"run {number}", f"run {expected} (runs from 1, in order)")
         trials: list[Trial] = []
         for row in members:
             trials.append(row.trial(trials[-1] if trials else None))

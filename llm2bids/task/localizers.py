@@ -1,4 +1,4 @@
-"""The localizers: two conditions whose texts are matched item by item, and how they are dealt over runs and blocks."""
+"""The localizers: tasks of two conditions whose texts are matched item by item, dealt over runs and blocks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from llm2bids.task.builtin import RUNS, catalogue, describe, too_few
+from llm2bids.task.builtin import RUNS, catalogue, describe, too_few_prompts
 from llm2bids.task.trials import Design, Task, Trial
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 
 def localizers() -> tuple[str, ...]:
-    """List the localizers.
-
-    Returns names of those built-in tasks that compare two conditions of matched texts.
+    """Return the names of the built-in tasks that compare two conditions of matched texts.
 
     >>> localizers()
     ('language', 'theoryofmind', 'multipledemand', 'syntax')
@@ -29,9 +27,9 @@ def localizers() -> tuple[str, ...]:
 
 
 def localizer_texts(name: str) -> dict[str, dict[int, str]]:
-    """Read the texts of a localizer.
+    """Read the texts of a localizer: by condition, that of interest first, and by number of the item.
 
-    Returns texts by item, by condition; the condition to be found first. Texts of one item are matched to each other.
+    Texts of one item are matched to each other.
     """
     rows = [row for row in _rows() if row["task"] == name]
     return {
@@ -43,20 +41,21 @@ def localizer_texts(name: str) -> dict[str, dict[int, str]]:
 def lay_out_localizer(name: str, design: Design) -> Iterator[Task]:
     """Deal the texts of a localizer over sessions, runs and blocks.
 
-    No run shows both texts of an item, e.g. a sentence and the same words scrambled, as long as there are items enough.
+    As long as there are enough items, no run shows both texts of one, e.g. a sentence and the same words scrambled.
     """
     fields = catalogue()["tasks"][name]
     settings = {key: fields[key] for key in ("instructions", "trial_types", "mode")}
     task = Task(name, (), description=describe(name), **settings)
     texts = localizer_texts(name)
     first, second = texts
-    order = [second, *[first, second] * design.n_blocks]
-    runs = range(1, (design.n_runs or RUNS) + 1)
+    order = [second, *[first, second] * design.blocks]
+    runs = range(1, (design.runs or RUNS) + 1)
     counts = {kind: order.count(kind) * design.prompts_per_block for kind in (second, first)}
     for kind, n_prompts in counts.items():
-        if len(runs) * n_prompts > len(texts[kind]) and not design.reuse:
-            raise too_few(f"{len(texts[kind])} {kind} prompts found for task {name}", order.count(kind), design)
-    for session in range(1, design.n_sessions + 1):
+        if len(runs) * n_prompts > len(texts[kind]) and not design.reuse_prompts:
+            supply = f"{len(texts[kind])} {kind} prompts found for task {name}"
+            raise too_few_prompts(supply, order.count(kind), design)
+    for session in design.session_numbers:
         hands = _deal(texts, counts, design.rng(name, session))
         for run in runs:
             hand = next(hands)
@@ -78,21 +77,24 @@ def _rows() -> tuple[dict[str, str], ...]:
 def _deal(
     texts: Mapping[str, Mapping[int, str]], counts: Mapping[str, int], rng: Random
 ) -> Iterator[dict[str, Iterator[int]]]:
-    """Items of each condition for run after run: round a circle, one condition half a circle before the other."""
+    """Items of each condition for run after run.
+
+    The items lie on a circle. The conditions start half a circle apart, so that they meet as late as possible.
+    """
     circle = rng.sample(sorted(next(iter(texts.values()))), len(next(iter(texts.values()))))
     half = len(circle) // 2
     decks = dict(zip(counts, (circle, circle[half:] + circle[:half]), strict=True))
-    shown: dict[str, Counter[int]] = {kind: Counter() for kind in counts}
+    times_drawn: dict[str, Counter[int]] = {kind: Counter() for kind in counts}
     while True:
-        met: set[int] = set()
-        yield {kind: iter(_draw(decks[kind], n_items, shown[kind], met)) for kind, n_items in counts.items()}
+        run_items: set[int] = set()
+        yield {kind: iter(_draw(decks[kind], n, times_drawn[kind], run_items)) for kind, n in counts.items()}
 
 
-def _draw(deck: Sequence[int], n_items: int, shown: Counter[int], met: set[int]) -> list[int]:
-    """The items shown least so far, and of these, if possible, none that this run has met in another condition."""
-    drawn = []
+def _draw(deck: Sequence[int], n_items: int, times_drawn: Counter[int], run_items: set[int]) -> list[int]:
+    """The items drawn least often, and of these, if possible, none that this run has in the other condition."""
+    items = []
     for _ in range(n_items):
-        drawn.append(min(deck, key=lambda item: (shown[item], item in met)))
-        shown[drawn[-1]] += 1
-    met.update(drawn)
-    return drawn
+        items.append(min(deck, key=lambda item: (times_drawn[item], item in run_items)))
+        times_drawn[items[-1]] += 1
+    run_items.update(items)
+    return items

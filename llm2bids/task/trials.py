@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Literal
 
 from llm2bids.errors import TaskError
+from llm2bids.options import option, options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def text_hash(text: str) -> str:
-    """Name a text by what it says, so that it is known again in any file.
+    """Return the start of a text's SHA-256, by which the same text is recognized in any file.
 
     >>> text_hash("a b")
     'c8687a08aa5d'
@@ -26,12 +28,12 @@ def text_hash(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One prompt.
+    """One prompt of a run.
 
     Parameters
     ----------
     text : str
-        What the model is shown.
+        The text that the model is shown.
     trial_type : str or None
         Its condition; None where the task has none.
     block : int
@@ -52,16 +54,16 @@ class Task:
     name : str
         Label of the BIDS entity ``task``.
     trials : tuple of Trial
-        What is shown.
+        The prompts of the run.
     session, run : int
-        Which session and run this is, from 1.
+        Numbers of the session and run, from 1.
     description, instructions : str
         What the task is about, and what the model is asked to do.
     trial_types : mapping
-        What each condition means, by name; empty where the task has none.
+        Description of each condition, by name; empty where the task has none.
     mode : {"generate", "read"}
-        Whether its scans are the tokens the model generates after each prompt, or the tokens of the prompt, unless told
-        otherwise.
+        Whether scans are the tokens that the model generates after each prompt, or the tokens of the prompt, unless a
+        recording chooses the other.
     """
 
     name: str
@@ -74,12 +76,12 @@ class Task:
     mode: Literal["generate", "read"] = "generate"
 
     def events(self, n_scans: Sequence[int], t_r: float = 1.0, *, responses: bool = False) -> pd.DataFrame:
-        """Say what was shown when.
+        """Make the table of events: one row per trial.
 
         Parameters
         ----------
         n_scans : sequence of int
-            Scans of each trial, in order; at least 1 each.
+            Number of scans of each trial, in order; at least 1 each.
         t_r : float
             Repetition time in seconds.
         responses : bool
@@ -89,7 +91,7 @@ class Task:
         -------
         DataFrame
             Columns ``onset`` and ``duration`` in seconds, ``trial_type`` (``n/a`` where there is none), ``block`` and
-            ``prompt``, both from 1; one row per trial. No text: a bare quotation mark breaks many readers.
+            ``prompt``, both from 1. The texts are not in it: a bare quotation mark breaks many readers.
         """
         import pandas as pd  # noqa: PLC0415 - listing tasks needs no table
 
@@ -106,61 +108,41 @@ class Task:
         return table.assign(response_tokens=scans) if responses else table
 
 
-@dataclass(frozen=True, slots=True)
+_design = partial(option, group="design")
+
+
+@options
 class Design:
-    """How many prompts are shown in which order.
+    """How many prompts are shown in which order."""
 
-    Parameters
-    ----------
-    n_runs : int or None
-        Runs per session; None for 4, or as many as the user's file holds.
-    n_sessions : int
-        Sessions. Within one no prompt is shown twice; each draws and orders its prompts anew.
-    n_blocks : int
-        Blocks of the first condition ("on") per run; one block of the other comes before each and one after the last.
-    prompts_per_block : int
-        Prompts per block.
-    seed : int
-        Which prompts are drawn in which order.
-    reuse : bool
-        Whether prompts may be shown again where there are too few.
+    runs: int | None = _design("runs per session (4, or what the task file holds)", default=None, metavar="N")
+    sessions: int | None = _design("sessions; each draws and orders its prompts anew (none)", default=None, metavar="N")
+    blocks: int = _design(
+        'blocks of "on", the first condition, per run; a block of the other comes before each, and one after the last',
+        default=5,
+        metavar="N",
+    )
+    prompts_per_block: int = _design("prompts per block", default=3, metavar="N")
+    reuse_prompts: bool = _design("show prompts again where there are too few", default=False)
+    seed: int = _design("seed of the order of prompts and of the draw of tokens", default=0, metavar="N")
 
-    Raises
-    ------
-    TaskError
-        If a count is below 1.
-    """
-
-    n_runs: int | None = None
-    n_sessions: int = 1
-    n_blocks: int = 5
-    prompts_per_block: int = 3
-    seed: int = 0
-    reuse: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse designs of nothing."""
+    def check(self) -> None:
+        """Raise if a count is below 1."""
         counts = {
-            "runs": self.n_runs,
-            "sessions": self.n_sessions,
-            "blocks": self.n_blocks,
+            "runs": self.runs,
+            "sessions": self.sessions,
+            "blocks": self.blocks,
             "prompts per block": self.prompts_per_block,
         }
-        for what, count in counts.items():
+        for name, count in counts.items():
             if count is not None and count < 1:
-                raise TaskError(f"{count} {what} asked for; 1 or more needed")
+                raise TaskError(f"{count} {name} asked for; 1 or more needed")
+
+    @property
+    def session_numbers(self) -> range:
+        """Numbers of the sessions, from 1; one where there are none."""
+        return range(1, (self.sessions or 1) + 1)
 
     def rng(self, *parts: object) -> Random:
-        """Make random numbers that are the same on every machine.
-
-        Parameters
-        ----------
-        *parts : object
-            What they are for.
-
-        Returns
-        -------
-        Random
-            It depends on `seed` and `parts` alone.
-        """
+        """Make a generator that depends on the seed and on `parts` alone, and is the same on every machine."""
         return Random("/".join(map(str, (self.seed, *parts))))  # noqa: S311 - order of prompts, no secret
