@@ -197,7 +197,7 @@ def _with_parameters(doc: str, cls: Any) -> str:
     entries = [f"{part.name} : {_type_text(part)}\n    {_sentence(part.metadata['text'])}" for part in parts]
     section = "\n".join(["Parameters", "----------", *entries])
     lead, *rest = re.split(r"\n\n(?=[A-Z][a-z]+\n---)", cleandoc(doc), maxsplit=1)
-    return "\n\n".join([lead, section, *rest])
+    return "\n\n".join([lead, section, *rest]) + "\n"
 
 
 def _sentence(text: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from llm2bids.bids.tables import read_json, read_tsv
-from llm2bids.errors import RecordError, TaskError
+from llm2bids.errors import OptionError, TaskError
 from llm2bids.preparation import prep
 from llm2bids.recording import record
 from llm2bids.statistics import glm
@@ -248,7 +248,7 @@ def test_the_seed_and_the_session_decide_and_the_number_of_runs_does_not(name: s
 def test_asking_too_much_tells_how_much_there_is_and_what_to_do() -> None:
     with pytest.raises(TaskError, match=r"^72 photo prompts found for task theoryofmind, 90 needed for 5 runs; ask"):
         lay_out("theoryofmind", Design(runs=5))
-    with pytest.raises(TaskError, match=r"96 nonwords prompts found .*, 98 needed for 1 runs.*--reuse-prompts"):
+    with pytest.raises(TaskError, match=r"96 nonwords prompts found .*, 98 needed for 1 runs.*reuse_prompts=True"):
         lay_out("language", Design(runs=1, blocks=1, prompts_per_block=49))
 
 
@@ -295,7 +295,7 @@ def test_the_mode_that_is_named_holds_for_all(tmp_path: Path) -> None:
     for mode in ("generate", "read"):
         for run in record(tmp_path / mode, task=["syntax", "pathology"], tokens=2, mode=mode, **TINY):
             assert read_json(run.bold.with_name(f"{run.bold.name.split('.')[0]}.json"))["Llm2bids"]["Mode"] == mode
-    with pytest.raises(RecordError, match="mode 'dream' found; use generate or read"):
+    with pytest.raises(OptionError, match=r"mode 'dream' found; did you mean read\? use generate, read"):
         record(tmp_path / "dream", task="syntax", mode="dream", **TINY)  # type: ignore[arg-type]
 
 

@@ -32,8 +32,8 @@ class Protocol(Design):
     """How a task is shown and what is done with the numbers: all that a recording depends on but task and model."""
 
     mode: Literal["generate", "read"] | None = _shown(
-        "whether scans are the tokens that the model generates after each prompt, or the tokens of the prompt; by "
-        "default what each task is made for: read for the localizers, generate for all others",
+        "whether scans are the tokens that the model generates after each prompt, or the tokens of the prompt "
+        "(generate; read for localizers)",
         default=None,
     )
     tokens: int = _shown("tokens to generate per prompt", default=24, metavar="N")
@@ -45,7 +45,9 @@ class Protocol(Design):
     nonfinite: Literal["error", "zero"] = _files(
         "stop at NaN and infinity, or write 0 and count them in the sidecar", default="error"
     )
-    compress: bool = _files("whether volumes are compressed; without compression they can be memory-mapped", default=True)
+    compress: bool = _files(
+        "whether volumes are compressed; without compression they can be memory-mapped", default=True
+    )
 
     def check(self) -> None:
         """Raise if a value is out of range."""
