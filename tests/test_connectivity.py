@@ -235,7 +235,7 @@ def test_background_is_another_answer(own_results: Path) -> None:
         ({"task_label": ["pathology"]}, r"1 task \(pathology\)"),
         ({"scans": ["nosuch"]}, "task-nosuch not found"),
         ({"confounds": ["nosuch*"]}, r"has no confound nosuch\*; there are tok_position"),
-        ({"course": "median"}, "course 'median' found; use mean or eigenvariate"),
+        ({"course": "median"}, "course 'median' found; did you mean mean[?] use mean, eigenvariate"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_volumes_are_read(

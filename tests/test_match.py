@@ -212,7 +212,7 @@ def test_sets_come_from_results_images_and_masks(planted: Path, by_run: Path, tm
 
 def test_what_cannot_be_matched_is_refused(planted: Path, tmp_path: Path) -> None:
     truth = planted / "derivatives" / "phantom"
-    with pytest.raises(DatasetError, match="--out"):
+    with pytest.raises(DatasetError, match="as `out`"):
         match(truth, next(iter(truth.rglob("*_mask.nii.gz"))))
     with pytest.raises(DatasetError, match="is not there"):
         match(truth, tmp_path / "nothing")

@@ -83,8 +83,8 @@ def regress_out(signals: NDArray[np.floating[Any]], regressors: ArrayLike) -> ND
     design = np.asarray(regressors, np.float64)
     # Columns of length 1, so that the tolerance below does not drop a regressor for the unit it is measured in.
     scale = np.linalg.norm(design, axis=0)
-    left, singular, _ = np.linalg.svd(design / np.where(scale > 0, scale, 1), full_matrices=False)
-    basis = left[:, singular > _TINY * max(singular.max(initial=0.0), _TINY)]
+    vectors, singular, _ = np.linalg.svd(design / np.where(scale > 0, scale, 1), full_matrices=False)
+    basis = vectors[:, singular > _TINY * max(singular.max(initial=0.0), _TINY)]
     if basis.shape[1] >= len(design):
         raise InferenceError(
             f"{basis.shape[1]} regressors take out all of {len(design)} scans; record longer runs, or take out less"

@@ -95,12 +95,10 @@ def connectivity(options: ConnectivityOptions) -> list[Answer]:
     LLM2BIDSError
         If there are fewer than two networks with units, or if the prepared runs are missing or changed.
     """
-    label = "connectivitybackground" if options.background else "connectivity"
-    question = Question("connectivity", options, label, unit="runs")
-    usable = usable_networks(question.networks(options, 2), shared=options.shared)
+    question = Question("connectivity", options, options.label, unit="runs")
     studies = [
-        ConnectivityStudy(networks, used, tuple(find_scans(options.home, networks, options.scans)), options)
-        for networks, used in usable
+        ConnectivityStudy(networks, members, tuple(find_scans(options.home, networks, options.scans)), options)
+        for networks, members in usable_networks(question.networks(options, 2), shared=options.shared)
     ]
     for study in studies:
         for run in study.runs:
@@ -164,8 +162,8 @@ def usable_networks(network_sets: Sequence[NetworkSet], *, shared: bool) -> list
     usable, reasons = [], []
     need = "with any unit" if shared else "with units of its own (keep those it shares with shared=True)"
     for networks in network_sets:
-        used = networks.selected if shared else exclusive_units(networks.selected)
-        has_units: NDArray[np.bool_] = np.any(used, axis=1)
+        members = networks.selected if shared else exclusive_units(networks.selected)
+        has_units: NDArray[np.bool_] = np.any(members, axis=1)
         empty = ", ".join(task for task, full in zip(networks.tasks, has_units, strict=True) if not full)
         if has_units.sum() < 2:  # noqa: PLR2004 - one network has nothing to correlate with
             reasons.append(
@@ -176,7 +174,7 @@ def usable_networks(network_sets: Sequence[NetworkSet], *, shared: bool) -> list
             logger.warning("left out, no network %s: task %s, %s", need, empty, networks.name)
         subset = NetworkSet(tuple(network for network, full in zip(networks.networks, has_units, strict=True) if full))
         units = np.zeros((len(subset.networks), networks.space.n_units), bool)
-        units[:, networks.tested] = used[has_units]
+        units[:, networks.tested] = members[has_units]
         usable.append((subset, units[:, subset.tested]))  # fewer tasks may have tested more units
     if not usable:
         raise InferenceError(reasons[0])
@@ -189,11 +187,11 @@ def usable_networks(network_sets: Sequence[NetworkSet], *, shared: bool) -> list
 class ConnectivityStudy:
     """The networks of one subject and site, and the runs of their time courses.
 
-    - `used` (n_networks, n_tested): units that make the time courses.
+    - `members` (n_networks, n_tested): units that make the time courses.
     """
 
     networks: NetworkSet
-    used: NDArray[np.bool_]
+    members: NDArray[np.bool_]
     runs: tuple[PreparedRun, ...]
     options: ConnectivityOptions
 
@@ -214,10 +212,10 @@ class ConnectivityStudy:
         return np.where(effects < 0, -1.0, 1.0)
 
     @cached_property
-    def members(self) -> NDArray[np.bool_]:
+    def units(self) -> NDArray[np.bool_]:
         """Units of any network, shape (n_tested,): only these are read."""
-        members: NDArray[np.bool_] = np.any(self.used, axis=0)
-        return members
+        units: NDArray[np.bool_] = np.any(self.members, axis=0)
+        return units
 
     @cached_property
     def run_tasks(self) -> NDArray[np.str_]:
@@ -256,20 +254,19 @@ class ConnectivityStudy:
         series = {
             _series_name(run): pd.DataFrame(table, columns=tasks) for run, table in zip(self.runs, courses, strict=True)
         }
-        label = "connectivitybackground" if self.options.background else "connectivity"
-        subject, site = self.networks.subjects[0], self.networks.site
+        label, subject, site = self.options.label, self.networks.subjects[0], self.networks.site
         return Answer(label, subject, site, tables, {"figure": figure}, self._settings(), columns, series)
 
     def _courses(self, run: PreparedRun) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Compute the time courses of a run, shape (n_scans, n_networks), and what each explains of its units."""
         units = self.networks.tested.copy()
-        units[units] = self.members
+        units[units] = self.units
         try:
             signals = regress_out(run.signals(units), self.nuisance.regressors(run).to_numpy())
         except InferenceError as error:
             raise InferenceError(f"{run.volumes.name}: {error}") from error
         courses, shares = [], []
-        for members, signs in zip(self.used[:, self.members], self.signs[:, self.members], strict=True):
+        for members, signs in zip(self.members[:, self.units], self.signs[:, self.units], strict=True):
             if self.options.course == "mean":
                 course, share = signed_mean(signals[:, members], signs[members]), np.nan
             else:
@@ -342,7 +339,7 @@ class ConnectivityStudy:
                 "task": self.networks.tasks,
                 "units": selected.sum(1),
                 "shared": (selected & ~exclusive_units(selected)).sum(1),
-                "used": self.used.sum(1),
+                "used": self.members.sum(1),
             }
         )
         return table if self.options.course == "mean" else table.assign(explained=explained.mean(0))

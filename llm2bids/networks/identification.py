@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from llm2bids.networks.network_set import NetworkSet
     from llm2bids.networks.run_statistics import RunContrast
 
-LABELS: Final = {"run": "identify", "session": "identifysession", "subject": "identifysubject"}
-"""Name of the question in file names, by what is held out."""
 DECODER: Final = "decoder"
 """Name of the linear decoder among the scores."""
 _COLUMNS: Final = {
@@ -82,7 +80,7 @@ def identify(options: IdentifyOptions) -> list[Answer]:
         is missing.
     """
     rules = [NetworkRule.from_text(text) for text in options.thresholds]
-    question = Question("identify", options, LABELS[options.across])
+    question = Question("identify", options, options.label)
     network_sets = question.networks(options, 2, together=options.across == "subject")
     return question.answer(IdentificationStudy.from_networks(networks, rules, options) for networks in network_sets)
 
@@ -204,8 +202,7 @@ class IdentificationStudy:
         }
         figure = draw_identification(tasks, summary, counts, self.options.across)
         subject = ", ".join(self.networks.subjects)
-        label = LABELS[self.options.across]
-        return Answer(label, subject, self.networks.site, tables, {"figure": figure}, settings, _COLUMNS)
+        return Answer(self.options.label, subject, self.networks.site, tables, {"figure": figure}, settings, _COLUMNS)
 
     def _true_labels(self, level: str) -> NDArray[np.int64]:
         """True task of each item of a level."""

@@ -116,6 +116,11 @@ class IdentifyOptions(NetworkOptions):
         if self.n_permutations < 1:
             raise InferenceError(f"{self.n_permutations} permutations asked for; 1 or more needed")
 
+    @property
+    def label(self) -> str:
+        """Name of the question in file names."""
+        return "identify" if self.across == "run" else f"identify{self.across}"
+
 
 @options
 class ProfileOptions(NetworkOptions):
@@ -148,6 +153,11 @@ class ConnectivityOptions(NetworkOptions):
     confounds: Sequence[str] = option(
         "columns of confounds to take out first, or wildcards", default=(), metavar="NAME"
     )
+
+    @property
+    def label(self) -> str:
+        """Name of the question in file names."""
+        return "connectivitybackground" if self.background else "connectivity"
 
 
 @options
