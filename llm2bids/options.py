@@ -148,10 +148,14 @@ def check_choice(part: Field[Any], value: Any) -> None:
             raise OptionError(f"{part.name} {item!r} found; {near}use {', '.join(choices)}")
 
 
-def sidecar_fields(settings: Any) -> dict[str, Any]:
-    """Describe options for a sidecar: values by the key that each declares."""
-    described = {part.metadata["sidecar"]: getattr(settings, part.name) for part in declared_options(settings)}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in described.items() if key}
+def sidecar_fields(settings: Any, **after: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe options for a sidecar: values by the key that each declares; `after` a key, further fields."""
+    described: dict[str, Any] = {}
+    for part in declared_options(settings):
+        if key := part.metadata["sidecar"]:
+            value = getattr(settings, part.name)
+            described |= {key: list(value) if isinstance(value, tuple) else value, **after.get(key, {})}
+    return described
 
 
 def declared_options(cls: Any) -> list[Field[Any]]:

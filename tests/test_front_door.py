@@ -8,7 +8,6 @@ import types
 from pathlib import Path
 
 import pytest
-from _pytest.capture import CaptureFixture
 
 import llm2bids as lb
 from llm2bids.cli import build_parser
@@ -62,7 +61,7 @@ def test_every_command_has_a_function() -> None:
 
 
 def test_from_a_model_in_memory_to_its_lesion(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The script of the README: at most twelve lines and one import."""
     monkeypatch.chdir(tmp_path)

@@ -139,15 +139,14 @@ class GLMSettings:
         """Describe the settings for a sidecar."""
         permuted = {"Permutations": self.n_permutations, "Seed": self.seed} if self.correction == "maxt" else {}
         prompts = {} if self.inference == "token" else {"EffectOfPrompt": self.level}
-        return {
-            **sidecar_fields(self),
+        inference = {
             "InferenceDescription": UNITS_OF_INFERENCE[self.inference],
             **prompts,
             "NoiseModel": self.noise_model,
-            "CorrectionDescription": CORRECTIONS[self.correction],
-            **permuted,
-            **({"Top": list(self.top)} if self.top else {}),
         }
+        correction = {"CorrectionDescription": CORRECTIONS[self.correction]}
+        fields = sidecar_fields(self, Inference=inference, Correction=correction)
+        return {**fields, **permuted, **({"Top": list(self.top)} if self.top else {})}
 
 
 @options
