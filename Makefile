@@ -1,13 +1,17 @@
 # make demo   set up from nothing and run the main job on the built-in phantom
 # make test   set up from nothing and pass every check
+# make check  a subset of the checks, for your own loop: two minutes
 # Both need Python 3.11 or newer with pip, and nothing else.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+QUICK := $(addprefix tests/test_,$(addsuffix .py,bids dataset design docstrings fit front_door lesions mask nifti options \
+	plots runs samples selection space statsmodel sums task))
 READY := $(VENV)/.ready
+TOOLS := $(VENV)/.tools
 
-.PHONY: demo test lint check-tests docs gallery linkcheck bench vendor clean
+.PHONY: demo test check lint check-tests docs gallery linkcheck bench vendor clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -15,7 +19,11 @@ demo: $(READY)
 
 test: lint check-tests
 
-lint: $(READY)
+# What is pure and quick: no model runs for longer than a second, nothing is rendered, no command is typed.
+check: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(QUICK) llm2bids
+
+lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -23,22 +31,22 @@ lint: $(READY)
 	$(BIN)/codespell
 
 # One thread per process: two processes of two threads each would fight over two cores.
-check-tests: $(READY)
+check-tests: $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --durations 10
 
-docs: $(READY)
+docs: $(TOOLS)
 	$(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 # Runs all examples on the phantom, some minutes, and writes what they print and draw into docs/gallery.
-gallery: $(READY)
+gallery: $(TOOLS)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/make_gallery.py
 
 # Asks the network whether every external link still leads somewhere.
-linkcheck: $(READY)
+linkcheck: $(TOOLS)
 	$(BIN)/python -m sphinx -b linkcheck -q docs docs/_build/linkcheck
 
-bench: $(READY)
+bench: $(TOOLS)
 	$(BIN)/python benchmarks/recording.py
 	$(BIN)/python benchmarks/analysis.py
 	$(BIN)/python benchmarks/calibration.py
@@ -58,6 +66,11 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing PyTorch into $(VENV), the largest part: some minutes the first time ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	@echo "Installing everything else, a minute or two ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(TOOLS): $(READY)
+	@echo "Installing the tools of the tests, a minute ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
