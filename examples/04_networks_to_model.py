@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from llm2bids.masks import save_mask, show
+from llm2bids.masks import save_mask, show_mask
 from llm2bids.model.phantom import build_phantom
 from llm2bids.preparation import prep
 from llm2bids.recording import record
@@ -83,7 +83,7 @@ def main(folder: Path) -> None:
     prep(root, overwrite=True)
     networks = {}
     for result in glm(root, folder / "glm", overwrite=True):
-        print(show(result.mask_file)[1], end="\n\n")
+        print(show_mask(result.mask_file)[1], end="\n\n")
         networks[result.task] = result.mask
 
     print(f"surprisal per token (bit); controls: {CONTROLS} masks of as many random units per layer")

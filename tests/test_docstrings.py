@@ -18,8 +18,8 @@ PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_te
 LEFT_OUT = set(PYPROJECT["tool"]["numpydoc_validation"]["checks"]) - {"all"}
 FRONT_DOOR = (
     "decomposition.ica",
-    "masks.combine",
-    "masks.convert",
+    "masks.combine_masks",
+    "masks.convert_mask",
     "masks.load_mask",
     "masks.save_mask",
     "networks.fingerprinting.fingerprint",

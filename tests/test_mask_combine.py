@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from llm2bids.errors import MaskError
-from llm2bids.masks import check_same_model, combine, convert, load_mask, profile, save_mask, show, show_text
+from llm2bids.masks import (
+    check_same_model,
+    combine_masks,
+    convert_mask,
+    load_mask,
+    profile,
+    save_mask,
+    show_mask,
+    show_text,
+)
 from llm2bids.space import UnitMask, UnitSpace
 
 from .maps import IDENTITY, SPACE, SUFFIXES, VALUES, on_grid, write_map
@@ -22,13 +31,16 @@ from .maps import IDENTITY, SPACE, SUFFIXES, VALUES, on_grid, write_map
 def test_units_of_two_models_do_not_mix(tmp_path: Path, zstat: Path, bold: Path) -> None:
     other = write_map(tmp_path / "other_mask.nii.gz", VALUES > 0, **IDENTITY | {"WeightsSHA256": "cd" * 32})
     with pytest.raises(MaskError, match=r"weights abababababab.*weights cdcdcdcdcdcd"):
-        convert(zstat, tmp_path / "net.json", like=other, threshold=2)
-    one = convert(zstat, tmp_path / "one.json", like=bold, threshold=2)[1][0]
+        convert_mask(zstat, tmp_path / "net.json", like=other, threshold=2)
+    one = convert_mask(zstat, tmp_path / "one.json", like=bold, threshold=2)[1][0]
     with pytest.raises(MaskError, match=r"one\.json is of model tiny .*other_mask\.nii\.gz of"):
-        combine("union", [one, other], tmp_path / "net.json")
+        combine_masks("union", [one, other], tmp_path / "net.json")
     deeper = UnitSpace.uniform("mlp", [f"g.{n}.mlp:out" for n in range(4)], 35)
     stranger = save_mask(UnitMask.from_units(deeper, [1]), tmp_path / "stranger.json")[0]
-    for attempt in (lambda: combine("union", [one, stranger], tmp_path / "n.json"), lambda: load_mask(one, stranger)):
+    for attempt in (
+        lambda: combine_masks("union", [one, stranger], tmp_path / "n.json"),
+        lambda: load_mask(one, stranger),
+    ):
         with pytest.raises(MaskError, match=r"L4C35mlp \(h\.0\.mlp:out to .*L4C35mlp \(g\.0"):
             attempt()
 
@@ -75,7 +87,7 @@ def test_sets_are_those_of_numpy(tmp_path: Path, operation: Any, at_least: int |
         save_mask(UnitMask(SPACE, mask, IDENTITY | {"Task": f"t{n}"}), tmp_path / f"m{n}{suffix}")[0]
         for n, (mask, suffix) in enumerate(zip(masks, SUFFIXES, strict=True))
     ]
-    mask, written = combine(operation, paths, tmp_path / "net.nii.gz", at_least=at_least)
+    mask, written = combine_masks(operation, paths, tmp_path / "net.nii.gz", at_least=at_least)
     np.testing.assert_array_equal(mask.selected, rule(masks))
     np.testing.assert_array_equal(load_mask(written[0]).selected, rule(masks))
     assert [of["File"] for of in mask.provenance["Of"]] == [path.name for path in paths]
@@ -86,7 +98,7 @@ def test_sets_are_those_of_numpy(tmp_path: Path, operation: Any, at_least: int |
 
 def test_complement_is_everything_else(tmp_path: Path, bold: Path) -> None:
     nib.save(nib.Nifti1Image((on_grid(VALUES) > 2).astype(np.int16) * 7, np.eye(4)), tmp_path / "thresh.nii.gz")
-    mask, _ = combine("complement", [tmp_path / "thresh.nii.gz"], tmp_path / "net.json", like=bold)
+    mask, _ = combine_masks("complement", [tmp_path / "thresh.nii.gz"], tmp_path / "net.json", like=bold)
     np.testing.assert_array_equal(mask.selected, VALUES <= 2)
     assert mask.provenance["Model"] == "tiny"
 
@@ -109,7 +121,7 @@ def test_sets_that_make_no_sense_are_refused(
 ) -> None:
     paths = [save_mask(UnitMask.from_units(SPACE, [n]), tmp_path / f"m{n}.json")[0] for n in range(n_masks)]
     with pytest.raises(MaskError, match=message):
-        combine(operation, paths, tmp_path / "net.json", at_least=at_least)
+        combine_masks(operation, paths, tmp_path / "net.json", at_least=at_least)
     assert not (tmp_path / "net.json").exists()
 
 
@@ -130,7 +142,7 @@ block   units selected  percent
 def test_show_draws_the_depth_profile(tmp_path: Path) -> None:
     told = IDENTITY | {"Rule": "value > 3.1", "Source": "zstat1.nii.gz", "Contrast": "onVsOff"}
     mask = UnitMask.from_units(SPACE, [36, *range(72, 76), *range(105, 115)], told)
-    table, text = show(save_mask(mask, tmp_path / "net.tsv")[0])
+    table, text = show_mask(save_mask(mask, tmp_path / "net.tsv")[0])
     assert text == PICTURE
     assert max(map(len, text.splitlines())) <= 80
     assert table.to_dict("list") == {

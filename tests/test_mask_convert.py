@@ -15,7 +15,7 @@ import pytest
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.tables import write_json
 from llm2bids.errors import DatasetError, MaskError, SpaceError
-from llm2bids.masks import convert, load_mask, save_mask
+from llm2bids.masks import convert_mask, load_mask, save_mask
 from llm2bids.space import Selection, UnitMask
 
 from .maps import IDENTITY, SPACE, SUFFIXES, VALUES, on_grid, write_map
@@ -56,14 +56,14 @@ def test_every_format_gives_back_units_space_and_provenance(tmp_path: Path, suff
 @pytest.mark.parametrize("first", SUFFIXES)
 @pytest.mark.parametrize("second", SUFFIXES)
 def test_a_mask_keeps_all_in_any_other_format(tmp_path: Path, zstat: Path, first: str, second: str) -> None:
-    mask, (one, *_) = convert(zstat, tmp_path / f"one{first}", threshold=2)
-    back, (other, *_) = convert(one, tmp_path / f"two{second}")
+    mask, (one, *_) = convert_mask(zstat, tmp_path / f"one{first}", threshold=2)
+    back, (other, *_) = convert_mask(one, tmp_path / f"two{second}")
     for again in (back, load_mask(other)):
         assert (again.units.tolist(), again.provenance) == (mask.units.tolist(), mask.provenance)
 
 
 def test_the_files_are_what_other_programs_expect(tmp_path: Path, zstat: Path) -> None:
-    convert(zstat, tmp_path / "net_mask.nii.gz", threshold=2)
+    convert_mask(zstat, tmp_path / "net_mask.nii.gz", threshold=2)
     image = nib.load(tmp_path / "net_mask.nii.gz")
     assert image.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(image.get_fdata(), on_grid(VALUES) > 2)
@@ -72,7 +72,7 @@ def test_the_files_are_what_other_programs_expect(tmp_path: Path, zstat: Path) -
     assert sidecar["Description"] == (
         f"Units of model tiny (r1, weights abababababab), site mlp: value > 2 in {zstat.name}, contrast onVsOff."
     )
-    convert(zstat, tmp_path / "net_units.tsv", threshold=2)
+    convert_mask(zstat, tmp_path / "net_units.tsv", threshold=2)
     header, row, *_ = (tmp_path / "net_units.tsv").read_text().splitlines()
     unit = int(np.flatnonzero(VALUES > 2)[0])
     assert (header.split("\t"), row.split("\t")) == (
@@ -94,7 +94,7 @@ def test_a_table_from_a_spreadsheet_needs_only_hookpoint_and_channel(tmp_path: P
 
 
 def test_provenance_says_where_units_come_from(tmp_path: Path, zstat: Path) -> None:
-    mask, _ = convert(zstat, tmp_path / "net.json", threshold=2.5, tail="two")
+    mask, _ = convert_mask(zstat, tmp_path / "net.json", threshold=2.5, tail="two")
     told = dict(mask.provenance)
     assert told.pop("Version")
     assert told == IDENTITY | {
@@ -109,12 +109,12 @@ def test_provenance_says_where_units_come_from(tmp_path: Path, zstat: Path) -> N
 
 
 def test_fsl_takes_the_identity_of_like(tmp_path: Path, foreign: Path, bold: Path) -> None:
-    mask, _ = convert(foreign, tmp_path / "net.tsv", like=bold, threshold=3.1)
+    mask, _ = convert_mask(foreign, tmp_path / "net.tsv", like=bold, threshold=3.1)
     assert mask.units.tolist() == np.flatnonzero(VALUES > 3.1).tolist()
     assert IDENTITY.items() <= mask.provenance.items()
     assert "Mode" not in mask.provenance
     with pytest.raises(MaskError, match=r"zstat1\.nii\.gz has no sidecar.*`like`"):
-        convert(foreign, tmp_path / "other.tsv", threshold=3.1)
+        convert_mask(foreign, tmp_path / "other.tsv", threshold=3.1)
 
 
 @pytest.mark.parametrize("kind", ["space", "sidecar", "mask.json", "mask.safetensors", "mask.nii.gz"])
@@ -126,7 +126,7 @@ def test_like_may_be_any_file_that_knows_the_units(tmp_path: Path, foreign: Path
         like = bold.with_name("sub-x_task-a_bold.json")
     else:
         like = save_mask(UnitMask.from_units(SPACE, [3], IDENTITY), tmp_path / kind)[0]
-    mask, _ = convert(foreign, tmp_path / "net.tsv", like=like, threshold=3.1)
+    mask, _ = convert_mask(foreign, tmp_path / "net.tsv", like=like, threshold=3.1)
     assert mask.n_selected == (VALUES > 3.1).sum()
     assert mask.provenance.get("Model") == (None if kind == "space" else "tiny")
     assert mask.provenance["Site"] == "mlp"
@@ -144,7 +144,7 @@ def test_afni_buckets_are_turned_back_without_loss(
     affine = affine @ np.eye(4)[:, [*axes, 3]]
     bucket = np.stack([np.full(turned.shape, 9, np.float32), -turned, turned], axis=-1)[:, :, :, None]
     nib.save(nib.Nifti1Image(bucket, affine), tmp_path / "stats.nii")
-    mask, _ = convert(tmp_path / "stats.nii", tmp_path / "net.json", like=bold, threshold=1.5, volume=2)
+    mask, _ = convert_mask(tmp_path / "stats.nii", tmp_path / "net.json", like=bold, threshold=1.5, volume=2)
     assert mask.units.tolist() == np.flatnonzero(VALUES > 1.5).tolist()
     assert mask.provenance["Volume"] == 2
 
@@ -171,7 +171,7 @@ def test_afni_head_and_brik_are_read(tmp_path: Path, bold: Path) -> None:
     (tmp_path / "t+orig.HEAD").write_text("\n" + "\n".join(head))
     stored = [np.round(on_grid(values)[::-1, ::-1] / 0.002).astype("<i2") for values in (-VALUES, VALUES)]
     (tmp_path / "t+orig.BRIK").write_bytes(b"".join(volume.tobytes("F") for volume in stored))
-    mask, _ = convert(tmp_path / "t+orig.HEAD", tmp_path / "net.json", like=bold, threshold=2, volume=1)
+    mask, _ = convert_mask(tmp_path / "t+orig.HEAD", tmp_path / "net.json", like=bold, threshold=2, volume=1)
     np.testing.assert_array_equal(mask.selected, np.round(VALUES / 0.002) * 0.002 > 2)
     assert mask.provenance["SourceSHA256"] == hashlib.sha256((tmp_path / "t+orig.BRIK").read_bytes()).hexdigest()
 
@@ -188,14 +188,14 @@ def test_spm_maps_with_nan_big_endian_or_scaled_are_read(tmp_path: Path, bold: P
         header.set_slope_inter(0.004, 1)
     header.set_data_dtype(dtype)
     nib.save(nib.Nifti1Image(volume, np.eye(4), header), tmp_path / "spmT_0001.nii")
-    mask, _ = convert(tmp_path / "spmT_0001.nii", tmp_path / "net.json", like=bold, threshold=1.001)
+    mask, _ = convert_mask(tmp_path / "spmT_0001.nii", tmp_path / "net.json", like=bold, threshold=1.001)
     assert mask.units.tolist() == np.flatnonzero(np.nan_to_num(values) > 1.001).tolist()
     assert mask.provenance.get("NaNSetToZero") == (2 if dtype == ">f4" else None)
 
 
 def test_neurovault_maps_with_axes_of_one_are_read(tmp_path: Path, bold: Path) -> None:
     nib.save(nib.Nifti1Image(on_grid(VALUES.astype(float))[..., None], np.eye(4)), tmp_path / "image_7.nii.gz")
-    mask, _ = convert(tmp_path / "image_7.nii.gz", tmp_path / "net.json", like=bold, threshold=2)
+    mask, _ = convert_mask(tmp_path / "image_7.nii.gz", tmp_path / "net.json", like=bold, threshold=2)
     np.testing.assert_array_equal(mask.selected, VALUES > 2)
 
 
@@ -219,7 +219,7 @@ def test_neurovault_maps_with_axes_of_one_are_read(tmp_path: Path, bold: Path) -
 def test_rules_choose_what_numpy_does(
     tmp_path: Path, zstat: Path, options: dict[str, Any], expected: NDArray[np.bool_]
 ) -> None:
-    mask, _ = convert(zstat, tmp_path / "net.json", **options)
+    mask, _ = convert_mask(zstat, tmp_path / "net.json", **options)
     assert mask.units.tolist() == np.flatnonzero(expected).tolist()
 
 
@@ -239,7 +239,7 @@ def test_a_share_is_met_exactly_by_the_first_of_equals_and_zeros_never(
 ) -> None:
     values = np.zeros(SPACE.n_units)
     values[[3, 60, 120]], values[[5, 70]], values[[9, 10, 11, 130]] = 8, 4, 2
-    mask, _ = convert(write_map(tmp_path / "map.nii.gz", values), tmp_path / "net.json", top=top)
+    mask, _ = convert_mask(write_map(tmp_path / "map.nii.gz", values), tmp_path / "net.json", top=top)
     assert mask.units.tolist() == units
 
 
@@ -247,7 +247,7 @@ def test_a_share_of_p_values_is_of_the_units_tested(tmp_path: Path) -> None:
     values = np.ones(SPACE.n_units)
     values[[3, 60, 120, 130]] = 0.02, 0, 0.01, 0.9
     path = write_map(tmp_path / "x_stat-p_statmap.nii.gz", values)
-    mask, _ = convert(path, tmp_path / "net.json", top="50%", below=True)
+    mask, _ = convert_mask(path, tmp_path / "net.json", top="50%", below=True)
     assert mask.units.tolist() == [60, 120]
     assert mask.provenance["UnitsNotTested"] == SPACE.n_units - 4
 
@@ -262,13 +262,13 @@ def test_zero_is_a_p_value_unless_the_background_is_zero(
     volume[on_grid(np.ones(SPACE.n_units)) == 0] = background
     nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / "a_stat-p_statmap.nii.gz")
     path = tmp_path / "a_stat-p_statmap.nii.gz"
-    mask, _ = convert(path, tmp_path / "net.json", like=bold, threshold=0.05, below=True)
+    mask, _ = convert_mask(path, tmp_path / "net.json", like=bold, threshold=0.05, below=True)
     assert mask.units.tolist() == expected
     assert mask.provenance["UnitsNotTested"] == 3 - len(expected)
-    best, _ = convert(path, tmp_path / "top.json", like=bold, top=1 / SPACE.n_units, below=True)
+    best, _ = convert_mask(path, tmp_path / "top.json", like=bold, top=1 / SPACE.n_units, below=True)
     assert best.units.tolist() == expected[:1]
     ours = write_map(tmp_path / "b_stat-p_statmap.nii.gz", values)
-    assert convert(ours, tmp_path / "b.json", threshold=0.05, below=True)[0].units.tolist() == [0, 1]
+    assert convert_mask(ours, tmp_path / "b.json", threshold=0.05, below=True)[0].units.tolist() == [0, 1]
 
 
 def test_p_values_are_not_taken_for_z_values(tmp_path: Path, zstat: Path) -> None:
@@ -279,9 +279,9 @@ def test_p_values_are_not_taken_for_z_values(tmp_path: Path, zstat: Path) -> Non
     write_image(by_intent, image)
     for source in (path, by_intent):
         with pytest.raises(MaskError, match=r"holds p values.*below=True"):
-            convert(source, tmp_path / "net.json", threshold=0.05)
+            convert_mask(source, tmp_path / "net.json", threshold=0.05)
     with pytest.raises(MaskError, match="0 to 1, were expected"):
-        convert(zstat, tmp_path / "net.json", threshold=0.05, below=True)
+        convert_mask(zstat, tmp_path / "net.json", threshold=0.05, below=True)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_rules_that_mean_something_else_are_refused(
     tmp_path: Path, zstat: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(MaskError, match=message):
-        convert(zstat, tmp_path / "net.json", **options)
+        convert_mask(zstat, tmp_path / "net.json", **options)
     assert not (tmp_path / "net.json").exists()
 
 
@@ -341,12 +341,12 @@ def test_an_empty_mask_is_refused_with_the_nearest_value(
     tmp_path: Path, zstat: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(MaskError, match=message):
-        convert(zstat, tmp_path / "net.nii.gz", **options)
+        convert_mask(zstat, tmp_path / "net.nii.gz", **options)
     assert not list(tmp_path.glob("*net*"))
-    mask, paths = convert(zstat, tmp_path / "net.nii.gz", **options, allow_empty=True)
+    mask, paths = convert_mask(zstat, tmp_path / "net.nii.gz", **options, allow_empty=True)
     assert (mask.n_selected, load_mask(paths[0]).n_selected) == (0, 0)
     with pytest.raises(MaskError, match="allow_empty=True"):
-        convert(paths[0], tmp_path / "again.tsv")
+        convert_mask(paths[0], tmp_path / "again.tsv")
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,7 @@ def test_an_empty_mask_is_refused_with_the_nearest_value(
 )
 def test_other_empty_masks_say_why(tmp_path: Path, values: NDArray[Any], options: dict[str, Any], message: str) -> None:
     with pytest.raises(MaskError, match=message):
-        convert(write_map(tmp_path / "map.nii.gz", values), tmp_path / "net.json", **options)
+        convert_mask(write_map(tmp_path / "map.nii.gz", values), tmp_path / "net.json", **options)
 
 
 def test_maps_on_another_grid_are_refused(tmp_path: Path, bold: Path) -> None:
@@ -377,7 +377,7 @@ def test_maps_on_another_grid_are_refused(tmp_path: Path, bold: Path) -> None:
         path = tmp_path / f"map{number}.nii"
         path.write_bytes(image.header.binaryblock + bytes(4) + values.tobytes("F"))
         with pytest.raises(SpaceError, match=rf"map{number}\.nii: an image"):
-            convert(path, tmp_path / "net.json", like=bold, threshold=1)
+            convert_mask(path, tmp_path / "net.json", like=bold, threshold=1)
 
 
 def test_values_where_no_unit_is_are_refused(tmp_path: Path, bold: Path) -> None:
@@ -385,14 +385,14 @@ def test_values_where_no_unit_is_are_refused(tmp_path: Path, bold: Path) -> None
     volume[:2, 0, 0] = 9
     nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / "map.nii")
     with pytest.raises(MaskError, match="2 voxels that hold no unit"):
-        convert(tmp_path / "map.nii", tmp_path / "net.json", like=bold, threshold=5)
+        convert_mask(tmp_path / "map.nii", tmp_path / "net.json", like=bold, threshold=5)
 
 
 def test_one_volume_must_be_named(tmp_path: Path, bold: Path) -> None:
     nib.save(nib.Nifti1Image(np.stack([on_grid(VALUES)] * 3, -1), np.eye(4)), tmp_path / "bucket.nii.gz")
     for volume, message in ((None, "3 volumes.*0 to 2"), (3, "volume 3 .*0 to 2 exist"), (-1, "volume -1 ")):
         with pytest.raises(MaskError, match=message):
-            convert(tmp_path / "bucket.nii.gz", tmp_path / "net.json", like=bold, threshold=1, volume=volume)
+            convert_mask(tmp_path / "bucket.nii.gz", tmp_path / "net.json", like=bold, threshold=1, volume=volume)
 
 
 def test_damaged_files_are_refused_by_name(tmp_path: Path, foreign: Path, bold: Path) -> None:
@@ -412,11 +412,11 @@ def test_damaged_files_are_refused_by_name(tmp_path: Path, foreign: Path, bold: 
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(MaskError, match=name.replace("+", r"\+")):
-            convert(tmp_path / name, tmp_path / "net.json", like=bold, threshold=1)
+            convert_mask(tmp_path / name, tmp_path / "net.json", like=bold, threshold=1)
     complex_map = nib.Nifti1Image(on_grid(VALUES).astype(np.complex64), np.eye(4))
     nib.save(complex_map, tmp_path / "complex.nii")
     with pytest.raises(MaskError, match="real numbers"):
-        convert(tmp_path / "complex.nii", tmp_path / "net.json", like=bold, threshold=1)
+        convert_mask(tmp_path / "complex.nii", tmp_path / "net.json", like=bold, threshold=1)
 
 
 def test_missing_and_unknown_files_are_refused(tmp_path: Path, foreign: Path) -> None:
@@ -438,7 +438,7 @@ def test_missing_and_unknown_files_are_refused(tmp_path: Path, foreign: Path) ->
         load_mask(tmp_path / "list.json")
     (tmp_path / "zstat1.json").write_text("{")
     with pytest.raises(DatasetError, match=r"zstat1\.json cannot be read"):
-        convert(foreign, tmp_path / "net.json", threshold=1)
+        convert_mask(foreign, tmp_path / "net.json", threshold=1)
 
 
 def test_a_map_is_not_read_as_a_mask(zstat: Path) -> None:
@@ -450,18 +450,18 @@ def test_a_list_of_units_has_no_values(tmp_path: Path) -> None:
     (path,) = save_mask(UnitMask.from_units(SPACE, [3]), tmp_path / "net.json")
     for options in ({"threshold": 1.0}, {"top": 0.1}, {"volume": 0}):
         with pytest.raises(MaskError, match="list of units"):
-            convert(path, tmp_path / "units.tsv", **options)
+            convert_mask(path, tmp_path / "units.tsv", **options)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_is_there_is_replaced_only_when_told(tmp_path: Path, zstat: Path, suffix: str) -> None:
     target = tmp_path / f"net{suffix}"
-    convert(zstat, target, threshold=1)
+    convert_mask(zstat, target, threshold=1)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(MaskError, match="overwrite=True"):
-        convert(zstat, target, threshold=2)
+        convert_mask(zstat, target, threshold=2)
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
-    convert(zstat, target, threshold=2, overwrite=True)
+    convert_mask(zstat, target, threshold=2, overwrite=True)
     assert load_mask(target).n_selected == (VALUES > 2).sum()
     assert set(tmp_path.iterdir()) == set(before)
 
@@ -478,10 +478,10 @@ def test_sources_and_their_sidecars_are_never_replaced(tmp_path: Path, zstat: Pa
         (foreign, like_sidecar),
     ):
         with pytest.raises(MaskError, match=r"made from; give the target another name, e\.g\. .*_units\."):
-            convert(source, target, like=bold, threshold=2, overwrite=True)
+            convert_mask(source, target, like=bold, threshold=2, overwrite=True)
     for name in ("net.nii", "net", ".nii.gz", "net.csv"):
         with pytest.raises(MaskError, match="end it with"):
-            convert(zstat, tmp_path / name, threshold=2)
+            convert_mask(zstat, tmp_path / name, threshold=2)
 
 
 def test_a_mask_appears_with_all_its_files_or_not_at_all(
@@ -493,7 +493,7 @@ def test_a_mask_appears_with_all_its_files_or_not_at_all(
     before = set(tmp_path.iterdir())
     monkeypatch.setattr("llm2bids.masks.files.write_json", full)
     with pytest.raises(MaskError, match=r"cannot be written .No space left"):
-        convert(zstat, tmp_path / "net.nii.gz", threshold=2)
+        convert_mask(zstat, tmp_path / "net.nii.gz", threshold=2)
     assert set(tmp_path.iterdir()) == before
     with pytest.raises(MaskError, match="cannot be written"):
-        convert(zstat, zstat / "net.nii.gz", threshold=2)
+        convert_mask(zstat, zstat / "net.nii.gz", threshold=2)

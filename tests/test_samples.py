@@ -12,7 +12,7 @@ import pytest
 from llm2bids.bids.runs import PREPARED
 from llm2bids.bids.tables import read_json, read_tsv, write_json
 from llm2bids.errors import DatasetError, DesignError, InferenceError, MaskError
-from llm2bids.masks import convert
+from llm2bids.masks import convert_mask
 from llm2bids.preparation import prep
 from llm2bids.recording import record
 from llm2bids.space import UnitMask, UnitSpace
@@ -168,7 +168,7 @@ def test_overwrite_replaces_masks_only(tmp_path: Path, name: str) -> None:
     write_json(tmp_path / "mask.json", mask.to_json())
     (tmp_path / name).write_bytes(b"precious")
     with pytest.raises(MaskError, match="is no mask of ours, and is not replaced"):
-        convert(tmp_path / "mask.json", tmp_path / name, overwrite=True)
+        convert_mask(tmp_path / "mask.json", tmp_path / name, overwrite=True)
     assert (tmp_path / name).read_bytes() == b"precious"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llm2bids.errors import InferenceError, MaskError, SelectionError
-from llm2bids.masks import convert
+from llm2bids.masks import convert_mask
 from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.run_statistics import Maps
 from llm2bids.space import Selection
@@ -56,7 +56,7 @@ def test_every_verb_chooses_the_same_units(
     maps = Maps(np.stack([z, z]), np.stack([z, -z]), np.array([9.0, 9.0]))
     assert units[NetworkRule("top", share, tail).select(maps)[0]].tolist() == chosen
     path = write_map(tmp_path / "a_stat-z_statmap.nii.gz", values)
-    mask, _ = convert(path, tmp_path / "net.json", tail=tail, top=share, allow_empty=True)
+    mask, _ = convert_mask(path, tmp_path / "net.json", tail=tail, top=share, allow_empty=True)
     assert mask.units.tolist() == chosen
 
 

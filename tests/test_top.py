@@ -11,7 +11,7 @@ import pytest
 from llm2bids.bids.tables import read_json, write_json
 from llm2bids.cli import main
 from llm2bids.errors import InferenceError
-from llm2bids.masks import load_mask, show
+from llm2bids.masks import load_mask, show_mask
 from llm2bids.masks.files import choice_text
 from llm2bids.preparation import prep
 from llm2bids.recording import record
@@ -116,7 +116,7 @@ def test_masks_of_top_shares_lie_beside_the_network(prepared: Path, tmp_path: Pa
         assert (fields["Statistics"]["Correction"], "Alpha" in fields["Statistics"]) == ("none", False)
         line = f"top {share * 100:g} % of tested units by |z|, uncorrected, in {found.z_file.name}, contrast onVsOff"
         assert choice_text(mask.provenance) == line
-        assert line in show(path, width=500)[1].replace("\n", " ")
+        assert line in show_mask(path, width=500)[1].replace("\n", " ")
         page = (tmp_path / "glm" / "sub-phantom.html").read_text()
         assert f"Top {share * 100:g} % of the units tested, uncorrected: {mask.n_selected} units" in page
     assert told["top"][1]["n_outside"] > 0

@@ -53,17 +53,17 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _convert(args: argparse.Namespace) -> int:
     """Convert a map, and tell how many units were chosen."""
-    from llm2bids.masks import convert  # noqa: PLC0415 - keeps --help fast
+    from llm2bids.masks import convert_mask  # noqa: PLC0415 - keeps --help fast
 
-    mask, paths = convert(**options(args))
+    mask, paths = convert_mask(**options(args))
     return _tell_mask(args, mask, paths)
 
 
 def _combine(args: argparse.Namespace) -> int:
     """Combine masks, and tell how many units are left."""
-    from llm2bids.masks import combine  # noqa: PLC0415 - keeps --help fast
+    from llm2bids.masks import combine_masks  # noqa: PLC0415 - keeps --help fast
 
-    mask, paths = combine(**options(args))
+    mask, paths = combine_masks(**options(args))
     return _tell_mask(args, mask, paths)
 
 
@@ -80,8 +80,8 @@ def _show(args: argparse.Namespace) -> int:
     """Show a mask."""
     import shutil  # noqa: PLC0415
 
-    from llm2bids.masks import show  # noqa: PLC0415 - keeps --help fast
+    from llm2bids.masks import show_mask  # noqa: PLC0415 - keeps --help fast
 
-    table, text = show(args.source, like=args.like, width=shutil.get_terminal_size((80, 24)).columns)
+    table, text = show_mask(args.source, like=args.like, width=shutil.get_terminal_size((80, 24)).columns)
     tell(table.to_json(orient="records", indent=2) if args.json else text)
     return 0

@@ -13,7 +13,7 @@ from llm2bids.decomposition import ica
 from llm2bids.demonstration.commands import BLOCKS, CONTROLS, PAIR, SHARED, THRESHOLD, DemoOptions, commands, mask_name
 from llm2bids.lesioning import dissociation, lesion_study
 from llm2bids.lesioning.evaluation import file_name, stimulus_hashes
-from llm2bids.masks import combine, convert, load_mask
+from llm2bids.masks import combine_masks, convert_mask, load_mask
 from llm2bids.networks import connectivity, identify, match, overlap, profile, reliability
 from llm2bids.options import takes
 from llm2bids.preparation import prep
@@ -156,8 +156,8 @@ def _save_texts(folder: Path, networks: Mapping[str, Path]) -> list[Path]:
 def _save_masks(folder: Path, networks: Mapping[str, Path]) -> None:
     """Save networks as tensors that load into hooks, and the units that two tasks share."""
     for task, path in networks.items():
-        convert(path, folder / mask_name(task), overwrite=True)
-    combine("intersection", [networks[task] for task in PAIR], folder / SHARED, overwrite=True, allow_empty=True)
+        convert_mask(path, folder / mask_name(task), overwrite=True)
+    combine_masks("intersection", [networks[task] for task in PAIR], folder / SHARED, overwrite=True, allow_empty=True)
 
 
 def _changes(scores: Sequence[LesionScore], networks: Mapping[str, Path]) -> pd.DataFrame:

@@ -50,7 +50,7 @@ Operation = Literal["union", "intersection", "difference", "complement", "majori
 _EXTREMES: Final = {"positive": "largest value", "negative": "smallest value", "two": "largest absolute value"}
 
 
-def convert(  # noqa: PLR0913 - the arguments of the command
+def convert_mask(  # noqa: PLR0913 - the arguments of the command
     source: str | Path,
     target: str | Path,
     *,
@@ -119,7 +119,7 @@ def convert(  # noqa: PLR0913 - the arguments of the command
     return mask, save_mask(mask, target, overwrite=overwrite)
 
 
-def combine(
+def combine_masks(
     operation: Operation,
     sources: Sequence[str | Path],
     target: str | Path,
@@ -177,7 +177,7 @@ def combine(
     return mask, save_mask(mask, target, overwrite=overwrite)
 
 
-def show(source: str | Path, *, like: str | Path | None = None, width: int = 80) -> tuple[pd.DataFrame, str]:
+def show_mask(source: str | Path, *, like: str | Path | None = None, width: int = 80) -> tuple[pd.DataFrame, str]:
     """Show where in the model the units of a mask lie.
 
     Parameters
