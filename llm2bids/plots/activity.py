@@ -23,7 +23,7 @@ _TICKS: Final = 12
 
 
 def draw_activity(table: pd.DataFrame, massive: pd.DataFrame) -> Figure:
-    """Draw mean, mean |activation| and variance of every layer, and mark massive units.
+    """Draw mean, magnitude (mean absolute value) and variance of every layer, and mark massive units.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def draw_activity(table: pd.DataFrame, massive: pd.DataFrame) -> Figure:
     Returns
     -------
     Figure
-        Three panels; |activation| and variance on log scales.
+        Three panels; magnitude and variance on log scales.
     """
     channels = list(dict.fromkeys(massive["channel"]))
     n_lines = len(channels[:_MAX_NAMES]) + (len(channels) > _MAX_NAMES)
