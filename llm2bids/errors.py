@@ -1,8 +1,8 @@
 """The errors a user can cause and mend, as one tree.
 
-Every message says what was found, what was needed and what to do. The command line prints one line and exits with 2;
-any other exception is a bug and keeps its traceback. Where a name is not known, `did_you_mean` adds the one that is
-most like it.
+Every message says what was found, what was needed and what to do. The command line prints it on one line and exits with
+2; any other exception is a bug and keeps its traceback. Where a name is not known, `did_you_mean` suggests the most
+similar one.
 """
 
 from __future__ import annotations
@@ -14,23 +14,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def did_you_mean(name: str, there: Iterable[object]) -> str:
-    """Suggest the name that was probably meant, to put before a list of those there are.
-
-    Returns A question and a space; empty where nothing is alike.
+def did_you_mean(name: str, choices: Iterable[object]) -> str:
+    """Suggest the choice that was probably meant, as a question and a space; empty where none is similar.
 
     >>> did_you_mean("patholgy", ["archeology", "pathology"])
     'did you mean pathology? '
     >>> did_you_mean("rest", ["archeology", "pathology"])
     ''
     """
-    folded = {_folded(str(one)): str(one) for one in there}
+    folded = {_folded(str(choice)): str(choice) for choice in choices}
     near = get_close_matches(_folded(name), folded, n=1)
     return f"did you mean {folded[near[0]]}? " if near else ""
 
 
 def _folded(name: str) -> str:
-    """A name by what it says: all options have two hyphens in common, which makes them alike."""
+    """A name without case and leading hyphens, which all options share."""
     return name.casefold().lstrip("-")
 
 

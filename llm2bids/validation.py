@@ -1,4 +1,4 @@
-"""Asking the official BIDS validator about a dataset and each of its derivatives."""
+"""Runs the official BIDS validator on a dataset and each of its derivatives."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ COMMAND: Final = "bids-validator-deno"
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """One thing the validator says about one file.
+    """One error or warning about one file.
 
-    - `code`: name of the rule, with the key it is about where there is one.
+    - `code`: name of the rule, with the key that it concerns.
     - `location`: the file, relative to the dataset.
     """
 
@@ -35,14 +35,14 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What the validator says about one dataset.
+    """Errors and warnings of the validator about one dataset.
 
     Parameters
     ----------
     root : Path
-        The dataset.
+        Folder of the dataset.
     issues : tuple of Issue
-        Errors and warnings.
+        The errors and warnings.
     """
 
     root: Path
@@ -59,7 +59,7 @@ class Validation:
         return sum(issue.severity == "warning" for issue in self.issues)
 
     def summary(self) -> str:
-        """Tell it in words.
+        """Describe the result as text.
 
         Returns
         -------
@@ -71,9 +71,13 @@ class Validation:
         first = {(issue.severity, issue.code): issue for issue in reversed(self.issues)}
         for key in sorted(counts):
             more = f" and {counts[key] - 1} more" if counts[key] > 1 else ""
-            said = f": {first[key].message}" if first[key].message else ""
-            lines.append(f"  {key[0]} {key[1]} in {first[key].location}{more}{said}")
+            message = f": {first[key].message}" if first[key].message else ""
+            lines.append(f"  {key[0]} {key[1]} in {first[key].location}{more}{message}")
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """Return the counts on one line."""
+        return f"Validation({self.root}: {self.n_errors} errors, {self.n_warnings} warnings)"
 
 
 def validate(bids_dir: str | Path) -> list[Validation]:
@@ -100,37 +104,37 @@ def validate(bids_dir: str | Path) -> list[Validation]:
     if not (root / "dataset_description.json").is_file():
         raise DatasetError(f"{root} has no dataset_description.json, so it is no BIDS dataset; give the folder of one")
     derivatives = sorted(path.parent for path in root.glob("derivatives/*/dataset_description.json"))
-    return [_validate_one(folder) for folder in (root, *derivatives)]
+    return [_run_validator(folder) for folder in (root, *derivatives)]
 
 
-def _validate_one(root: Path) -> Validation:
-    """Run the validator once."""
+def _run_validator(root: Path) -> Validation:
+    """Run the validator on one dataset."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.json")
         config.write_text(template_text("validator_config.json"), encoding="utf-8")
         command = [executable(), str(root.resolve()), "--format", "json", "--config", str(config)]
-        done = subprocess.run(  # noqa: S603 - our own arguments
+        process = subprocess.run(  # noqa: S603 - no argument is from outside
             command, capture_output=True, text=True, check=False, env=os.environ | {"NO_COLOR": "1"}
         )
     try:
-        told = json.loads(done.stdout)
+        report = json.loads(process.stdout)
     except json.JSONDecodeError as error:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise DatasetError(f"{COMMAND} failed: {said[-1] if said else 'no output'}; reinstall it with pip") from error
-    found = (_issue(entry) for entry in told["issues"]["issues"])
-    return Validation(root, tuple(issue for issue in found if issue.severity in {"error", "warning"}))
+        lines = (process.stderr or process.stdout).strip().splitlines()
+        raise DatasetError(f"{COMMAND} failed: {lines[-1] if lines else 'no output'}; reinstall it with pip") from error
+    issues = (_issue(entry) for entry in report["issues"]["issues"])
+    return Validation(root, tuple(issue for issue in issues if issue.severity in {"error", "warning"}))
 
 
 def _issue(entry: dict[str, Any]) -> Issue:
-    """One entry of the validator's answer."""
+    """One entry of the validator's report."""
     code = " ".join(str(entry[key]) for key in ("code", "subCode") if entry.get(key))
     return Issue(entry.get("severity", ""), code, entry.get("location", ""), entry.get("issueMessage") or "")
 
 
 def executable() -> str:
-    """Find the validator that was installed with us, or the one on the path."""
+    """Find the validator that was installed with this package, or the one on the path."""
     beside = Path(sys.executable).parent / COMMAND
-    found = str(beside) if beside.exists() else shutil.which(COMMAND)
-    if found is None:
+    path = str(beside) if beside.exists() else shutil.which(COMMAND)
+    if path is None:
         raise DatasetError(f"{COMMAND} is not installed; install it with: pip install {COMMAND}")
-    return found
+    return path

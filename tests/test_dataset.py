@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llm2bids.bids.dataset import STAGING, Dataset, linked
+from llm2bids.bids.dataset import STAGING, Dataset, find_linked
 from llm2bids.bids.tables import read_json, read_tsv, write_bytes, write_json
 from llm2bids.errors import DatasetError
 
@@ -240,14 +240,14 @@ def test_linked_datasets_are_found_or_named(tmp_path: Path) -> None:
     links = {"raw": "../raw", "prep": "../gone"}
     write_json(tmp_path / "raw" / "dataset_description.json", {"Name": "raw"})
     write_json(tmp_path / "out" / "dataset_description.json", {"DatasetLinks": links})
-    assert linked(tmp_path / "out", "raw") == (tmp_path / "raw").resolve()
+    assert find_linked(tmp_path / "out", "raw") == (tmp_path / "raw").resolve()
     with pytest.raises(DatasetError, match=r"gone is not there, which .* names as prep"):
-        linked(tmp_path / "out", "prep")
+        find_linked(tmp_path / "out", "prep")
     with pytest.raises(DatasetError, match=r"has no DatasetLinks\.other"):
-        linked(tmp_path / "out", "other")
+        find_linked(tmp_path / "out", "other")
     (tmp_path / "raw" / "dataset_description.json").unlink()  # as where results were copied elsewhere
     with pytest.raises(DatasetError, match=r"raw is no dataset, which .* names as raw; move results and recordings"):
-        linked(tmp_path / "out", "raw")
+        find_linked(tmp_path / "out", "raw")
 
 
 # ---- runs

@@ -202,7 +202,9 @@ def test_rest_has_no_conditions_and_shows_sentences_only() -> None:
 
 
 def test_asking_too_much_of_a_condition_tells_how_much_there_is_and_is_needed() -> None:
-    with pytest.raises(TaskError, match=r"60 on prompts found for task pathology, 75 needed for 5 runs.*reuse_prompts=True"):
+    with pytest.raises(
+        TaskError, match=r"60 on prompts found for task pathology, 75 needed for 5 runs.*reuse_prompts=True"
+    ):
         lay_out("pathology", Design(runs=5))
     with pytest.raises(TaskError, match=r"150 off prompts found for task pathology, 302 needed for 1 runs"):
         lay_out("pathology", Design(runs=1, blocks=1, prompts_per_block=151))

@@ -72,7 +72,7 @@ CONTEXTS: dict[str, Enter] = {
 FILES: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
     "lock": lambda folder: Dataset(folder).lock(),
     "stage": lambda folder: Dataset(folder).stage("sub-x_task-a_run-01"),
-    "tidied": lambda folder: Dataset(folder).tidied(["sub-x_task-a_run-01"]),
+    "cleanup": lambda folder: Dataset(folder).cleanup(["sub-x_task-a_run-01"]),
     "published": lambda folder: published(folder / "smaller"),
     "NiftiWriter": lambda folder: NiftiWriter(folder / "a_bold.nii", Grid((3, 4, 5), np.eye(4), 1.0)),
 }

@@ -1,1 +1,1 @@
-"""What BIDS knows: names, sidecars, tables, volumes and how a dataset grows. Knows no model and no statistics."""
+"""Files of BIDS: names, sidecars, tables, volumes, and how a dataset grows. Knows no model and no statistics."""

@@ -1,8 +1,8 @@
-"""How a dataset grows: shared files are merged, runs appear whole, several processes may write at once.
+"""Adds to a dataset: shared files are merged, runs appear whole, several processes may write at once.
 
 While a run is recorded its files lie in ``.llm2bids/<run>`` inside the dataset, which every BIDS tool ignores. When all
-are complete the folder is marked ready and its files are moved to their places. A process that is killed leaves the
-dataset as it was, but for a folder that the next recording of that run removes, or moves on if it was ready.
+are complete the folder is marked ready and its files are moved to their places. If a process is killed the dataset
+stays as it was, but for this folder: the next recording of the run moves its files if it was ready, and removes it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 STAGING = ".llm2bids"
-"""Folder for unfinished runs."""
+"""Name of the folder for unfinished runs."""
 _READY = "READY"
 _LOCK = "lock"
 _WAIT = 600
@@ -43,7 +43,7 @@ class Dataset:
     kind: Literal["raw", "derivative"] = "raw"
 
     def __post_init__(self) -> None:
-        """Refuse folders that are something else, before any work is done."""
+        """Raise if the folder is no dataset of this kind, or cannot be written, before any work is done."""
         try:
             exists = self._check_writable()
         except OSError as error:
@@ -54,9 +54,9 @@ class Dataset:
             return
         description = self.root / "dataset_description.json"
         if description.exists():
-            found = read_json(description).get("DatasetType", "raw")
-            if found != self.kind:
-                raise DatasetError(f"{self.root} is a {found} dataset, a {self.kind} one is needed: give its folder")
+            kind = read_json(description).get("DatasetType", "raw")
+            if kind != self.kind:
+                raise DatasetError(f"{self.root} is a {kind} dataset, a {self.kind} one is needed: give its folder")
         elif any(not path.name.startswith(".") for path in self.root.iterdir()):
             raise DatasetError(
                 f"{self.root} holds files but no dataset_description.json, so it is no BIDS dataset; "
@@ -65,7 +65,7 @@ class Dataset:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from merging shared files meanwhile."""
+        """Keep other processes from merging shared files inside the ``with``."""
         folder = self.root / STAGING
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -76,7 +76,7 @@ class Dataset:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Path]:
-        """Give a run, or whatever appears whole, a folder of its own until it is complete."""
+        """Yield a folder for the files of a run, or of other work that appears whole; it is removed on leaving."""
         folder = self.root / STAGING / name
         with self._claimed(folder):
             try:
@@ -85,7 +85,7 @@ class Dataset:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def recover(self, name: str) -> None:
-        """Finish moving a run that was complete when its process was killed, and forget one that was not."""
+        """Clean up after a process that was killed: move its run if it was complete, else remove it."""
         folder = self.root / STAGING / name
         if not folder.exists():
             return
@@ -99,10 +99,9 @@ class Dataset:
             shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, folder: Path) -> list[Path]:
-        """Move a complete run to its place; call with the lock held.
+        """Move a complete run from the folder of `stage` to its place; call with the lock held.
 
-        `folder`: what `stage` gave, its files in the folders of the dataset. Volumes replace those of the same name,
-        compressed or not.
+        Volumes replace those of the same name, compressed or not.
         """
         (folder / _READY).touch()
         return self._move(folder)
@@ -132,34 +131,31 @@ class Dataset:
             table.loc[f"sub-{label}", column] = str(value)
         write_tsv(path, table.fillna("n/a").sort_index().reset_index())
         described = self.root / "participants.json"
-        own = read_json(described) if described.exists() else {}
-        self._write_if_new(described, template_json("participants.json") | own)
+        columns = read_json(described) if described.exists() else {}
+        self._write_if_new(described, template_json("participants.json") | columns)
 
     def participant(self, label: str) -> dict[str, str]:
-        """Read the row of a subject.
-
-        Returns its columns; empty where there is no such row.
-        """
+        """Read the row of a subject, by column; empty where there is none."""
         rows = self._participants().query("participant_id == @name", local_dict={"name": f"sub-{label}"})
         return {str(key): str(value) for key, value in rows.iloc[0].items()} if len(rows) else {}
 
     def check_shared(self, name: str, fields: Mapping[str, Any]) -> None:
-        """Refuse what `merge_shared` would refuse, and write nothing."""
+        """Raise if `merge_shared` would, and write nothing."""
         path = self.root / name
         if path.exists():
             _merged(read_json(path), fields, name)
 
     def merge_shared(self, name: str, fields: Mapping[str, Any]) -> None:
-        """Write a sidecar that several runs share, or complete it; call with the lock held.
+        """Write a sidecar that several runs share, or add fields to it; call with the lock held.
 
-        `fields`: what it must say. Nested objects are merged; keys that are there and not in `fields` stay.
+        Nested objects are merged. Raises if a field has another value already.
         """
         path = self.root / name
         old = read_json(path) if path.exists() else {}
         self._write_if_new(path, _merged(old, fields, name))
 
     def add_missing(self, name: str, content: Mapping[str, Any] | str) -> None:
-        """Write a file unless it is there; call with the lock held."""
+        """Write a file unless it exists; call with the lock held. `content`: fields, or the name of a template."""
         path = self.root / name
         if path.exists():
             return
@@ -169,15 +165,15 @@ class Dataset:
             write_json(path, content)
 
     def ignore(self, *lines: str) -> None:
-        """Keep the validator from reading some files; call with the lock held."""
+        """Add patterns to ``.bidsignore``, whose files the validator does not read; call with the lock held."""
         path = self.root / ".bidsignore"
-        there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        if missing := [line for line in lines if line not in there]:
-            write_bytes(path, "\n".join([*there, *missing, ""]).encode())
+        patterns = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        if missing := [line for line in lines if line not in patterns]:
+            write_bytes(path, "\n".join([*patterns, *missing, ""]).encode())
 
     @contextmanager
-    def tidied(self, names: Iterable[str]) -> Iterator[None]:
-        """Leave nothing of what is broken off: no stages, and no dataset where nothing was published."""
+    def cleanup(self, names: Iterable[str]) -> Iterator[None]:
+        """Clean up on leaving: remove the stages of these names, and a new dataset if nothing was published."""
         new = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         try:
             yield
@@ -185,17 +181,17 @@ class Dataset:
             for name in names:
                 with suppress(DatasetError):  # another process writes it
                     self.recover(name)
-            self.forget_if_empty()
+            self.remove_if_empty()
             for folder in new:
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
 
-    def forget_if_empty(self) -> None:
-        """Remove the folder where nothing was recorded, as if it had never been made."""
+    def remove_if_empty(self) -> None:
+        """Remove the folder if nothing was recorded into it."""
         staging = self.root / STAGING
         if staging.exists() and {path.name for path in staging.iterdir()} <= {_LOCK}:
-            others = [path for path in self.root.iterdir() if path != staging]
-            if not others:
+            files = [path for path in self.root.iterdir() if path != staging]
+            if not files:
                 shutil.rmtree(staging)
                 self.root.rmdir()
 
@@ -210,7 +206,7 @@ class Dataset:
         return table
 
     def _write_if_new(self, path: Path, fields: Mapping[str, Any]) -> None:
-        """Write a sidecar unless it says the same already."""
+        """Write a sidecar unless it has the same fields already."""
         if not path.exists() or read_json(path) != fields:
             write_json(path, fields)
 
@@ -230,7 +226,7 @@ class Dataset:
 
     @contextmanager
     def _claimed(self, folder: Path) -> Iterator[None]:
-        """Hold the folder of a run, emptied; refuse if another process holds it."""
+        """Empty the folder of a run and hold its lock; raises if another process holds it."""
         busy = f"{folder.name} is being written by another process; wait for it, or work on others meanwhile"
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -245,7 +241,7 @@ class Dataset:
             raise DatasetError(busy) from error
 
     def _check_writable(self) -> bool:
-        """Whether the folder exists; fails where nothing can be written."""
+        """Whether the folder exists; raises if nothing can be written there."""
         exists = self.root.exists()
         if exists and not self.root.is_dir():
             raise DatasetError(f"{self.root} is a file; give a folder, new or with a BIDS dataset")
@@ -254,26 +250,27 @@ class Dataset:
             return exists
 
 
-def linked(root: Path, name: str) -> Path:
-    """Find a dataset that results were made from."""
+def find_linked(root: Path, name: str) -> Path:
+    """Find the folder of a dataset from which results were made, by its name in ``DatasetLinks``."""
     path = root / "dataset_description.json"
     link: str | None = read_json(path).get("DatasetLinks", {}).get(name)
     if link is None:
         raise DatasetError(
-            f"{path} has no DatasetLinks.{name}; it is needed to find the runs: make the results again with --overwrite"
+            f"{path} has no DatasetLinks.{name}; it is needed to find the runs: make the results again with "
+            "overwrite=True"
         )
     folder: Path = (root / link).resolve()
     if not (folder / "dataset_description.json").is_file():
-        found = "is no dataset" if folder.is_dir() else "is not there"
+        state = "is no dataset" if folder.is_dir() else "is not there"
         raise DatasetError(
-            f"{folder} {found}, which {path} names as {name}; move results and recordings together, or mend "
+            f"{folder} {state}, which {path} names as {name}; move results and recordings together, or mend "
             f"DatasetLinks.{name}"
         )
     return folder
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Both objects in one; they must not contradict each other."""
+    """Both objects in one; raises if they contradict each other."""
     merged = dict(old)
     for key, value in new.items():
         if isinstance(value, dict) and isinstance(old.get(key), dict):

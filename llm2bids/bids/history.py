@@ -1,4 +1,4 @@
-"""The history of a folder: which commands wrote what is in it, one line of JSON per command.
+"""The history of a folder: the commands that wrote its files, one line of JSON per command.
 
 A dataset keeps it as ``code/llm2bids_history.jsonl``, where BIDS lets anything lie; a folder that is no dataset has
 ``llm2bids_history.jsonl`` at its top. There are no dates in it, so the same commands give the same bytes.
@@ -51,11 +51,11 @@ class Step:
     Parameters
     ----------
     command : str
-        A line for a shell that does the same. What lived in memory only, such as a model, is named in angle brackets.
+        A shell command that does the same. Objects in memory, such as a model, are named in angle brackets.
     version : str
         Version of llm2bids.
     outputs : tuple of str
-        What it wrote, relative to the folder that keeps the history, with ``/`` between folders; sorted.
+        Files that it wrote, relative to the folder of the history, with ``/`` between folders; sorted.
     """
 
     command: str
@@ -64,7 +64,7 @@ class Step:
 
 
 def read_history(root: str | Path) -> list[Step]:
-    """Read which commands wrote what is in a folder.
+    """Read which commands wrote the files of a folder.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def read_history(root: str | Path) -> list[Step]:
     Returns
     -------
     list of Step
-        In order of their last writing; empty where nobody kept a history, as older versions did.
+        In order of their last writing; empty without a history, which older versions did not write.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def read_history(root: str | Path) -> list[Step]:
 
 
 def steps_of(path: str | Path) -> list[Step]:
-    """Say which commands wrote a file.
+    """Find the commands that wrote a file.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def steps_of(path: str | Path) -> list[Step]:
     Returns
     -------
     list of Step
-        From the nearest folder above it whose history names it, the last writer last; empty if there is none.
+        Those of the nearest folder above whose history names the file, the last one last; empty if there is none.
 
     Raises
     ------
@@ -113,15 +113,15 @@ def steps_of(path: str | Path) -> list[Step]:
     file = Path(path).absolute()
     for folder in file.parents:
         name = file.relative_to(folder).as_posix()
-        if found := [step for step in read_history(folder) if name in step.outputs]:
-            return found
+        if steps := [step for step in read_history(folder) if name in step.outputs]:
+            return steps
     return []
 
 
 def note(root: Path, command: str, files: Iterable[Path]) -> None:
-    """Add a command to the history of a folder; with no files nothing is noted.
+    """Add a command to the history of a folder, unless it wrote no file.
 
-    The same command of the same version is one step, last in order: what it wrote before and now.
+    The same command of the same version is one step, last in order, with the files that it wrote before and now.
     """
     outputs = {path.relative_to(root).as_posix() for path in files}
     if not outputs:
@@ -129,10 +129,10 @@ def note(root: Path, command: str, files: Iterable[Path]) -> None:
     try:
         with _locked(root):
             steps = read_history(root)
-            again = [step for step in steps if (step.command, step.version) == (command, __version__)]
-            outputs.update(name for step in again for name in step.outputs)
-            kept = [step for step in steps if step not in again]
-            _write(root, [*kept, Step(command, __version__, tuple(sorted(outputs)))])
+            same = [step for step in steps if (step.command, step.version) == (command, __version__)]
+            outputs.update(name for step in same for name in step.outputs)
+            different = [step for step in steps if step not in same]
+            _write(root, [*different, Step(command, __version__, tuple(sorted(outputs)))])
     except OSError as error:
         raise DatasetError(
             f"{_place(root)} could not be written ({error.strerror or error}); the results are complete: mend that, "
@@ -140,23 +140,23 @@ def note(root: Path, command: str, files: Iterable[Path]) -> None:
         ) from error
 
 
-def to_note(root: Path, found: Mapping[Path, bool]) -> set[Path]:
-    """Choose the files that a call has to note.
+def to_note(root: Path, skipped: Mapping[Path, bool]) -> set[Path]:
+    """Choose the files of a call that its step in the history names.
 
-    `found`: files in that folder that the call is about, and whether each was there already. Returns those that it
-    wrote, and those that no step of the history names: a call that was broken off wrote them.
+    `skipped`: by file, whether it existed before the call. The call wrote the others. Of the existing ones those are
+    chosen that no step names: a call that was broken off wrote them.
     """
-    there = {path for path, skipped in found.items() if skipped}
-    told = {root / name for step in read_history(root) for name in step.outputs} if there else set()
-    return {*found} - (there & told)
+    existing = {path for path, exists in skipped.items() if exists}
+    recorded = {root / name for step in read_history(root) for name in step.outputs} if existing else set()
+    return {*skipped} - (existing & recorded)
 
 
 def noted(command: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """Make the function of a verb note its call in the history; a call that fails notes nothing.
+    """Make the function of a verb add its calls to the history; a call that fails adds nothing.
 
-    The function is made by `takes`; its options say in ``home`` which folder keeps the history. What it returns, or
-    every item of it, has ``files`` and says whether they were ``skipped``. The files are noted that this call wrote, or
-    a call before it that was broken off and is completed now.
+    The function is made by `takes`, and its options have the folder of the history as ``home``. Its result, or every
+    item of a list, has ``files``, and ``skipped`` if they existed already. The step names the files that the call
+    wrote, and those of an earlier call that was broken off and is completed now.
     """
 
     def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -196,7 +196,7 @@ def command_line(command: str, options: Any) -> str:
 
 
 def _flag(flag: str, value: object, texts: Sequence[str]) -> list[str]:
-    """A flag with its values; a value that looks like a flag is tied to it."""
+    """A flag with its values; a value that looks like a flag is joined to it by ``=``."""
     if isinstance(value, bool):
         return [flag]
     if len(texts) == 1 and texts[0].startswith("-") and not isinstance(value, Number):
@@ -212,18 +212,18 @@ def _texts(value: object) -> list[str]:
 
 
 def _text(value: object) -> str:
-    """One value as it is typed; what lives in memory only by its type."""
+    """One value as it is typed; an object in memory by the name of its type."""
     return str(value) if value is None or isinstance(value, str | Path | Number) else f"<{type(value).__name__}>"
 
 
 def _place(root: Path) -> Path:
-    """Where the history of a folder is."""
+    """Path of the history of a folder."""
     return root / "code" / HISTORY if (root / "dataset_description.json").is_file() else root / HISTORY
 
 
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """Keep other processes from adding a line at the same time, where the folder is a dataset."""
+    """Keep other processes from writing the history of a dataset at the same time."""
     description = root / "dataset_description.json"
     if not description.is_file():
         yield

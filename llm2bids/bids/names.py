@@ -1,4 +1,4 @@
-"""File names of BIDS: entities in their order, labels that every tool accepts."""
+"""Composes and parses file names of BIDS: entities in their order, labels that every tool accepts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ENTITIES: Final = ("sub", "ses", "task", "acq", "run", "space", "atlas", "contrast", "stat", "label", "desc")
-"""Entities we write, in the order of the specification (BIDS 1.11, appendix Entities; contrast and stat: BEP041)."""
+"""Entities in use, in the order of the specification (BIDS 1.11, appendix Entities; contrast and stat: BEP041)."""
 
 
 def check_label(label: str, what: str) -> str:
-    """Refuse a label that some tool would not read.
+    """Return a label; raise if some tool would not read it.
 
     >>> check_label("gpt2", "subject")
     'gpt2'
@@ -29,9 +29,7 @@ def check_label(label: str, what: str) -> str:
 
 
 def to_label(text: str) -> str:
-    """Make a label of any text by leaving out what labels may not hold.
-
-    Returns letters and digits; a dot between digits becomes ``x``. Empty where nothing is left.
+    """Make a label of any text: its letters and digits; a dot between digits becomes ``x``.
 
     >>> to_label("gpt2-small"), to_label("Llama-3.1-8B")
     ('gpt2small', 'Llama3x18B')
@@ -73,10 +71,9 @@ def parse_name(name: str) -> tuple[str, dict[str, str]]:
 
 
 def short_names(files: Sequence[str]) -> list[str]:
-    """Name files by what differs between them.
+    """Return short names of files: the labels of the entities that differ between them.
 
-    Returns labels of the entities that differ; the task, or the name without suffix, where none does. Different names
-    stay different.
+    Where none differs it is the task, or the name without suffix. Different files get different names.
 
     >>> short_names(["sub-x_task-a_desc-truth_mask.nii.gz", "sub-x_task-b_desc-truth_mask.nii.gz"])
     ['a', 'b']
@@ -86,10 +83,10 @@ def short_names(files: Sequence[str]) -> list[str]:
     ['net.v1.nii.gz', 'net.v2.nii.gz']
     """
     entities = [parse_name(name)[1] for name in files]
-    keys = list(dict.fromkeys(key for one in entities for key in one))
-    differ = [key for key in keys if len({one.get(key) for one in entities}) > 1] or ["task"]
-    labels = ["_".join(one[key] for key in differ if one.get(key)) for one in entities]
-    if len(set(labels)) == len(files) and all(labels):
-        return labels
+    keys = list(dict.fromkeys(key for labels in entities for key in labels))
+    differing = [key for key in keys if len({labels.get(key) for labels in entities}) > 1] or ["task"]
+    names = ["_".join(labels[key] for key in differing if labels.get(key)) for labels in entities]
+    if len(set(names)) == len(files) and all(names):
+        return names
     stems = [name.partition(".")[0] for name in files]
     return stems if len(set(stems)) == len(set(files)) else list(files)

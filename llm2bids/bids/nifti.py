@@ -1,9 +1,9 @@
-"""Volumes as they come: writing NIfTI-1 whose length is known only at the end, and reading it back, in flat memory.
+"""Streams volumes: writes NIfTI-1 files whose length is known only at the end, and reads them, in constant memory.
 
 A compressed file is one gzip member without name or time. Its first deflate block is *stored* and holds the 352 bytes
-of header, so the number of scans can be patched in place at the end; the checksum of the whole is combined from that
-of the header and that of the scans. Several gzip members in one file would be simpler, but the BIDS validator reads
-only the first.
+of header, so that the number of scans can be patched in place at the end. The checksum of the file is combined from
+that of the header and that of the scans. Several gzip members in one file would be simpler, but the BIDS validator
+reads only the first.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from llm2bids.space import UnitSpace
 
 HEADER_SIZE: Final = 352
-"""Bytes of a NIfTI-1 header with its (absent) extension flag; where the scans begin."""
+"""Bytes of a NIfTI-1 header with its (unset) extension flag; the scans begin after it."""
 MAX_SCANS: Final = 32767
 """NIfTI-1 counts scans in 16 bits; FSL, AFNI and the older BIDS validator do not read NIfTI-2."""
 _GZIP_START: Final = b"\x1f\x8b\x08" + bytes(6) + b"\xff"
@@ -56,12 +56,12 @@ _BROKEN: Final[tuple[type[Exception], ...]] = (
     HeaderDataError,
     WrapStructError,
 )
-"""What reading a file raises that is no NIfTI, truncated or corrupted."""
+"""Exceptions of reading a file that is no NIfTI, truncated or corrupted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The voxels of every scan of a file.
+    """Grid of the volumes of a file.
 
     - `shape`: voxels along x, y and z.
     - `affine` (4, 4): voxel indices to millimetres.
@@ -88,17 +88,14 @@ class Grid:
 
 
 def write_image(path: Path, image: nib.Nifti1Image) -> Path:
-    """Write one small image whole, compressed without name or time."""
+    """Write one image at once; its gzip header has no name and no time, so that equal images give equal bytes."""
     if not path.name.endswith(".nii.gz"):
         raise DatasetError(f"file name {path.name} found; end it with .nii.gz")
     return write_bytes(path, isal_zlib.compress(image.to_bytes(), _LEVEL, 16 + zlib.MAX_WBITS))
 
 
 def read_scans(path: Path, max_bytes: int = 1 << 26) -> Iterator[NDArray[np.float32]]:
-    """Read the scans of a 4-D file from first to last.
-
-    Yields (n_scans, z, y, x): as many scans as fit, at least one.
-    """
+    """Read the scans of a 4-D file in pieces of at most `max_bytes`, at least one scan: shape (n_scans, z, y, x)."""
     try:
         with _open(path) as file:
             header = _read_header(file)
@@ -108,16 +105,16 @@ def read_scans(path: Path, max_bytes: int = 1 << 26) -> Iterator[NDArray[np.floa
             file.seek(int(header["vox_offset"]))
             slope, intercept = header.get_slope_inter()
             n_values = int(np.prod(shape[:3]))
-            n_left, at_a_time = shape[3], max(1, max_bytes // (n_values * max(dtype.itemsize, 4)))
-            while n_left:
-                n_scans = min(at_a_time, n_left)
+            n_unread, at_a_time = shape[3], max(1, max_bytes // (n_values * max(dtype.itemsize, 4)))
+            while n_unread:
+                n_scans = min(at_a_time, n_unread)
                 payload = file.read(n_scans * n_values * dtype.itemsize)
                 with np.errstate(over="ignore"):  # infinity is for whoever uses the scans to refuse
                     values = np.frombuffer(payload, dtype).astype(np.float32, copy=False)
                     if slope is not None:
                         values = values * np.float32(slope) + np.float32(intercept)
                 yield values.reshape(n_scans, *shape[2::-1])
-                n_left -= n_scans
+                n_unread -= n_scans
             if file.read(1):
                 raise DatasetError(f"{path} goes on after its last scan; record or prepare it again")
     except _BROKEN as error:
@@ -129,10 +126,7 @@ def read_scans(path: Path, max_bytes: int = 1 << 26) -> Iterator[NDArray[np.floa
 
 
 def read_signals(path: Path, space: UnitSpace, advice: str, max_bytes: int = 1 << 23) -> Iterator[NDArray[np.float32]]:
-    """Read the units of a 4-D file, scan after scan.
-
-    Yields (n_scans, n_units): as many scans as fit, at least one.
-    """
+    """Read the units of a 4-D file in pieces of at most `max_bytes`, at least one scan: shape (n_scans, n_units)."""
     for volumes in read_scans(path, max_bytes):
         if volumes.shape[1:] != space.shape[::-1]:
             raise DatasetError(
@@ -152,13 +146,13 @@ def n_scans_of(path: Path) -> int:
 
 
 def _open(path: Path) -> BinaryIO:
-    """A file as it was before it was compressed."""
+    """Open a file for reading, decompressed."""
     return cast("BinaryIO", igzip.open(path) if path.suffix == ".gz" else path.open("rb"))
 
 
 def _read_header(file: BinaryIO) -> nib.Nifti1Header:
-    """The header of a file; refuses what no scans can be read by."""
-    header = nib.Nifti1Header(file.read(348), check=False)  # checking would repair it, and tell so on the terminal
+    """The header of a file; raises if no scans can be read with it."""
+    header = nib.Nifti1Header(file.read(348), check=False)  # a check repairs it, and prints that
     if header["magic"].item() != b"n+1":
         raise HeaderDataError("its header is not one of NIfTI-1 in a single file")
     dtype, shape = header.get_data_dtype(), header.get_data_shape()
@@ -170,10 +164,8 @@ def _read_header(file: BinaryIO) -> nib.Nifti1Header:
 class NiftiWriter:
     """Append scans to a float32 NIfTI-1 file that appears under its name only when complete.
 
-    A thread of its own compresses and writes, so that the caller goes on meanwhile. Use as a context manager: leaving
-    it normally finishes the file, leaving it by an exception removes it.
-
-    `path`: file to make; ``.nii.gz`` is compressed, ``.nii`` is not and can be memory-mapped from byte 352 on.
+    A separate thread compresses and writes while the caller goes on. Use it as a context manager: leaving it normally
+    finishes the file, leaving it by an exception removes it. A ``.nii`` file can be memory-mapped from byte 352 on.
     """
 
     def __init__(self, path: str | Path, grid: Grid) -> None:
@@ -192,10 +184,7 @@ class NiftiWriter:
         self._thread.start()
 
     def append(self, volumes: NDArray[Any]) -> None:
-        """Add scans.
-
-        `volumes` (n_scans, z, y, x): scans in C order; stored as float32.
-        """
+        """Add scans, shape (n_scans, z, y, x), which are stored as float32."""
         if volumes.ndim != len(self.grid.shape) + 1 or volumes.shape[1:] != self.grid.shape[::-1]:
             raise DatasetError(f"scans of shape {volumes.shape[1:]} (z, y, x) found, {self.grid.shape[::-1]} needed")
         if self.n_scans + len(volumes) > MAX_SCANS:
@@ -234,7 +223,7 @@ class NiftiWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish, or after an exception leave nothing behind."""
+        """Finish the file, or remove it after an exception."""
         if kind is None:
             self.close()
         elif not self._closed:
@@ -256,12 +245,12 @@ class NiftiWriter:
         self._chunks.put(chunk)
 
     def _raise_failure(self) -> None:
-        """Raise what went wrong in the thread."""
+        """Raise the exception of the thread, if it failed."""
         if self._failure:
             raise self._failure
 
     def _stop(self) -> None:
-        """Let the thread write what it has, and wait."""
+        """Let the thread finish, and wait for it."""
         if not self._closed:
             self._closed = True
             self._chunks.put(None)
@@ -275,7 +264,7 @@ class NiftiWriter:
         self._partial.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        """Run in the thread: write all chunks; after a failure swallow the rest, so that nobody waits for ever."""
+        """Run in the thread: write all chunks; after a failure discard the rest, so that the caller never blocks."""
         chunks = iter(self._chunks.get, None)
         try:
             if self.path.suffix == ".gz":
@@ -288,14 +277,14 @@ class NiftiWriter:
                 pass
 
     def _write_plain(self, file: BinaryIO, chunks: Iterator[bytes]) -> None:
-        """Header, scans, header again with the right length."""
+        """Write a header, the scans, and the header again with the number of scans."""
         file.write(self.grid.header(1))
         file.writelines(chunks)
         file.seek(0)
         file.write(self.grid.header(self.n_scans))
 
     def _write_compressed(self, file: BinaryIO, chunks: Iterator[bytes]) -> None:
-        """The same as one gzip member."""
+        """Write the same as one gzip member (RFC 1952)."""
         file.write(_GZIP_START + _STORED_BLOCK + self.grid.header(1))
         deflate = isal_zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
         checksum = size = 0
@@ -305,7 +294,8 @@ class NiftiWriter:
             file.write(deflate.compress(chunk))
         file.write(deflate.flush())
         header = self.grid.header(self.n_scans)
-        whole = isal_zlib.crc32_combine(isal_zlib.crc32(header), checksum, size)
-        file.write(struct.pack("<II", whole, (HEADER_SIZE + size) % 2**32))
+        # A member ends with checksum and size (mod 2^32) of its content: the header, then the scans.
+        total = isal_zlib.crc32_combine(isal_zlib.crc32(header), checksum, size)
+        file.write(struct.pack("<II", total, (HEADER_SIZE + size) % 2**32))
         file.seek(len(_GZIP_START) + len(_STORED_BLOCK))
         file.write(header)

@@ -1,4 +1,4 @@
-"""A run ready for statistics: its signals, and the events, confounds and texts that belong to it."""
+"""Prepared runs: signals ready for statistics, with the events, confounds and texts that belong to them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A preprocessed run with what lies beside it and beside its recording."""
+    """A prepared run with the files beside it and beside its recording.
+
+    - `volumes`: the run in the derivative.
+    - `raw`: folder of the raw dataset.
+    """
 
     volumes: BoldRun
     raw: Path
@@ -41,7 +45,7 @@ class PreparedRun:
 
     @cached_property
     def times(self) -> NDArray[np.float64]:
-        """Middle of every scan in seconds, shape (n_scans,)."""
+        """Time of the middle of every scan in seconds, shape (n_scans,)."""
         return frame_times(self.volumes.n_scans, self.volumes.t_r)
 
     @cached_property
@@ -129,7 +133,7 @@ class PreparedRun:
 
 
 def find_prepared(raw: Path) -> dict[str, PreparedRun]:
-    """Find the prepared runs of a dataset."""
+    """Find the prepared runs of a raw dataset, by name of the run."""
     root = raw / PREPARED
     if not any(root.glob("sub-*")):
         raise DatasetError(f"{raw} is not prepared (there is no {PREPARED.as_posix()}); run: llm2bids prep {raw}")

@@ -1,4 +1,4 @@
-"""What files say of the program that made them: its name, versions of what computes, a hash of what went in."""
+"""Provenance in sidecars: the program, versions of libraries, a hash of the inputs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from llm2bids import __version__
 
 
 def generated_by() -> list[dict[str, str]]:
-    """Name the program, as sidecars do."""
+    """Return the field ``GeneratedBy`` of sidecars."""
     return [{"Name": "llm2bids", "Version": __version__}]
 
 
 def versions(*libraries: str) -> dict[str, str]:
-    """Name the versions of what computes."""
+    """Return the versions of this package and of some libraries."""
     return {"llm2bids": __version__} | {name: version(name) for name in libraries}
 
 
 def hash_parts(*parts: object) -> str:
-    """Hash what a result depends on.
+    """Hash the inputs of a result, independent of the order of keys.
 
     >>> hash_parts({"a": 1, "b": 2}) == hash_parts({"b": 2, "a": 1})
     True

@@ -1,4 +1,4 @@
-"""The runs of a dataset as they lie on disk, raw or derived: found by name, with what lies beside their volumes."""
+"""Finds the runs of a dataset, raw or derived, by their names, and reads the files beside their volumes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PREPARED: Final = Path("derivatives", "llm2bids")
-"""Where `prep` puts its derivative, relative to the raw dataset."""
+"""Folder of the derivative that `prep` writes, relative to the raw dataset."""
 PREPROC: Final = "preproc"
-"""Value of ``desc`` of volumes that are ready for statistics."""
+"""Value of the entity ``desc`` of volumes that are ready for statistics."""
 REPEATED: Final = (
     "Model",
     "Revision",
@@ -38,16 +38,16 @@ REPEATED: Final = (
     "Site",
     "Mode",
 )
-"""What every sidecar made of a recording repeats of it."""
+"""Fields of a recording's metadata that sidecars of results repeat."""
 SLICE_TIME_REF: Final = 0.5
-"""A scan is sampled in its middle: nilearn comes one scan late at the edges of blocks otherwise."""
+"""A scan is sampled in its middle; otherwise nilearn's regressors come one scan late at the edges of blocks."""
 _TOLERANCE: Final = 1e-6
-"""Seconds by which an event may pass the end of its run: rounding."""
+"""Seconds by which an event may exceed its run, since onsets are rounded."""
 
 
 @dataclass(frozen=True)
 class BoldRun:
-    """The volumes of one run and site, and what lies beside them."""
+    """The volumes of one run and site, and the files beside them."""
 
     root: Path
     bold: Path
@@ -59,7 +59,7 @@ class BoldRun:
 
     @property
     def name(self) -> str:
-        """What the run is called in messages: its entities but space and desc."""
+        """Name of the run in messages: its entities but ``space`` and ``desc``."""
         return self.beside("bold.nii.gz", space=None, desc=None).name.removesuffix("_bold.nii.gz")
 
     @property
@@ -69,7 +69,7 @@ class BoldRun:
 
     @cached_property
     def sidecar(self) -> dict[str, Any]:
-        """What its JSON says."""
+        """Fields of its JSON file."""
         return read_json(self.beside("bold.json"))
 
     @property
@@ -84,7 +84,7 @@ class BoldRun:
 
     @cached_property
     def space(self) -> UnitSpace:
-        """Which voxel is which unit."""
+        """Unit space of the volumes."""
         return UnitSpace.from_json(self.metadata["UnitSpace"])
 
     @property
@@ -104,7 +104,7 @@ class BoldRun:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of a recording's sidecar, which holds its settings and weights, and of its events."""
+        """SHA-256 of a recording's sidecar, which has its settings and the hash of the weights, and of its events."""
         files = (self.beside("bold.json"), self.beside("events.tsv"))
         try:
             return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
@@ -112,12 +112,12 @@ class BoldRun:
             raise DatasetError(f"{error.filename} cannot be read ({error.strerror}); record the run again") from error
 
     def beside(self, suffix: str, **entities: str | None) -> Path:
-        """Name a file of the same run."""
-        named = {key: value for key, value in self.entities.items() if key in ENTITIES} | entities
-        return self.bold.with_name(format_name(suffix, **named))
+        """Return the path of another file of the run, with some entities changed."""
+        labels = {key: value for key, value in self.entities.items() if key in ENTITIES} | entities
+        return self.bold.with_name(format_name(suffix, **labels))
 
     def uri(self, dataset: str = "") -> str:
-        """Give the BIDS URI of the volumes."""
+        """Return the BIDS URI of the volumes."""
         return f"bids:{dataset}:{self.bold.relative_to(self.root).as_posix()}"
 
 
@@ -129,22 +129,22 @@ def find_runs(
     *,
     desc: str | None = None,
 ) -> list[BoldRun]:
-    """Find the runs of a dataset."""
+    """Find the runs of a dataset in order of name, of some subjects, tasks and sites; of all where none are given."""
     paths = sorted((*root.glob("sub-*/func/*_bold.nii*"), *root.glob("sub-*/ses-*/func/*_bold.nii*")))
-    named = [path for path in paths if path.name.endswith((".nii", ".nii.gz")) and not path.name.startswith(".")]
-    if twice := {path for path in named if path.suffix == ".nii"} & {path.with_suffix("") for path in named}:
+    bolds = [path for path in paths if path.name.endswith((".nii", ".nii.gz")) and not path.name.startswith(".")]
+    if twice := {path for path in bolds if path.suffix == ".nii"} & {path.with_suffix("") for path in bolds}:
         raise DatasetError(f"{min(twice)} found both as it is and compressed; remove one")
-    runs = [BoldRun(root, path) for path in named]
+    runs = [BoldRun(root, path) for path in bolds]
     runs = [run for run in runs if run.entities.get("desc") == desc]
     if not runs:
         raise DatasetError(f"{root} holds no {f'desc-{desc} ' if desc else ''}bold files; record a model into it first")
     everything = runs
-    for key, wanted in {"sub": subjects, "task": tasks, "acq": sites}.items():
-        there = {run.entities.get(key, "") for run in everything}
-        labels = {label.removeprefix(f"{key}-") for label in wanted}
-        if absent := labels - there:
-            near = did_you_mean(min(absent), there)
-            raise DatasetError(f"{key}-{min(absent)} not found in {root}; {near}there are {', '.join(sorted(there))}")
+    for key, choice in {"sub": subjects, "task": tasks, "acq": sites}.items():
+        existing = {run.entities.get(key, "") for run in everything}
+        labels = {label.removeprefix(f"{key}-") for label in choice}
+        if absent := labels - existing:
+            near, listed = did_you_mean(min(absent), existing), ", ".join(sorted(existing))
+            raise DatasetError(f"{key}-{min(absent)} not found in {root}; {near}there are {listed}")
         runs = [run for run in runs if not labels or run.entities.get(key) in labels]
     if not runs:
         raise DatasetError(f"{root} holds no bold file of all labels asked for together; ask for fewer")
@@ -152,15 +152,15 @@ def find_runs(
 
 
 def stats_model_path(root: Path, task: str) -> Path:
-    """Say where the BIDS Stats Model of a task is."""
+    """Return the path of the BIDS Stats Model of a task."""
     return root / "code" / "models" / f"model-{task}_smdl.json"
 
 
 def read_events(path: Path, n_seconds: float) -> pd.DataFrame:
-    """Read what was shown when, and refuse what cannot be.
+    """Read a table of events in order of onset; raise if an event is impossible in a run of `n_seconds`.
 
-    Returns ``onset`` and ``duration`` as numbers in seconds, in order of onset, ``trial_type`` as text (``n/a`` where
-    there is none); other columns as text.
+    ``onset`` and ``duration`` become numbers, in seconds. The other columns are text; ``trial_type`` is ``n/a`` where
+    there is none.
     """
     table = read_tsv(path)
     if missing := {"onset", "duration"} - set(table.columns):
@@ -189,8 +189,5 @@ def read_events(path: Path, n_seconds: float) -> pd.DataFrame:
 
 
 def frame_times(n_scans: int, t_r: float) -> NDArray[np.float64]:
-    """Give the middle of every scan.
-
-    `t_r`: repetition time in seconds. Returns (n_scans,): seconds.
-    """
+    """Return the time of the middle of every scan in seconds, shape (n_scans,); `t_r`: repetition time in seconds."""
     return np.asarray((np.arange(n_scans) + SLICE_TIME_REF) * t_r, np.float64)

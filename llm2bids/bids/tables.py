@@ -1,4 +1,4 @@
-"""Tables and sidecars as BIDS wants them, written whole or not at all."""
+"""Reads and writes tables and sidecars as BIDS wants them; files are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """Write a file that appears under its name only when complete."""
+    """Write a file under a temporary name, and rename it when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -42,7 +42,7 @@ def write_json(path: Path, fields: Mapping[str, Any]) -> Path:
 
 
 class _Fields(dict[str, Any]):
-    """What a file says, at any depth; to ask for what it does not say is an error that names the file."""
+    """Fields of a file, at any depth; a missing key raises an error that names the file."""
 
     path: Path
 
@@ -53,18 +53,15 @@ class _Fields(dict[str, Any]):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a sidecar.
+    """Read the fields of a sidecar; a key that is missing in them, at any depth, raises `DatasetError` later."""
 
-    Returns its fields. To ask it, or an object in it, for a field that is not there raises `DatasetError` too.
-    """
-
-    def told(fields: dict[str, Any]) -> _Fields:
-        made = _Fields(fields)
-        made.path = path
-        return made
+    def with_path(content: dict[str, Any]) -> _Fields:
+        fields = _Fields(content)
+        fields.path = path
+        return fields
 
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"), object_hook=told)
+        fields = json.loads(path.read_text(encoding="utf-8"), object_hook=with_path)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DatasetError(f"{path} cannot be read ({error}); restore it or record again") from error
     if not isinstance(fields, dict):
@@ -78,7 +75,7 @@ def write_tsv(path: Path, table: pd.DataFrame) -> Path:
 
 
 def read_tsv(path: Path) -> pd.DataFrame:
-    """Read a table as text, nothing taken for a missing value."""
+    """Read a table; all cells are text, and none becomes a missing value."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
         if text.partition("\n")[0].endswith("\r"):  # the whole file was written on Windows
@@ -92,9 +89,9 @@ def read_tsv(path: Path) -> pd.DataFrame:
 
 
 def write_stim(path: Path, table: pd.DataFrame) -> Path:
-    """Write a ``_stim.tsv.gz``: no header (BIDS 1.11, physiological and other continuous recordings).
+    """Write a ``_stim.tsv.gz``: no header line (BIDS 1.11, physiological and other continuous recordings).
 
-    Returns the file; no name or time in its gzip header.
+    Its gzip header has no name and no time, so that the same table gives the same bytes.
     """
     packed = io.BytesIO()
     with gzip.GzipFile("", "wb", 6, packed, mtime=0) as file:
@@ -103,7 +100,7 @@ def write_stim(path: Path, table: pd.DataFrame) -> Path:
 
 
 def read_stim(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read what `write_stim` wrote."""
+    """Read a table that `write_stim` wrote."""
     try:
         return pd.read_csv(path, sep="\t", names=list(columns), header=None, na_values="n/a", compression="gzip")
     except (OSError, EOFError, ValueError, zlib.error, pd.errors.ParserError) as error:
@@ -118,7 +115,7 @@ def _tsv(table: pd.DataFrame, *, header: bool) -> str:
 
 
 def _umask() -> int:
-    """The permissions new files should not get."""
+    """The permissions that new files must not have; can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

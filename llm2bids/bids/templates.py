@@ -1,4 +1,4 @@
-"""The texts we write into datasets: alone reads ``bids_templates``."""
+"""Templates of the texts in datasets; no other module reads ``bids_templates``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def template_text(name: str, **values: object) -> str:
 
 
 def raw_text(name: str) -> str:
-    """Read a text that has nothing to fill in, such as a script."""
+    """Read a template without variables, such as a script."""
     return templates().joinpath(name).read_text(encoding="utf-8")
 
 

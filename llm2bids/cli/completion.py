@@ -1,4 +1,4 @@
-"""``llm2bids completion``: a script that makes a shell complete commands, options, names and files."""
+"""``llm2bids completion``: prints a script that makes a shell complete commands, options, names and files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ in this bash only:  eval "$(llm2bids completion bash)"
 """
 _FOLDERS: Final = frozenset({"DIR", "BIDS_DIR", "OUT_DIR", "phantom|DIR|HUB_ID"})
 _FILES: Final = frozenset({"FILE", "MAP", "MASK", "OUT", "A", "B"})
-"""What arguments are called that take the path of a folder, or of anything."""
+"""Metavars of arguments that take the path of a folder, or of a file or folder."""
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -63,7 +63,7 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[Any]:
 
 
 def _complete(action: Any, tasks: tuple[str, ...]) -> None:
-    """Say how an argument is completed."""
+    """Set how an argument is completed."""
     if action.dest == "sites":
         action.choices = SITES
     elif action.metavar == "NAME|FILE":
@@ -75,7 +75,7 @@ def _complete(action: Any, tasks: tuple[str, ...]) -> None:
 
 
 def _tasks_or_files(tasks: tuple[str, ...]) -> dict[str, Any]:
-    """A built-in task or a file, as shells say it; in tcsh it is one or the other."""
+    """Completion of a built-in task or a file, by shell; tcsh completes tasks only."""
     names = " ".join(tasks)
     return {
         "bash": "_llm2bids_tasks",

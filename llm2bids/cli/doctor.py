@@ -1,4 +1,4 @@
-"""``llm2bids doctor``: what is on this machine as a table, and what to do about the rest."""
+"""``llm2bids doctor``: a table of what this machine has, and what to do about the rest."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb = verbs.add_parser(
         "doctor",
         help="is everything here that is needed? exit 1 if not",
-        description="Hold versions of libraries, the validator, device, memory and disk against what is needed.",
+        description="Compare versions of libraries, the validator, device, memory and disk with what is needed.",
     )
     verb.add_argument("--json", action="store_true", help="print the result for programs")
     verb.set_defaults(verb=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    """Look, and tell what is to be mended."""
+    """Check, and list what needs mending."""
     from dataclasses import asdict  # noqa: PLC0415
 
     from llm2bids.diagnosis import doctor  # noqa: PLC0415 - keeps --help fast
 
     checks = doctor()
-    ill = [check for check in checks if check.state != "ok"]
+    failed = [check for check in checks if check.state != "ok"]
     if args.json:
         tell(json.dumps([asdict(check) for check in checks], indent=2))
-        return int(bool(ill))
-    shown = ("name", "state", "found", "needed")
-    rows = [{key: asdict(check)[key] for key in shown} for check in checks]
-    advice = [f"{check.name}: {check.advice}" for check in ill]
+        return int(bool(failed))
+    columns = ("name", "state", "found", "needed")
+    rows = [{key: asdict(check)[key] for key in columns} for check in checks]
+    advice = [f"{check.name}: {check.advice}" for check in failed]
     tell(format_table(rows), "", *(advice or ["All is well; go on with llm2bids demo."]))
-    return int(bool(ill))
+    return int(bool(failed))

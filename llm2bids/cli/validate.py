@@ -1,4 +1,4 @@
-"""``llm2bids validate``: what the validator found, and the exit code that goes with it."""
+"""``llm2bids validate``: errors and warnings of the validator; exit code 1 if there are errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``llm2bids validate``."""
     verb = verbs.add_parser(
         "validate",
-        help="ask the official BIDS validator; exit 1 if it finds errors",
+        help="run the official BIDS validator; exit 1 if it finds errors",
         description="Run the official BIDS validator on a dataset and on each of its derivatives.",
     )
     verb.add_argument("bids_dir", metavar="DIR", help="a raw dataset or a derivative")
@@ -24,7 +24,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    """Validate and tell what was found."""
+    """Validate, and print errors and warnings."""
     from dataclasses import asdict  # noqa: PLC0415
 
     from llm2bids.validation import validate  # noqa: PLC0415 - keeps --help fast

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from llm2bids.bids.dataset import linked
+from llm2bids.bids.dataset import find_linked
 from llm2bids.bids.history import noted
 from llm2bids.bids.names import parse_name, to_label
 from llm2bids.bids.prepared import find_prepared
@@ -305,7 +305,7 @@ def read_model_courses(summary: Path) -> ModelCourses:
 
 def _decomposed_runs(summary: Path, fields: Mapping[str, Any]) -> list[PreparedRun]:
     """Find the runs that were decomposed; raise if they changed since."""
-    raw = linked(derivative_of(summary), "raw")
+    raw = find_linked(derivative_of(summary), "raw")
     prepared = find_prepared(raw)
     if missing := [name for name in fields["Runs"] if name not in prepared]:
         raise DatasetError(

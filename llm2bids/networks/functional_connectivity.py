@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from llm2bids.bids.dataset import linked
+from llm2bids.bids.dataset import find_linked
 from llm2bids.bids.history import noted
 from llm2bids.bids.prepared import PreparedRun
 from llm2bids.bids.runs import PREPROC, find_runs
@@ -111,7 +111,7 @@ def find_scans(results: Path, networks: NetworkSet, tasks: Sequence[str] = ()) -
 
     `results`: results of ``glm``; its ``DatasetLinks`` say where the recordings and the prepared runs are.
     """
-    raw, prep = (linked(results, name) for name in ("raw", "prep"))
+    raw, prep = (find_linked(results, name) for name in ("raw", "prep"))
     subject, site = networks.subjects[0], networks.site
     volumes = [run for run in find_runs(prep, [subject], tasks, desc=PREPROC) if run.entities.get("acq", "") == site]
     if not volumes:

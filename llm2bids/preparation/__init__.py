@@ -172,7 +172,7 @@ def prep(  # noqa: PLR0913 - the arguments of the command
     done = {job.run: _existing(job) for job in jobs if job not in todo}
     finished = Parallel(n_jobs=work.n_jobs, return_as="generator")(delayed(_prepare)(job) for job in todo)
     with (
-        out.tidied(job.run.name for job in todo),
+        out.cleanup(job.run.name for job in todo),
         closing(finished),
         progress_bar("runs", len(todo), "prep", finished, visible=work.progress) as bar,
     ):

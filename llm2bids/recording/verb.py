@@ -77,7 +77,7 @@ def record(options: RecordOptions) -> list[Recording]:
     try:
         return [*recordings, *record_runs(session, missing)]
     finally:
-        dataset.forget_if_empty()
+        dataset.remove_if_empty()
 
 
 def _plan_runs(label: str, options: RecordOptions) -> list[Run]:

@@ -171,7 +171,7 @@ def run_all(
     todo = [job for job in jobs if job.summary not in done]
     name, unit = shown
     finished = Parallel(n_jobs=work.n_jobs, return_as="generator")(delayed(_safely)(job) for job in todo)
-    with jobs[0].out.tidied(map(stage_of, todo)):
+    with jobs[0].out.cleanup(map(stage_of, todo)):
         try:
             with progress_bar(unit, len(todo), name, finished, visible=work.progress) as bar:
                 for job, outcome in zip(todo, bar, strict=True):
