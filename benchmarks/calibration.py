@@ -34,7 +34,8 @@ from llm2bids.preparation import prep
 from llm2bids.recording import record
 from llm2bids.statistics import glm
 from llm2bids.statistics.analysis import Analysis, find_analyses
-from llm2bids.statistics.estimation import PromptEffects, estimate, first_level, second_level
+from llm2bids.statistics.first_level import PromptEffects, first_level
+from llm2bids.statistics.second_level import estimate, second_level
 from llm2bids.statistics.settings import GLMSettings
 
 INFERENCES = ("prompt", "run", "token")
@@ -60,7 +61,8 @@ def null_model(effect: str) -> StatsModel:
         ),
     }[effect]
     node = Node("Run", (*columns, "non_steady_state_outlier*"), factors=("trial_type",), regressors=regressors)
-    return StatsModel("null", node, Node("Dataset"), {}).asking([Contrast("onMinusOff", weighed, ((1.0, -1.0),))])
+    model = StatsModel("null", node, Node("Dataset"), {})
+    return model.with_contrasts([Contrast("onMinusOff", weighed, ((1.0, -1.0),))])
 
 
 @dataclass(frozen=True)

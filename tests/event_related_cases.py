@@ -14,7 +14,7 @@ import pytest
 from llm2bids.bids.runs import frame_times
 from llm2bids.design.statsmodel import StatsModel
 from llm2bids.statistics.analysis import Analysis
-from llm2bids.statistics.estimation import check, estimate
+from llm2bids.statistics.second_level import check, estimate
 from llm2bids.statistics.settings import GLMSettings
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llm2bids.errors import LLM2BIDSError
-    from llm2bids.statistics.estimation import Fitted
+    from llm2bids.statistics.second_level import SubjectMaps
 
 OFF_ON = ("off", "on")
 FACTOR = {"Name": "Factor", "Input": ["trial_type"]}
@@ -155,7 +155,7 @@ def analysis_of(runs: Run | Sequence[Run], fields: dict[str, Any], **settings: A
     return Analysis(every, StatsModel.from_json(fields), GLMSettings(**chosen))  # type: ignore[arg-type]
 
 
-def fitted(runs: Run | Sequence[Run], fields: dict[str, Any], **settings: Any) -> Fitted:
+def fitted(runs: Run | Sequence[Run], fields: dict[str, Any], **settings: Any) -> SubjectMaps:
     """What an analysis that passed its check comes to."""
     analysis = analysis_of(runs, fields, **settings)
     check(analysis)

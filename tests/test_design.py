@@ -11,7 +11,15 @@ import pytest
 from nilearn.glm.first_level import make_first_level_design_matrix
 
 from llm2bids.bids.runs import frame_times
-from llm2bids.design.matrix import average, check_estimable, cosines, high_pass, partition, prompt_design, token_design
+from llm2bids.design.matrix import (
+    average_over_prompts,
+    check_estimable,
+    cosines,
+    high_pass,
+    partition,
+    prompt_design,
+    token_design,
+)
 from llm2bids.errors import DesignError
 
 if TYPE_CHECKING:
@@ -116,7 +124,7 @@ def test_averages_over_prompts_are_means_of_their_scans() -> None:
     tokens = pd.DataFrame(np.random.default_rng(0).normal(size=(12, 2)), columns=["x", "y"])
     shown = [1, 1, 1, 0, 2, 2, 0, 3, 3, 3, 3, 0]
     expected = tokens.groupby(shown).mean().iloc[1:]
-    means = average(tokens, matrix[prompts["name"]])
+    means = average_over_prompts(tokens, matrix[prompts["name"]])
     np.testing.assert_allclose(means, expected)
     assert (list(means.index), list(means.columns)) == (prompts["name"].tolist(), ["x", "y"])
 

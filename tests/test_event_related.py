@@ -15,10 +15,11 @@ from scipy import stats
 from llm2bids.bids.runs import frame_times
 from llm2bids.design.matrix import prompt_design
 from llm2bids.design.statsmodel import Contrast
+from llm2bids.design.within_prompts import with_bins, with_slopes
 from llm2bids.errors import DesignError, InferenceError
-from llm2bids.statistics.estimation import check, first_level, second_level
-from llm2bids.statistics.linear_model import flips_signs, max_t
-from llm2bids.statistics.prompt_effects import with_bins, with_slopes
+from llm2bids.statistics.correction import flips_signs, max_t
+from llm2bids.statistics.first_level import first_level
+from llm2bids.statistics.second_level import check, second_level
 from llm2bids.statistics.settings import GLMSettings
 
 from .event_related_cases import (
@@ -59,7 +60,7 @@ def test_slopes_are_those_of_least_squares_prompt_by_prompt() -> None:
     np.testing.assert_allclose(found.maps["differ"].stat, two.statistic, rtol=1e-9)
     assert (found.maps["mean"].dof, found.maps["differ"].dof) == (on.sum() - 1, len(on) - 2)
     assert list(found.designs["contrast-mean"]) == ["trial_type.on"]
-    assert found.told["mean"] == {
+    assert found.sample_fields["mean"] == {
         "EffectOf": "slope over tok_surprisal", "Kinds": {"tok_surprisal": 1.0}, "NumberOfPrompts": 4, "NumberOfSamples": 4,
     }  # fmt: skip
 
@@ -117,8 +118,8 @@ def test_short_prompts_give_no_sample_to_bins_that_they_do_not_reach() -> None:
     run = run_of(4, 3, lengths=[12, 6, 12, 12, 5, 12, 12, 12, 12, 12])
     asked = [contrast("early", on_delay_4=1, off_delay_4=-1), contrast("late", on_delay_8=1, off_delay_8=-1)]
     found = fitted(run, model([BINS], DELAYS, *asked), level="prompt-mean")
-    assert [found.told[name]["PromptsWithoutTokens"] for name in ("early", "late")] == [0, 2]
-    assert [found.told[name]["NumberOfSamples"] for name in ("early", "late")] == [10, 8]
+    assert [found.sample_fields[name]["PromptsWithoutTokens"] for name in ("early", "late")] == [0, 2]
+    assert [found.sample_fields[name]["NumberOfSamples"] for name in ("early", "late")] == [10, 8]
     long = np.array(run.lengths) > 8
     last = np.array([run.activity[own][8:].mean(0) for own, kept in zip(by_prompt(run), long, strict=True) if kept])
     on = (np.array(run.trial_types) == "on")[long]
@@ -134,7 +135,7 @@ def test_texts_shown_again_are_one_sample() -> None:
     runs = [Run(**{**vars_of(run), "texts": tuple(f"text {number}" for number in range(24))}) for run in runs]
     fields = model(SURPRISAL, SLOPES, contrast("c", on_x_surprisal=1))
     once, twice = fitted(runs[0], fields), fitted(runs, fields)
-    assert (twice.told["c"]["NumberOfPrompts"], twice.told["c"]["NumberOfSamples"]) == (24, 12)
+    assert (twice.sample_fields["c"]["NumberOfPrompts"], twice.sample_fields["c"]["NumberOfSamples"]) == (24, 12)
     np.testing.assert_allclose(once.maps["c"].stat, twice.maps["c"].stat, rtol=1e-8)
     refused(InferenceError, "24 prompts in more than one run", runs, fields, inference="run")
 
@@ -300,10 +301,10 @@ def test_slopes_are_centred_within_prompts_and_left_out_where_there_are_none() -
     matrix, prompts = prompt_design(events, frame_times(13, 1.0))
     over = pd.DataFrame({"s": [1.0, 2, 6, 5, 7, 7, 7, 7, 1, 2, 3, 4, 9]})
     found = with_slopes(matrix, list(prompts["name"]), over)
-    assert found.kept["s"].tolist() == [True, False, False, True]
+    assert found.estimable["s"].tolist() == [True, False, False, True]
     assert list(found.matrix)[:2] == ["prompt.0001_s", "prompt.0004_s"]
     np.testing.assert_allclose(found.matrix["prompt.0001_s"], [-2, -1, 3, *[0] * 10], atol=1e-12)
-    spread = found.spread(np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))["s"]
+    spread = found.effects_by_kind(np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))["s"]
     np.testing.assert_array_equal(spread, [[1, 2, 3], [np.nan] * 3, [np.nan] * 3, [4, 5, 6]])
 
 
@@ -311,7 +312,7 @@ def test_bins_partition_the_tokens_of_prompts() -> None:
     events = pd.DataFrame({"onset": [0.0, 3, 9], "duration": [3.0, 6, 2], "trial_type": "a", "prompt": ["1", "2", "3"]})
     matrix, prompts = prompt_design(events, frame_times(11, 1.0), pd.DataFrame({"spike": np.eye(11)[9]}))
     found = with_bins(matrix, list(prompts["name"]), [0, 1, 2])
-    assert found.kept.to_numpy().tolist() == [[True] * 3, [True] * 3, [True, True, False]]
+    assert found.estimable.to_numpy().tolist() == [[True] * 3, [True] * 3, [True, True, False]]
     assert found.n_effects == 8
     np.testing.assert_allclose(found.matrix.sum(axis=1), 1)
     assert list(found.matrix)[-1] == "prompt.0002_later", "the spike is a bin, so that the bin would not be estimable"

@@ -14,7 +14,7 @@ from llm2bids.errors import DesignError, InferenceError, LLM2BIDSError, StatsMod
 from llm2bids.preparation import prep
 from llm2bids.recording import record
 from llm2bids.statistics import glm
-from llm2bids.statistics.prompt_effects import Weighing
+from llm2bids.statistics.samples import SplitContrast
 from llm2bids.validation import validate
 
 from .event_related_cases import (
@@ -70,13 +70,19 @@ def test_a_contrast_is_what_it_takes_of_a_prompt_times_how_it_compares_condition
     text: str,
 ) -> None:
     asked = Contrast("c", tuple(weights), (tuple(map(float, weights.values())),))
-    found = Weighing.from_contrast(asked, COLUMNS)
+    found = SplitContrast.from_contrast(asked, COLUMNS)
     assert found.kinds == kinds
     assert (
-        dict(zip((name.removeprefix("trial_type.") for name in found.over.columns), found.over.weights[0], strict=True))
+        dict(
+            zip(
+                (name.removeprefix("trial_type.") for name in found.between.columns),
+                found.between.weights[0],
+                strict=True,
+            )
+        )
         == over
     )
-    assert (found.is_level, found.text) == (is_level, text)
+    assert (found.is_level, found.description) == (is_level, text)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +106,7 @@ def test_what_is_no_product_of_the_two_is_refused(weights: list[str], rows: list
     test = "F" if len(rows) > 1 else "t"
     asked = Contrast("c", tuple(weights), tuple(map(tuple, rows)), test)  # type: ignore[arg-type]
     with pytest.raises(InferenceError, match=told):
-        Weighing.from_contrast(asked, COLUMNS)
+        SplitContrast.from_contrast(asked, COLUMNS)
 
 
 # ---- what is refused
@@ -159,7 +165,7 @@ def test_dummies_are_products_and_bins_too() -> None:
 
 
 def test_products_are_named_without_the_factor_on_the_command_line() -> None:
-    read = StatsModel.from_json(model(SURPRISAL, SLOPES)).asking(
+    read = StatsModel.from_json(model(SURPRISAL, SLOPES)).with_contrasts(
         [Contrast.from_expression("on_x_surprisal - off_x_surprisal")]
     )
     assert read.run.contrasts[0].columns == ("on_x_surprisal", "off_x_surprisal")

@@ -16,16 +16,15 @@ from scipy import stats
 
 from llm2bids.design.statsmodel import Contrast
 from llm2bids.errors import InferenceError, OptionError
+from llm2bids.statistics.correction import adjust, max_t
 from llm2bids.statistics.linear_model import (
     StatMaps,
-    add_runs,
-    adjust,
+    average_runs,
     chunks,
-    contrasts_of_run,
-    join,
-    max_t,
-    prompt_effects,
-    weigh_runs,
+    coefficients,
+    estimate_contrasts,
+    join_chunks,
+    weight_runs,
 )
 from llm2bids.statistics.settings import GLMOptions, GLMSettings
 
@@ -85,7 +84,7 @@ def two_sample(values: NDArray[np.float64], on: NDArray[np.bool_]) -> NDArray[np
 @pytest.mark.parametrize("contrast", [ON_OFF, EITHER], ids=["t", "F"])
 def test_a_run_equals_a_first_level_model(contrast: Contrast, noise_model: str) -> None:
     signals = noise(N_SCANS, int(np.prod(SHAPE)))
-    found = join(contrasts_of_run(signals, design(), [contrast], noise_model))[contrast.name]
+    found = join_chunks(estimate_contrasts(signals, design(), [contrast], noise_model))[contrast.name]
     by_hand = by_nilearn([signals], [design()], noise_model)
     weights = contrast.matrix(list(design().columns))
     asked = weights[0] if contrast.test == "t" else weights
@@ -97,8 +96,8 @@ def test_a_run_equals_a_first_level_model(contrast: Contrast, noise_model: str) 
 
 def test_runs_add_up_as_in_a_first_level_model() -> None:
     runs = [noise(N_SCANS, int(np.prod(SHAPE)), seed=seed) for seed in range(3)]
-    parts = [contrasts_of_run(run, design(), [ON_OFF], "ar1")["onVsOff"] for run in runs]
-    found = StatMaps.from_estimates(add_runs(parts))
+    parts = [estimate_contrasts(run, design(), [ON_OFF], "ar1")["onVsOff"] for run in runs]
+    found = StatMaps.from_estimates(average_runs(parts))
     by_hand = by_nilearn(runs, [design()] * 3, "ar1")
     outputs = {"effect_size": found.effect, "effect_variance": found.variance, "z_score": found.z}
     for output, values in outputs.items():
@@ -108,12 +107,12 @@ def test_runs_add_up_as_in_a_first_level_model() -> None:
 
 def test_redundant_columns_change_nothing_over_independent_samples() -> None:
     signals, matrix = np.random.default_rng(0).normal(size=(N_SCANS, 7)), design(redundant=True)
-    whole = join(contrasts_of_run(signals, matrix, [ON_OFF], "ols"))["onVsOff"]
-    spare = join(contrasts_of_run(signals, matrix.drop(columns="constant"), [ON_OFF], "ols"))["onVsOff"]
+    whole = join_chunks(estimate_contrasts(signals, matrix, [ON_OFF], "ols"))["onVsOff"]
+    spare = join_chunks(estimate_contrasts(signals, matrix.drop(columns="constant"), [ON_OFF], "ols"))["onVsOff"]
     assert whole.dof == spare.dof == N_SCANS - 3
     np.testing.assert_allclose(whole.stat, spare.stat, rtol=1e-10)
     alone = matrix[["on", "off", "constant"]]
-    found = join(contrasts_of_run(signals, alone, [ON_OFF], "ols"))["onVsOff"]
+    found = join_chunks(estimate_contrasts(signals, alone, [ON_OFF], "ols"))["onVsOff"]
     np.testing.assert_allclose(found.stat, two_sample(signals, matrix["on"].to_numpy() > 0), rtol=1e-10)
 
 
@@ -124,12 +123,12 @@ def test_units_do_not_depend_on_how_many_are_fitted_at_a_time(noise_model: str) 
     signals = np.tile(noise(n_rows, 1).astype(np.float32), first + n_last)
     signals[:, -n_last:] = noise(n_rows, n_last, seed=1)
     assert len(list(chunks(signals.shape))) == 2
-    whole = join(contrasts_of_run(signals, design(n_rows), [ON_OFF], noise_model))["onVsOff"]
-    last = join(contrasts_of_run(signals[:, -n_last:], design(n_rows), [ON_OFF], noise_model))["onVsOff"]
+    whole = join_chunks(estimate_contrasts(signals, design(n_rows), [ON_OFF], noise_model))["onVsOff"]
+    last = join_chunks(estimate_contrasts(signals[:, -n_last:], design(n_rows), [ON_OFF], noise_model))["onVsOff"]
     np.testing.assert_array_equal(whole.z[-n_last:], last.z)
     matrix = design(n_rows).drop(columns="constant")
-    effects = prompt_effects(signals, matrix, 2, noise_model)
-    np.testing.assert_array_equal(effects[:, -n_last:], prompt_effects(signals[:, -n_last:], matrix, 2, noise_model))
+    effects = coefficients(signals, matrix, 2, noise_model)
+    np.testing.assert_array_equal(effects[:, -n_last:], coefficients(signals[:, -n_last:], matrix, 2, noise_model))
 
 
 @pytest.mark.parametrize("shape", [(7, 3), (1 << 30, 3), (0, 5), (4, 0)])
@@ -148,19 +147,19 @@ def prompts(n_prompts: int, n_scans: int) -> pd.DataFrame:
 def test_effects_with_independent_noise_are_plain_means() -> None:
     signals = noise(8 * 5, 11)
     means = signals.reshape(8, 5, 11).mean(1)
-    np.testing.assert_allclose(prompt_effects(signals, prompts(8, 5), 8, "ols"), means, atol=1e-12)
+    np.testing.assert_allclose(coefficients(signals, prompts(8, 5), 8, "ols"), means, atol=1e-12)
 
 
 def test_effects_with_autocorrelated_noise_equal_a_first_level_model() -> None:
     signals = noise(8 * 5, int(np.prod(SHAPE)))
     matrix = prompts(8, 5).assign(trend=np.linspace(-1, 1, 40))
     by_hand = by_nilearn([signals], [matrix], "ar1")
-    found = prompt_effects(signals, matrix, 8, "ar1")
+    found = coefficients(signals, matrix, 8, "ar1")
     for number in range(8):
         np.testing.assert_allclose(
             found[number], flat(by_hand.compute_contrast(f"p{number}", output_type="effect_size")), atol=1e-6
         )
-    assert np.abs(found - prompt_effects(signals, matrix, 8, "ols")).max() > 0.01
+    assert np.abs(found - coefficients(signals, matrix, 8, "ols")).max() > 0.01
 
 
 # ---- fixed effects over runs
@@ -172,7 +171,7 @@ def test_runs_are_weighed_as_by_nilearn() -> None:
     for dof in (10.0, 20.0, 15.0):
         effect, variance = rng.normal(size=int(np.prod(SHAPE))), rng.uniform(0.1, 1, int(np.prod(SHAPE)))
         runs.append(StatMaps("t", effect, variance, effect / np.sqrt(variance), effect, dof))
-    found = weigh_runs(runs)
+    found = weight_runs(runs)
     volumes = [[image(getattr(run, name)[None]).slicer[..., 0] for run in runs] for name in ("effect", "variance")]
     mask = nib.Nifti1Image(np.ones(SHAPE, np.uint8), np.eye(4))
     effect, variance, t, z = compute_fixed_effects(*volumes, mask, precision_weighted=True, dofs=[10, 20, 15])
@@ -181,9 +180,9 @@ def test_runs_are_weighed_as_by_nilearn() -> None:
 
 
 def test_fixed_effects_of_f_are_refused() -> None:
-    one = join(contrasts_of_run(noise(N_SCANS, 3), design(), [EITHER], "ols"))["either"]
+    one = join_chunks(estimate_contrasts(noise(N_SCANS, 3), design(), [EITHER], "ols"))["either"]
     with pytest.raises(InferenceError, match="fixed effects over runs of an F contrast"):
-        weigh_runs([one, one])
+        weight_runs([one, one])
 
 
 # ---- p-values
@@ -191,7 +190,7 @@ def test_fixed_effects_of_f_are_refused() -> None:
 
 def test_tails() -> None:
     signals = noise(N_SCANS, 50) + 0.3 * design()["on"].to_numpy()[:, None]
-    maps = join(contrasts_of_run(signals, design(), [ON_OFF, EITHER], "ols"))
+    maps = join_chunks(estimate_contrasts(signals, design(), [ON_OFF, EITHER], "ols"))
     t, f = maps["onVsOff"], maps["either"]
     np.testing.assert_allclose(t.p("positive"), stats.t.sf(t.stat, 36), rtol=1e-6)
     np.testing.assert_allclose(t.p("negative"), stats.t.cdf(t.stat, 36), rtol=1e-6)
@@ -260,7 +259,7 @@ def test_max_t_ranks_units_as_their_t_in_any_design() -> None:
     values = np.random.default_rng(1).normal(size=(N_SCANS, 200))
     values[:, 7] += 3 * matrix["on"]
     p = max_t(values, matrix, ON_OFF, GLMSettings(correction="maxt", n_permutations=199))
-    t = np.abs(join(contrasts_of_run(values, matrix, [ON_OFF], "ols"))["onVsOff"].stat)
+    t = np.abs(join_chunks(estimate_contrasts(values, matrix, [ON_OFF], "ols"))["onVsOff"].stat)
     assert p[7] == 1 / 200
     assert (np.diff(p[np.argsort(-t)]) >= 0).all()
     np.testing.assert_array_equal(p * 200, np.round(p * 200))

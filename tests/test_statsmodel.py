@@ -74,8 +74,8 @@ def test_what_record_writes_is_valid_and_read_back(small_dataset: tuple[Path, li
         assert [(one.name, one.conditions, one.weights) for one in read.run.contrasts] == [
             ("onVsOff", ("on", "off"), ((1.0, -1.0),))
         ]
-        assert read.keeps({"task": path.name.split("_")[0].removeprefix("model-")})
-        assert not read.keeps({"task": "another"})
+        assert read.includes({"task": path.name.split("_")[0].removeprefix("model-")})
+        assert not read.includes({"task": "another"})
 
 
 def test_what_record_writes_of_three_conditions_in_two_sessions(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_dummies_are_named_columns_or_all(test: str) -> None:
     columns = ["trial_type.a", "trial_type.b"]
     for listed, names in ({}, ["a", "b"]), ({"Contrasts": ["trial_type.b"]}, ["b"]):
         node = StatsModel.from_json(model({"Contrasts": [], "DummyContrasts": {"Test": test, **listed}})).run
-        assert [(one.name, one.weights) for one in node.questions(columns)] == [(name, ((1.0,),)) for name in names]
+        assert [(one.name, one.weights) for one in node.all_contrasts(columns)] == [(name, ((1.0,),)) for name in names]
 
 
 def test_a_contrast_that_is_only_passed_on_is_tested_where_it_arrives() -> None:
@@ -128,10 +128,10 @@ def test_a_contrast_that_is_only_passed_on_is_tested_where_it_arrives() -> None:
 
 def test_no_question_and_one_asked_twice_are_refused() -> None:
     with pytest.raises(StatsModelError, match="no contrast found at level Run"):
-        StatsModel.from_json(model({"Contrasts": []})).run.questions(["trial_type.a"])
+        StatsModel.from_json(model({"Contrasts": []})).run.all_contrasts(["trial_type.a"])
     twice = Node("Run", contrasts=(Contrast("a b", ("x",), ((1.0,),)), Contrast("a_b", ("y",), ((1.0,),))))
     with pytest.raises(StatsModelError, match="two contrasts would be named ab"):
-        twice.questions([])
+        twice.all_contrasts([])
 
 
 def test_columns_are_chosen_by_name_and_wildcard_in_order_of_x() -> None:
@@ -205,7 +205,7 @@ def test_bins_have_the_spelling_of_pybids_and_the_names_of_nilearn(key: str, nam
     ],
 )
 def test_input_lets_files_in(inputs: dict[str, Any], entities: dict[str, str], *, kept: bool) -> None:
-    assert StatsModel.from_json(model(Input=inputs)).keeps(entities) is kept
+    assert StatsModel.from_json(model(Input=inputs)).includes(entities) is kept
 
 
 def test_edges_order_the_nodes() -> None:
@@ -218,8 +218,8 @@ def test_edges_order_the_nodes() -> None:
 def test_another_question_keeps_the_design() -> None:
     read = StatsModel.from_json(model({"DummyContrasts": T}))
     other = Contrast.from_expression("b - a")
-    assert read.asking([other]).run.questions(["trial_type.a"]) == (other,)
-    assert read.asking([other]).run.x == read.run.x
+    assert read.with_contrasts([other]).run.all_contrasts(["trial_type.a"]) == (other,)
+    assert read.with_contrasts([other]).run.x == read.run.x
 
 
 # ---- contrasts as one writes them

@@ -15,7 +15,7 @@ from llm2bids.networks.resampling import p_at_least
 from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.run_statistics import Maps, RunContrast, RunSums, SharedTexts, relabelled
 from llm2bids.space.selection import largest, ranks, strength
-from llm2bids.statistics.linear_model import contrasts_of_run, join
+from llm2bids.statistics.linear_model import estimate_contrasts, join_chunks
 
 ON_OFF = Contrast.from_expression("on - off")
 
@@ -66,7 +66,7 @@ def test_several_runs_are_the_linear_model_of_all_their_prompts() -> None:
         runs = np.flatnonzero(choice)
         matrix = stacked([designs[run] for run in runs], ("drift", "constant"))
         values = np.concatenate([effects[run] for run in runs])
-        glm = join(contrasts_of_run(values, matrix, [ON_OFF], "ols"))["onMinusOff"]
+        glm = join_chunks(estimate_contrasts(values, matrix, [ON_OFF], "ols"))["onMinusOff"]
         assert maps.dof[row] == glm.dof == len(matrix) - np.linalg.matrix_rank(matrix)
         assert maps.effect[row] == pytest.approx(glm.effect)
         assert maps.t[row] == pytest.approx(glm.stat)

@@ -1,15 +1,16 @@
-"""The texts FSL reads: EV files, VEST matrices, and a design that FEAT runs as it is.
+"""Text files for FSL: EV files, VEST matrices, and a ``design.fsf`` that FEAT runs unchanged.
 
-FEAT takes the mean off the data and off every EV. Where conditions share out all scans among themselves, their EVs
-then add up to 0 and one is redundant: `reference_of` finds out, and `feat_fsf` leaves that condition out and says the
-contrasts without it. Nothing else is lost: FEAT cannot tell a condition from its own baseline in such a run.
-``film_gls`` alone takes the mean off the data only, so there the design keeps a column per condition.
+FEAT subtracts the mean from the data and from every EV. If every scan belongs to exactly one condition, the EVs then
+add up to 0 and one of them is redundant. `reference_of` finds such runs, and `feat_fsf` leaves that condition out of
+EVs and contrasts. No information is lost: in such a run FEAT cannot estimate a condition against a baseline.
+``film_gls`` by itself subtracts the mean from the data only, so its design has a column for every condition.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import permutations
 from math import isclose, isfinite
 from typing import TYPE_CHECKING, Final
 
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 MIN_T_R: Final = 0.05
-"""Seconds; feat_model draws EVs on a grid of this step, and shorter scans miss it."""
+"""Seconds. feat_model samples EVs on a grid with this step, which shorter scans would miss."""
 _CUTOFF: Final = 100.0
-"""Seconds; FEAT's default, which it wants to see even where the filter is off."""
+"""Seconds. FEAT's default, which it requires even if the filter is off."""
 _UNSAFE_IN_PATHS: Final = re.compile(r"""[\s"'`$\[\]\\{}();&|<>*?!#]""")
 _TITLE: Final = re.compile(r"[ -~]+")
 _UNSAFE_IN_TITLES: Final = re.compile(r"[\"$\[\\/]")
@@ -37,17 +38,17 @@ _MAX_PATH: Final = 900
 
 @dataclass(frozen=True, slots=True)
 class FeatRun:
-    """What FEAT must know of a run.
+    """Parameters of a run for FEAT. All paths are absolute.
 
-    - `bold`: the preprocessed volumes; absolute, as all paths.
-    - `output`: folder to be made; FEAT ends its name in ``.feat``.
-    - `n_voxels`: voxels of one scan, the whole box.
+    - `bold`: the preprocessed volumes.
+    - `output`: folder that FEAT makes; its name ends in ``.feat``.
+    - `n_voxels`: voxels of the whole grid in one scan.
     - `t_r`: repetition time in seconds.
     - `evs`: name and 3-column file of every condition.
-    - `contrasts`: name and weights, one per condition in ``evs``.
-    - `reference`: the condition that is left out because with the others it fills the run, see `reference_of`.
-    - `high_pass_cutoff`: longest period that is kept, in seconds; None or infinity for no filter.
-    - `confounds`: text of numbers without header, one row per scan.
+    - `contrasts`: name and weights, one weight per condition in ``evs``.
+    - `reference`: condition that is left out because the conditions fill the run, see `reference_of`.
+    - `high_pass_cutoff`: longest period that passes the filter, in seconds; None or infinity for no filter.
+    - `confounds`: text file of numbers without header, one row per scan.
     """
 
     bold: Path
@@ -62,7 +63,7 @@ class FeatRun:
     confounds: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what FEAT would get wrong without a word."""
+        """Raise on values for which FEAT would give wrong results without an error."""
         paths = [self.bold, self.output, *(path for _, path in self.evs)]
         for path in paths if self.confounds is None else [*paths, self.confounds]:
             _check_path(path)
@@ -80,17 +81,18 @@ class FeatRun:
             raise DesignError(f"high-pass cutoff {self.high_pass_cutoff} s found; give a period above 0, or None")
 
     @property
-    def kept(self) -> tuple[int, ...]:
-        """Which of ``evs`` FEAT is given."""
-        return tuple(place for place, (name, _) in enumerate(self.evs) if name != self.reference)
+    def ev_indices(self) -> tuple[int, ...]:
+        """Indices of the conditions in ``evs`` that are EVs of the design: all but the reference."""
+        return tuple(index for index, (name, _) in enumerate(self.evs) if name != self.reference)
 
 
 def reference_of(events: pd.DataFrame, n_scans: int, t_r: float) -> str | None:
-    """Name the condition that FEAT must not be given.
+    """Choose the condition that FEAT's design must leave out, if any.
 
-    `events`: ``onset`` and ``duration`` in seconds and ``trial_type``: the conditions of the design, no others. `t_r`:
-    repetition time in seconds. Returns the condition first in sorted order if every scan, sampled in its middle as FEAT
-    does, lies in one event. None if some scans lie in no event or in several, so that all conditions can be estimated.
+    If the middle of every scan (where FEAT samples) lies in exactly one event, the EVs are collinear with the mean, and
+    the condition that is first in sorted order is left out. Otherwise the result is None.
+
+    `events`: ``onset`` and ``duration`` in seconds, ``trial_type``; only conditions of the design. `t_r`: in seconds.
 
     >>> import pandas as pd
     >>> blocks = pd.DataFrame({"onset": [0, 3], "duration": [3, 3], "trial_type": ["on", "off"]})
@@ -104,10 +106,7 @@ def reference_of(events: pd.DataFrame, n_scans: int, t_r: float) -> str | None:
 
 
 def ev_text(events: pd.DataFrame, trial_type: str) -> str:
-    r"""Write the events of a condition in FSL's 3-column format.
-
-    `events`: ``onset`` and ``duration`` in seconds, ``trial_type``. Returns onset, duration and weight 1, one line per
-    event.
+    r"""Events of a condition in FSL's 3-column format: onset and duration in seconds, and weight 1.
 
     >>> import pandas as pd
     >>> ev_text(pd.DataFrame({"onset": [0.5, 4], "duration": [2, 2], "trial_type": ["on", "off"]}), "on")
@@ -115,18 +114,18 @@ def ev_text(events: pd.DataFrame, trial_type: str) -> str:
     """
     chosen = events[events["trial_type"] == trial_type]
     if chosen.empty:
-        found = ", ".join(sorted(map(str, set(events["trial_type"])))) or "none"
-        near = did_you_mean(str(trial_type), map(str, set(events["trial_type"])))
-        raise TaskError(f"no event of condition {trial_type!r} found, only {found}; {near}choose one of these")
+        conditions = sorted(map(str, set(events["trial_type"])))
+        near, listed = did_you_mean(str(trial_type), conditions), ", ".join(conditions) or "none"
+        raise TaskError(f"no event of condition {trial_type!r} found, only {listed}; {near}choose one of these")
     rows = zip(chosen["onset"], chosen["duration"], strict=True)
     return "".join(f"{float(onset):.10g}\t{float(duration):.10g}\t1\n" for onset, duration in rows)
 
 
 def design_mat(matrix: ArrayLike) -> str:
-    """Write a design matrix as ``design.mat``.
+    """Text of ``design.mat`` for a design matrix (n_scans, n_regressors).
 
-    `matrix` (n_scans, n_regressors): taken as it is. ``film_gls`` takes the mean off the data but not off these
-    columns: together they must contain the constant (conditions that fill the run do), or each have mean 0.
+    ``film_gls`` subtracts the mean from the data but not from these columns. Together they must span the constant, as
+    conditions that fill the run do, or each must have mean 0.
     """
     columns = _matrix(matrix)
     n_scans, n_regressors = columns.shape
@@ -136,10 +135,7 @@ def design_mat(matrix: ArrayLike) -> str:
 
 
 def design_con(names: Sequence[str], weights: ArrayLike) -> str:
-    """Write contrasts as ``design.con``.
-
-    `weights` (n_contrasts, n_regressors): one row per contrast, one column per column of ``design.mat``.
-    """
+    """Text of ``design.con`` for contrasts (n_contrasts, n_regressors) of the columns of ``design.mat``."""
     rows = _matrix(weights)
     if len(names) != len(rows):
         raise DesignError(f"{len(names)} names and {len(rows)} rows of weights found; give one name per contrast")
@@ -153,7 +149,7 @@ def design_con(names: Sequence[str], weights: ArrayLike) -> str:
 
 
 def feat_fsf(run: FeatRun) -> str:
-    """Write a first-level design that ``feat`` runs unchanged."""
+    """Text of a first-level ``design.fsf`` that ``feat`` runs unchanged."""
     cutoff = run.high_pass_cutoff
     filtered = cutoff is not None and isfinite(cutoff)
     return template_text(
@@ -165,32 +161,32 @@ def feat_fsf(run: FeatRun) -> str:
         n_values=run.n_voxels * run.n_scans,
         high_pass=int(filtered),
         cutoff=f"{cutoff if filtered else _CUTOFF:.10g}",
-        n_evs=len(run.kept),
+        n_evs=len(run.ev_indices),
         n_contrasts=len(run.contrasts),
         design="\n".join(f"set {key} {value}" for key, value in _design(run)),
     )
 
 
 def _design(run: FeatRun) -> Iterator[tuple[str, object]]:
-    """What differs between designs: confounds, EVs, contrasts."""
+    """Fields of the design that depend on the run: confounds, EVs, contrasts."""
     yield "fmri(confoundevs)", int(run.confounds is not None)
     if run.confounds is not None:
         yield "confoundev_files(1)", f'"{run.confounds}"'
-    for number, place in enumerate(run.kept, 1):
-        yield from _ev(number, *run.evs[place], n_evs=len(run.kept))
+    for number, index in enumerate(run.ev_indices, 1):
+        yield from _ev(number, *run.evs[index], n_evs=len(run.ev_indices))
     yield "fmri(con_mode_old)", "orig"
     yield "fmri(con_mode)", "orig"
     for mode in ("real", "orig"):
         for number, (name, weights) in enumerate(run.contrasts, 1):
             yield f"fmri(conpic_{mode}.{number})", 1
             yield f"fmri(conname_{mode}.{number})", f'"{name}"'
-            for column, place in enumerate(run.kept, 1):
-                yield f"fmri(con_{mode}{number}.{column})", f"{weights[place] + 0.0:.10g}"
+            for column, index in enumerate(run.ev_indices, 1):
+                yield f"fmri(con_{mode}{number}.{column})", f"{weights[index] + 0.0:.10g}"
     yield from _no_masking(len(run.contrasts))
 
 
 def _ev(number: int, name: str, path: Path, *, n_evs: int) -> Iterator[tuple[str, object]]:
-    """A 3-column EV: not convolved, filtered like the data, no derivative, not orthogonalised."""
+    """Fields of a 3-column EV: not convolved, filtered like the data, no derivative, not orthogonalised."""
     yield f"fmri(evtitle{number})", f'"{name}"'
     yield f"fmri(shape{number})", 3
     yield f"fmri(convolve{number})", 0
@@ -198,20 +194,19 @@ def _ev(number: int, name: str, path: Path, *, n_evs: int) -> Iterator[tuple[str
     yield f"fmri(tempfilt_yn{number})", 1
     yield f"fmri(deriv_yn{number})", 0
     yield f"fmri(custom{number})", f'"{path}"'
-    for other in range(n_evs + 1):
-        yield f"fmri(ortho{number}.{other})", 0
+    for index in range(n_evs + 1):
+        yield f"fmri(ortho{number}.{index})", 0
 
 
 def _no_masking(n_contrasts: int) -> Iterator[tuple[str, object]]:
-    """No contrast masks another."""
+    """Fields that switch contrast masking off."""
     yield "fmri(conmask_zerothresh_yn)", 0
-    numbers = range(1, n_contrasts + 1)
-    yield from ((f"fmri(conmask{one}_{other})", 0) for one in numbers for other in numbers if one != other)
+    yield from ((f"fmri(conmask{i}_{j})", 0) for i, j in permutations(range(1, n_contrasts + 1), 2))
     yield "fmri(conmask1_1)", 0
 
 
 def _matrix(values: ArrayLike) -> NDArray[np.float64]:
-    """A table of finite numbers, or an error."""
+    """Convert to a matrix; raise unless all its numbers are finite."""
     matrix = np.asarray(values, dtype=np.float64)
     if matrix.ndim != 2 or not matrix.size:  # noqa: PLR2004 - rows and columns
         raise DesignError(f"an array of shape {matrix.shape} found; give rows and columns, at least one of each")
@@ -221,34 +216,34 @@ def _matrix(values: ArrayLike) -> NDArray[np.float64]:
 
 
 def _vest(header: dict[str, object], matrix: NDArray[np.float64]) -> str:
-    """A header and the matrix below it."""
+    """Format a header and the matrix below it."""
     lines = [f"/{key}\t{value}" for key, value in header.items()]
     return "\n".join([*lines, "", "/Matrix", *map(_row, matrix), ""])
 
 
 def _row(values: NDArray[np.float64]) -> str:
-    """Numbers side by side; ten digits bring float32 and more back."""
+    """Format numbers side by side; ten digits keep the precision of float32."""
     return "\t".join(f"{value:.9e}" for value in values)
 
 
 def _check_path(path: Path) -> None:
-    """FEAT hands paths to Tcl and to a shell without quotes, and reads lines of at most 1000 characters."""
+    """Raise on paths that FEAT cannot take: it gives them to Tcl and a shell unquoted, in lines of 1000 characters."""
     if not path.is_absolute():
         raise DatasetError(f"relative path {path} found; FEAT needs absolute ones: resolve it")
     unsafe = _UNSAFE_IN_PATHS.search(str(path))
     if unsafe or len(str(path)) > _MAX_PATH:
-        why = f"{unsafe.group()!r}" if unsafe else f"{len(str(path))} characters"
-        raise DatasetError(f"a path with {why} found, which FEAT cannot take: {path}; move or link the dataset")
+        problem = f"{unsafe.group()!r}" if unsafe else f"{len(str(path))} characters"
+        raise DatasetError(f"a path with {problem} found, which FEAT cannot take: {path}; move or link the dataset")
 
 
 def _check_title(name: str) -> None:
-    """Tcl substitutes in titles, a slash begins a field of VEST, and FEAT's picture of a design has a font of ASCII."""
+    """Raise on characters that Tcl substitutes, that begin a field of VEST (/), or that FEAT's fonts lack."""
     if not _TITLE.fullmatch(name) or _UNSAFE_IN_TITLES.search(name):
         raise DesignError(f'name {name!r} found; FSL takes ASCII without " $ [ \\ / and line breaks: rename it')
 
 
 def _check_conditions(names: Sequence[str], reference: str | None) -> None:
-    """Names are unique, hold the reference, and more than it."""
+    """Raise unless names are unique, include the reference, and leave a condition besides it."""
     if len(set(names)) != len(names):
         raise DesignError(f"conditions {', '.join(names)} found; name each once")
     if reference is not None and reference not in names:
@@ -261,7 +256,7 @@ def _check_conditions(names: Sequence[str], reference: str | None) -> None:
 
 
 def _check_weights(name: str, weights: ArrayLike, n_columns: int, *, may_differ: bool) -> None:
-    """A contrast weighs every column, asks something, and where a condition is left out its weights cancel."""
+    """Raise unless a contrast weighs every column, and adds up to 0 if a condition is left out."""
     row = np.asarray(weights, dtype=np.float64)
     if row.shape != (n_columns,) or not np.isfinite(row).all():
         raise DesignError(f"contrast {name} has weights {row.tolist()}; give {n_columns}, one per condition")

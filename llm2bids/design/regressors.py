@@ -1,7 +1,8 @@
-"""Which columns transformations make of the conditions of a run, and what of a prompt each of them is about.
+"""Columns that the transformations of a Stats Model make from the conditions of a run.
 
-In the words of pybids-transforms-v1: ``Factor`` makes a column of each condition, ``Product`` of a condition and a
-confound makes a parametric modulator, ``Convolve`` with Model ``fir`` unfolds the answer over the tokens of a prompt.
+The transformations are those of pybids-transforms-v1. ``Factor`` makes one column per condition. ``Product`` multiplies
+a condition by a confound, as a parametric modulator. ``Convolve`` with Model ``fir`` gives a condition one column per
+bin of tokens. Each column measures one kind of effect of a prompt: its mean, a slope, or a response in a bin.
 """
 
 from __future__ import annotations
@@ -17,23 +18,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 FACTOR: Final = "trial_type."
-"""What the names of conditions begin with, once trial_type is a factor."""
+"""Beginning of the names of conditions, once trial_type is a factor."""
 WILDCARDS: Final = "*?["
-"""Of these a name in ``X`` holds one where it may match several columns, or none."""
+"""Characters of which a pattern in ``X`` holds at least one; a pattern may match several columns, or none."""
 MEAN: Final = "mean effect"
-"""The kind of a column that is a condition as it is."""
+"""Kind of a column that is a condition without a transformation."""
 _BIN: Final = "delay "
 _DELAYS: Final = {"FIRDelays", "FirDelays"}
-"""Both are ``fir_delays`` to pybids."""
+"""Spellings of the field; pybids reads both as ``fir_delays``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What a column of the design is about.
+    """Meaning of a column of the design.
 
-    - `condition`: the condition, without ``trial_type.``; a confound by its name.
-    - `kind`: what of a prompt: `MEAN`, the name of a modulator for the slope over it, or the answer in a bin of tokens,
-      e.g. ``"delay 4"``.
+    - `condition`: without ``trial_type.``.
+    - `kind`: `MEAN`, the name of a modulator (for the slope over it), or a bin of tokens, e.g. ``"delay 4"``.
     """
 
     condition: str
@@ -41,14 +41,12 @@ class Column:
 
     @property
     def delay(self) -> int | None:
-        """First token of its bin; None where it is of no bin."""
+        """First token of its bin; None for other kinds."""
         return int(self.kind.removeprefix(_BIN)) if self.kind.startswith(_BIN) else None
 
 
 def bin_kind(delay: int) -> str:
-    """Name the answer in a bin of tokens.
-
-    Returns with a blank, so that no modulator is called the same.
+    """Name the kind of a bin of tokens; the blank keeps it apart from names of modulators.
 
     >>> Column("on", bin_kind(4)).delay
     4
@@ -57,10 +55,7 @@ def bin_kind(delay: int) -> str:
 
 
 def is_slope(kind: str) -> bool:
-    """Say whether a kind is a slope over a modulator.
-
-    Returns false for a mean effect or a bin, which are levels.
-    """
+    """Whether a kind is a slope over a modulator; mean effects and bins are levels."""
     return kind != MEAN and not kind.startswith(_BIN)
 
 
@@ -75,9 +70,9 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Regressors:
-    """What the transformations of a run make of its conditions, once they are factors.
+    """Transformations of the conditions of a run, after ``Factor``.
 
-    - `convolved`: conditions that are unfolded over tokens, as ``trial_type.on`` or wildcards.
+    - `convolved`: conditions with one column per bin, as ``trial_type.on`` or wildcards.
     - `delays`: first tokens of the bins, in scans from the start of a prompt: 0, then equally spaced.
     """
 
@@ -86,7 +81,7 @@ class Regressors:
     delays: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what would be ambiguous."""
+        """Raise if columns or bins would be ambiguous."""
         names = [product.name for product in self.products]
         if doubled := {name for name in names if names.count(name) > 1}:
             raise StatsModelError(f"two Products have Output {min(doubled)}; rename one")
@@ -103,36 +98,35 @@ class Regressors:
             )
 
     def columns(self, conditions: Sequence[str]) -> dict[str, Column]:
-        """List the columns that a run with some conditions has.
+        """Columns of a run with these conditions, by name.
 
-        Returns `Column` by name. A condition that is convolved has its bins, named as nilearn does, in place of itself.
+        A condition that is convolved is replaced by its bins, which are named as in nilearn.
 
         >>> list(Regressors(convolved=("trial_type.on",), delays=(0, 4)).columns(["off", "on"]))
         ['trial_type.off', 'trial_type.on_delay_0', 'trial_type.on_delay_4']
         """
-        made: dict[str, Column] = {}
+        columns: dict[str, Column] = {}
         for condition in conditions:
-            own = f"{FACTOR}{condition}"
-            if any(own == pattern or fnmatchcase(own, pattern) for pattern in self.convolved):
-                made |= {f"{own}_delay_{delay}": Column(condition, bin_kind(delay)) for delay in self.delays}
+            name = f"{FACTOR}{condition}"
+            if any(name == pattern or fnmatchcase(name, pattern) for pattern in self.convolved):
+                columns |= {f"{name}_delay_{delay}": Column(condition, bin_kind(delay)) for delay in self.delays}
             else:
-                made[own] = Column(condition)
-        return made | {
-            one.name: Column(one.condition, one.modulator) for one in self.products if one.condition in conditions
-        }
+                columns[name] = Column(condition)
+        products = [product for product in self.products if product.condition in conditions]
+        return columns | {product.name: Column(product.condition, product.modulator) for product in products}
 
     def to_json(self) -> list[dict[str, Any]]:
         """Describe the transformations for a sidecar."""
-        made: list[dict[str, Any]] = [
-            {"Name": "Product", "Input": [f"{FACTOR}{one.condition}", one.modulator], "Output": [one.name]}
-            for one in self.products
+        products: list[dict[str, Any]] = [
+            {"Name": "Product", "Input": [f"{FACTOR}{product.condition}", product.modulator], "Output": [product.name]}
+            for product in self.products
         ]
         fir = {"Name": "Convolve", "Model": "fir", "Input": list(self.convolved), "FIRDelays": list(self.delays)}
-        return [*made, fir] if self.convolved else made
+        return [*products, fir] if self.convolved else products
 
 
 def read_transformations(instructions: Sequence[Any], level: str) -> tuple[tuple[str, ...], Regressors]:
-    """Read the instructions of a node, if we can carry them out."""
+    """Read the instructions of a node: its factors, and the regressors of a run."""
     factors: list[str] = []
     products: list[Product] = []
     convolved: list[str] = []
@@ -144,10 +138,12 @@ def read_transformations(instructions: Sequence[Any], level: str) -> tuple[tuple
         elif name == "Product" and level == "Run":
             products.append(_product(step))
         elif name == "Convolve" and level == "Run" and str(step.get("Model")).lower() == "fir":
-            own, asked = _fir(step)
-            if delays not in {(), asked}:
-                raise StatsModelError(f"FIRDelays {list(delays)} and {list(asked)} found in one model; use the same")
-            convolved, delays = [*convolved, *own], asked
+            inputs, step_delays = _fir(step)
+            if delays not in {(), step_delays}:
+                raise StatsModelError(
+                    f"FIRDelays {list(delays)} and {list(step_delays)} found in one model; use the same"
+                )
+            convolved, delays = [*convolved, *inputs], step_delays
         elif name == "Convolve":
             _check_convolution(step, level)
         else:
@@ -159,54 +155,56 @@ def read_transformations(instructions: Sequence[Any], level: str) -> tuple[tuple
 
 
 def _factor(step: Mapping[str, Any], level: str) -> list[str]:
-    """Variables that become factors."""
+    """Read the variables that become factors."""
     if set(step) != {"Name", "Input"} or not isinstance(step["Input"], list):
         raise StatsModelError(f"Factor with fields {', '.join(step)} found; Name and Input, a list, are supported")
-    found = list(map(str, step["Input"]))
-    if level == "Run" and set(found) - {"trial_type"}:
-        raise StatsModelError(f"Factor of {min(set(found) - {'trial_type'})} is not supported; use trial_type")
-    return found
+    variables = list(map(str, step["Input"]))
+    if level == "Run" and set(variables) - {"trial_type"}:
+        raise StatsModelError(f"Factor of {min(set(variables) - {'trial_type'})} is not supported; use trial_type")
+    return variables
 
 
 def _product(step: Mapping[str, Any]) -> Product:
-    """A condition times a confound."""
+    """Read a condition times a confound."""
     inputs, output = step.get("Input"), step.get("Output")
     (name,) = output if isinstance(output, list) and len(output) == 1 else (output,)
     listed = list(map(str, inputs)) if isinstance(inputs, list) else []
-    conditions = [one for one in listed if one.startswith(FACTOR)]
-    others = [one for one in listed if not one.startswith(FACTOR)]
-    if set(step) != {"Name", "Input", "Output"} or len(conditions) != 1 or len(others) != 1:
+    conditions = [column for column in listed if column.startswith(FACTOR)]
+    modulators = [column for column in listed if not column.startswith(FACTOR)]
+    if set(step) != {"Name", "Input", "Output"} or len(conditions) != 1 or len(modulators) != 1:
         raise StatsModelError(
             f"Product with fields {', '.join(step)} and Input {inputs} found; Name, Output and an Input of one "
             'condition and one confound are supported, e.g. ["trial_type.on", "tok_surprisal"]'
         )
     if not isinstance(name, str) or name in {"", "1", *listed} or name.startswith(FACTOR):
         raise StatsModelError(f"Product with Output {output} found; one new name needed, e.g. on_x_surprisal")
-    if wild := [one for one in (name, *listed) if set(WILDCARDS) & set(one)]:
-        raise StatsModelError(f"Product with the wildcard {wild[0]} is not supported; write one Product per condition")
-    return Product(name, conditions[0].removeprefix(FACTOR), others[0])
+    if patterns := [column for column in (name, *listed) if set(WILDCARDS) & set(column)]:
+        raise StatsModelError(
+            f"Product with the wildcard {patterns[0]} is not supported; write one Product per condition"
+        )
+    return Product(name, conditions[0].removeprefix(FACTOR), modulators[0])
 
 
 def _fir(step: Mapping[str, Any]) -> tuple[list[str], tuple[int, ...]]:
-    """Conditions to unfold, and the delays."""
+    """Read the conditions to convolve, and the delays."""
     inputs = step.get("Input")
-    spelt = [key for key in step if key in _DELAYS]
-    if set(step) - _DELAYS != {"Name", "Model", "Input"} or len(spelt) != 1:
+    spellings = [key for key in step if key in _DELAYS]
+    if set(step) - _DELAYS != {"Name", "Model", "Input"} or len(spellings) != 1:
         raise StatsModelError(
             f"Convolve with fir and fields {', '.join(step)} found; Name, Model, Input and FIRDelays are supported"
         )
-    if not isinstance(inputs, list) or not inputs or not all(str(one).startswith(FACTOR) for one in inputs):
+    if not isinstance(inputs, list) or not inputs or not all(str(column).startswith(FACTOR) for column in inputs):
         raise StatsModelError(
             f'Convolve with fir of {inputs} found; a list of conditions needed, e.g. ["trial_type.on"]'
         )
-    delays = step[spelt[0]]
-    if not isinstance(delays, list) or not all(isinstance(one, int | float) and one % 1 == 0 for one in delays):
+    delays = step[spellings[0]]
+    if not isinstance(delays, list) or not all(isinstance(delay, int | float) and delay % 1 == 0 for delay in delays):
         raise StatsModelError(f"FIRDelays {delays} found; a list of whole scans needed, e.g. [0, 4, 8, 12]")
-    return list(map(str, inputs)), tuple(int(one) for one in delays)
+    return list(map(str, inputs)), tuple(map(int, delays))
 
 
 def _check_convolution(step: Mapping[str, Any], level: str) -> None:
-    """Refuse every convolution but none."""
+    """Raise if a convolution is asked for that is neither none nor fir."""
     model = step.get("Model", "spm")
     if str(model).lower() != "none":
         raise StatsModelError(

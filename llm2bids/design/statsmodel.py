@@ -1,8 +1,8 @@
-"""BIDS Stats Models: which effect is asked, as the file says it, and what of the specification we carry out.
+"""BIDS Stats Models: read the file, and raise on the parts of the specification that are not supported.
 
-A file's nodes form the chain Run → Subject → Dataset. The Run node names the columns of the design (``X``) and the
-contrasts; the Subject node combines runs; the Dataset node compares subjects. Which samples are independent is not a
-matter of the file: that is asked of the `glm` verb.
+The nodes of a file form the chain Run → Subject → Dataset. The Run node names the columns of the design (``X``) and the
+contrasts. The Subject node combines runs. The Dataset node compares subjects. The file does not say which samples are
+independent; `glm` has an option for that.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _INPUT: Final = {"task", "subject", "session", "run", "acquisition"}
 _TYPES: Final = {"Run": "glm", "Subject": "meta", "Dataset": "glm"}
 _GROUPS: Final = {"Run": {"run", "subject"}, "Subject": {"subject", "contrast"}, "Dataset": {"contrast"}}
 _APART: Final = {"task", "acquisition", "space"}
-"""What is analysed apart in any case."""
+"""Entities that are always analysed separately, so that grouping by them changes nothing."""
 _WHY: Final = {
     "Subject": "runs are combined by fixed effects, the prompt is the unit of inference",
     "Run": "first levels are linear models",
@@ -44,7 +44,7 @@ _WHY: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """A question to a design.
+    """A contrast of the columns of a design.
 
     >>> Contrast.from_expression("on - 0.5*off - 0.5*other")
     Contrast(name='onMinus0x5OffMinus0x5Other', columns=('trial_type.on', 'trial_type.off', 'trial_type.other'), \
@@ -57,7 +57,7 @@ weights=((1.0, -0.5, -0.5),), test='t')
     test: Literal["t", "F"] = "t"
 
     def __post_init__(self) -> None:
-        """Refuse what asks nothing."""
+        """Raise if the weights do not form a test."""
         if not to_label(self.name):
             raise StatsModelError(f"a contrast named {self.name!r} found; letters or digits needed: rename it")
         if not self.weights or any(len(row) != len(self.columns) for row in self.weights):
@@ -76,22 +76,19 @@ weights=((1.0, -0.5, -0.5),), test='t')
 
     @classmethod
     def from_expression(cls, text: str) -> Contrast:
-        """Read a contrast of conditions as one writes it.
-
-        `text`: E.g. ``"on - off"``, ``"2*a - b - c"`` or, with a name, ``"mine=on - off"``.
-        """
-        name, equals, sum_ = text.rpartition("=")
+        """Read a sum of conditions: ``"on - off"``, ``"2*a - b - c"`` or, with a name, ``"task=on - off"``."""
+        name, equals, expression = text.rpartition("=")
         term = r"\s*([+-]?)\s*(?:(\d*\.?\d+)\s*\*\s*)?([^\W\d]\w*)"
-        terms = re.findall(term, sum_)
-        if not terms or re.sub(term, "", sum_).strip() or not all(sign for sign, *_ in terms[1:]):
+        terms = re.findall(term, expression)
+        if not terms or re.sub(term, "", expression).strip() or not all(sign for sign, *_ in terms[1:]):
             raise StatsModelError(f"contrast {text!r} found; write a sum of conditions, e.g. 'on - off'")
         weights = tuple(float(f"{sign}{factor or 1}") for sign, factor, _ in terms)
         words = {"-": "Minus", "+": "Plus", "": ""}
         parts = (f"{words[sign]}{factor}{condition[0].upper()}{condition[1:]}" for sign, factor, condition in terms)
         joined = "".join(parts).removeprefix("Plus")
-        made = to_label(joined[:1].lower() + joined[1:] if terms[0][2][0].islower() else joined)
+        default = to_label(joined[:1].lower() + joined[1:] if terms[0][2][0].islower() else joined)
         columns = tuple(f"{FACTOR}{condition}" for *_, condition in terms)
-        return cls(name.strip() if equals else made, columns, (weights,))
+        return cls(name.strip() if equals else default, columns, (weights,))
 
     @property
     def label(self) -> str:
@@ -100,27 +97,25 @@ weights=((1.0, -0.5, -0.5),), test='t')
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """Conditions it weighs, without ``trial_type.``; those of weight 0 are left out."""
-        used = [
-            column
-            for column, weights in zip(self.columns, zip(*self.weights, strict=True), strict=True)
-            if any(weights)
-        ]
-        return tuple(column.removeprefix(FACTOR) for column in used if column.startswith(FACTOR))
+        """Conditions whose weight is not 0, without ``trial_type.``."""
+        return tuple(name.removeprefix(FACTOR) for name in self.weighted_columns if name.startswith(FACTOR))
+
+    @property
+    def weighted_columns(self) -> list[str]:
+        """Columns whose weight is not 0."""
+        weights = zip(*self.weights, strict=True)
+        return [column for column, column_weights in zip(self.columns, weights, strict=True) if any(column_weights)]
 
     def matrix(self, columns: Sequence[str]) -> NDArray[np.float64]:
-        """Spread the weights over the columns of a design.
-
-        Returns (n_rows, n_columns): 0 for columns it does not weigh.
-        """
-        places = {column: number for number, column in enumerate(columns)}
-        if missing := [column for column in self.columns if column not in places]:
+        """Weights over all columns of a design, shape (n_rows, n_columns)."""
+        indices = {column: number for number, column in enumerate(columns)}
+        if missing := [column for column in self.columns if column not in indices]:
             raise DesignError(
                 f"contrast {self.name} weighs {missing[0]}, which the design does not have; it has {', '.join(columns)}"
             )
         matrix = np.zeros((len(self.weights), len(columns)))
         for row, weights in zip(matrix, self.weights, strict=True):
-            np.add.at(row, [places[column] for column in self.columns], weights)
+            np.add.at(row, [indices[column] for column in self.columns], weights)
         return matrix
 
 
@@ -129,11 +124,11 @@ class Node:
     """One level of a model.
 
     - `x`: columns of the design, as names or wildcards; the intercept as ``"1"``.
-    - `contrasts`: questions asked of it by name.
-    - `dummies`: columns of which each is a contrast of its own; empty for all of `x`, None for none.
-    - `factors`: variables of which each value is a column ``variable.value``.
-    - `high_pass`: cutoff of the drift in Hz, where the file sets one.
-    - `regressors`: columns that other transformations make of the conditions of a run.
+    - `contrasts`: those that the file names.
+    - `dummies`: columns that are tested one by one; empty for all of `x`, None for none.
+    - `factors`: variables with one column ``variable.value`` per value.
+    - `high_pass`: cutoff of the drift in Hz, if the file sets one.
+    - `regressors`: columns that other transformations make from the conditions of a run.
     """
 
     level: str
@@ -145,42 +140,39 @@ class Node:
     regressors: Regressors = field(default_factory=Regressors)
 
     def select(self, available: Sequence[str]) -> list[str]:
-        """Choose the columns of ``X`` among those there are.
-
-        Returns those that a name or wildcard of `x` matches, in order of `x`; the intercept is no column.
-        """
+        """Columns that a name or wildcard of `x` matches, in order of `x`; the intercept is left out."""
         chosen: dict[str, None] = {}
         for pattern in self.x:
             if pattern == INTERCEPT:
                 continue
-            found = [name for name in available if name == pattern or fnmatchcase(name, pattern)]
-            if not found and not set(WILDCARDS) & set(pattern):
+            matches = [name for name in available if name == pattern or fnmatchcase(name, pattern)]
+            if not matches and not set(WILDCARDS) & set(pattern):
                 raise DesignError(
                     f"{pattern} is asked for at level {self.level} and not there; {did_you_mean(pattern, available)}"
                     f"there are {', '.join(available) or 'none'}"
                 )
-            chosen |= dict.fromkeys(found)
+            chosen |= dict.fromkeys(matches)
         return list(chosen)
 
-    def questions(self, columns: Sequence[str]) -> tuple[Contrast, ...]:
-        """List all contrasts, dummies too."""
+    def all_contrasts(self, columns: Sequence[str]) -> tuple[Contrast, ...]:
+        """Contrasts of the file and dummy contrasts, of a design with these columns."""
         dummies = () if self.dummies is None else (self.dummies or tuple(columns))
-        made = tuple(Contrast(name.removeprefix(FACTOR), (name,), ((1.0,),)) for name in dummies)
-        asked = (*self.contrasts, *made)
-        labels = [contrast.label for contrast in asked]
-        if not asked:
+        single = [Contrast(name.removeprefix(FACTOR), (name,), ((1.0,),)) for name in dummies]
+        contrasts = (*self.contrasts, *single)
+        labels = [contrast.label for contrast in contrasts]
+        if not contrasts:
             raise StatsModelError(f"no contrast found at level {self.level}; add Contrasts or DummyContrasts")
         if doubled := [label for label in labels if labels.count(label) > 1]:
             raise StatsModelError(f"two contrasts would be named {doubled[0]}; rename one")
-        return asked
+        return contrasts
 
 
 @dataclass(frozen=True, slots=True)
 class StatsModel:
     """A BIDS Stats Model of the kind Run → Subject → Dataset.
 
-    - `run`: the design of a run, and its contrasts.
-    - `inputs`: what the data are restricted to: values by entity (``task``, ``subject``, ``session``, ``run``,
+    - `run`, `dataset`: designs and contrasts of a run, and over subjects.
+    - `inputs`: values that the data are restricted to, by entity (``task``, ``subject``, ``session``, ``run``,
       ``acquisition``).
 
     The specification is at https://bids-standard.github.io/stats-models.
@@ -207,57 +199,54 @@ class StatsModel:
         nodes = {node["Level"]: _node(node) for node in _chain(fields)}
         return cls(fields["Name"], nodes["Run"], nodes.get("Dataset", Node("Dataset", dummies=())), _inputs(fields))
 
-    def keeps(self, entities: Mapping[str, str]) -> bool:
-        """Say whether ``Input`` lets a file in.
-
-        Returns true if all its restrictions are met; runs are compared as numbers.
-        """
+    def includes(self, entities: Mapping[str, str]) -> bool:
+        """Whether ``Input`` includes a file with these entities; runs are compared without leading zeros."""
         short = {"subject": "sub", "session": "ses", "acquisition": "acq"}
-        found = {key: entities.get(short.get(key, key), "").lstrip("0") for key in self.inputs}
-        return all(found[key] in {value.lstrip("0") for value in values} for key, values in self.inputs.items())
+        labels = {key: entities.get(short.get(key, key), "").lstrip("0") for key in self.inputs}
+        return all(labels[key] in {value.lstrip("0") for value in values} for key, values in self.inputs.items())
 
-    def asking(self, contrasts: Sequence[Contrast]) -> StatsModel:
-        """Ask other questions of the same design.
-
-        `contrasts`: instead of those of the file; ``trial_type.x`` stands for a product with the name ``x`` too.
-        """
-        made = {f"{FACTOR}{one.name}": one.name for one in self.run.regressors.products}
-        asked = [replace(one, columns=tuple(made.get(name, name) for name in one.columns)) for one in contrasts]
-        return replace(self, run=replace(self.run, contrasts=tuple(asked), dummies=None))
+    def with_contrasts(self, contrasts: Sequence[Contrast]) -> StatsModel:
+        """Replace the contrasts of runs; ``trial_type.x`` may also be the name ``x`` of a product."""
+        products = {f"{FACTOR}{product.name}": product.name for product in self.run.regressors.products}
+        renamed = [
+            replace(contrast, columns=tuple(products.get(name, name) for name in contrast.columns))
+            for contrast in contrasts
+        ]
+        return replace(self, run=replace(self.run, contrasts=tuple(renamed), dummies=None))
 
 
 def _check_schema(fields: Mapping[str, Any]) -> None:
-    """Refuse what the specification's own schema refuses."""
+    """Raise if the schema of the specification does not accept the file, or does not know one of its fields."""
     from bsmschema.models import BIDSStatsModel  # noqa: PLC0415 - half a second
     from pydantic import ValidationError  # noqa: PLC0415
 
     try:
-        known = BIDSStatsModel(**fields).model_dump(exclude_unset=True)
+        parsed = BIDSStatsModel(**fields).model_dump(exclude_unset=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise StatsModelError(f"no valid BIDS Stats Model: {place}: {first['msg']}; mend it") from error
-    if unknown := _unknown(fields, known):
+    if unknown := _unknown(fields, parsed):
         raise StatsModelError(f"{unknown} is no field of a BIDS Stats Model; mend its name, or leave it out")
 
 
-def _unknown(fields: Any, known: Any) -> str:
-    """The first field that the schema passes over; else a misspelt one would change the model in silence."""
+def _unknown(fields: Any, parsed: Any) -> str:
+    """Path of the first field that the schema ignores: a misspelt field would change the model unnoticed."""
     if isinstance(fields, dict):
         for key, value in fields.items():
-            if key not in known:
+            if key not in parsed:
                 return str(key)
-            if below := _unknown(value, known[key]):
+            if below := _unknown(value, parsed[key]):
                 return f"{key}.{below}"
     elif isinstance(fields, list):
-        for number, (value, own) in enumerate(zip(fields, known, strict=True)):
-            if below := _unknown(value, own):
+        for number, (value, parsed_value) in enumerate(zip(fields, parsed, strict=True)):
+            if below := _unknown(value, parsed_value):
                 return f"{number}.{below}"
     return ""
 
 
 def _chain(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The nodes in order, which must be Run, perhaps Subject, perhaps Dataset."""
+    """Nodes in order, which must be Run, then optionally Subject and Dataset."""
     nodes = {node["Name"]: node for node in fields["Nodes"]}
     order = [node["Name"] for node in fields["Nodes"]]
     if edges := fields.get("Edges"):
@@ -281,7 +270,7 @@ def _chain(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _node(fields: Mapping[str, Any]) -> Node:
-    """One node, if we can carry it out."""
+    """Read one node."""
     level, model = fields["Level"], fields["Model"]
     if model["Type"] != _TYPES[level]:
         raise StatsModelError(
@@ -293,20 +282,20 @@ def _node(fields: Mapping[str, Any]) -> Node:
         raise StatsModelError(
             "a Subject node with columns, contrasts or transformations of its own is not supported; use X [1]"
         )
-    contrasts = [_contrast(one) for one in fields.get("Contrasts") or []]
+    contrasts = fields.get("Contrasts") or []
     dummies = fields.get("DummyContrasts")
     if dummies and dummies["Test"] == "F":
         raise StatsModelError("DummyContrasts with Test F are not supported; use t, or name the F contrast")
-    if level == "Dataset" and "pass" in [one["Test"] for one in (*(fields.get("Contrasts") or ()), dummies) if one]:
+    if level == "Dataset" and "pass" in [tested["Test"] for tested in (*contrasts, dummies) if tested]:
         raise StatsModelError("Test pass at level Dataset is not supported, as nothing follows it; use t")
     listed = None if dummies is None else tuple(map(str, dummies.get("Contrasts") or ()))
     steps = (fields.get("Transformations") or {}).get("Instructions", [])
     factors, regressors = read_transformations(steps, level)
-    return Node(level, x, tuple(contrasts), listed, factors, _options(model, level), regressors)
+    return Node(level, x, tuple(map(_contrast, contrasts)), listed, factors, _high_pass(model, level), regressors)
 
 
 def _check_groups(level: str, groups: set[str]) -> None:
-    """Refuse to pool or to split otherwise than we do."""
+    """Raise if a node pools or splits the data in another way than `glm` does."""
     needed, allowed = _GROUPS[level], _GROUPS[level] | _APART | ({"session"} if level == "Run" else set())
     if wrong := (needed - groups) | (groups - allowed):
         raise StatsModelError(
@@ -315,8 +304,8 @@ def _check_groups(level: str, groups: set[str]) -> None:
         )
 
 
-def _options(model: Mapping[str, Any], level: str) -> float | None:
-    """The high-pass cutoff; refuses every other option."""
+def _high_pass(model: Mapping[str, Any], level: str) -> float | None:
+    """Read the high-pass cutoff; every other option raises."""
     if model.get("Formula"):
         raise StatsModelError("Formula is not supported; list the columns in X")
     if (hrf := model.get("HRF")) and str(hrf.get("Model", "")).lower() != "none":
@@ -331,7 +320,7 @@ def _options(model: Mapping[str, Any], level: str) -> float | None:
 
 
 def _contrast(fields: Mapping[str, Any]) -> Contrast:
-    """One contrast; a weight may be a fraction such as "-1/2"."""
+    """Read one contrast; a weight may be a fraction such as "-1/2"."""
     weights = fields["Weights"]
     rows = weights if weights and isinstance(weights[0], list) else [weights]
     try:
@@ -343,7 +332,7 @@ def _contrast(fields: Mapping[str, Any]) -> Contrast:
 
 
 def _inputs(fields: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Restrictions on the data; refuses entities we do not look at."""
+    """Read the restrictions on the data."""
     inputs = fields.get("Input") or {}
     if unknown := set(inputs) - _INPUT:
         raise StatsModelError(f"Input by {min(unknown)} is not supported; use {', '.join(sorted(_INPUT))}")

@@ -21,7 +21,7 @@ from llm2bids.networks.run_statistics import RunContrast
 from llm2bids.results.summaries import SUMMARY
 from llm2bids.results.targets import read_map
 from llm2bids.space import UnitSpace
-from llm2bids.statistics.samples import averaging
+from llm2bids.statistics.samples import averaging_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -195,7 +195,7 @@ def _averaged(
     prompts: pd.DataFrame, effects: NDArray[np.float32], design: pd.DataFrame
 ) -> tuple[pd.DataFrame, NDArray[np.float32], pd.DataFrame]:
     """Average the rows of a text that was shown again under the same condition: it is no new sample."""
-    weights = averaging(prompts, np.float32)
+    weights = averaging_weights(prompts, np.float32)
     if weights is None:
         return prompts, effects, design
     rows = pd.DataFrame(weights @ design.to_numpy(), columns=design.columns)

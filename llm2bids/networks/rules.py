@@ -10,7 +10,7 @@ import numpy as np
 from llm2bids.errors import InferenceError, SelectionError
 from llm2bids.space import Selection
 from llm2bids.space.selection import read_share
-from llm2bids.statistics.linear_model import adjust
+from llm2bids.statistics.correction import adjust
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""The design of a run for FSL: EV files, matrices for film_gls, and a design.fsf that FEAT runs as it is."""
+"""Write the design of a run for FSL: EV files, matrices for film_gls, and a design.fsf that FEAT runs unchanged."""
 
 from __future__ import annotations
 
@@ -24,57 +24,63 @@ if TYPE_CHECKING:
 
 
 def fsl_folder(root: Path, run: BoldRun) -> Path:
-    """Name the folder for the design of a run."""
+    """Folder for the design of a run."""
     return root / "fsl" / f"sub-{run.entities['sub']}" / run.name
 
 
 def read_stats_model(root: Path, task: str) -> StatsModel:
-    """Read the model of a task whose design is to be written."""
+    """Read the model of a task; raise if it has none."""
     path = stats_model_path(root, task)
     if not path.exists():
         raise StatsModelError(
             f"task {task} has no {path.relative_to(root)}, as tasks without conditions, so there is no design to "
-            "write; leave it out with --task-label, or leave out --fsl"
+            "write; leave it out with `task_label`, or leave out `fsl`"
         )
     return StatsModel.from_file(path)
 
 
 def conditions_of(run: BoldRun, model: StatsModel) -> tuple[list[str], list[Contrast]]:
-    """Choose the conditions and contrasts of a run that FSL is given."""
-    if made := model.run.regressors.to_json():
+    """Conditions of a run, and the t contrasts of its model that need no others."""
+    if transformations := model.run.regressors.to_json():
         raise DesignError(
-            f"model {model.name} uses {made[0]['Name']}, which the files for FSL do not hold; leave out --fsl, or give "
-            "the task a model without it and this one to llm2bids glm --model"
+            f"model {model.name} uses {transformations[0]['Name']}, which the files for FSL do not hold; leave out "
+            "`fsl`, or give the task a model without it and this one to llm2bids glm --model"
         )
     events = read_events(run.beside("events.tsv"), run.n_scans * run.t_r)
-    there = [f"{FACTOR}{name}" for name in sorted(set(events["trial_type"]) - {"n/a"})]
-    asked = [name for name in model.run.x if name.startswith(FACTOR) and (name in there or set(WILDCARDS) & set(name))]
-    columns = Node("Run", tuple(asked)).select(there)
-    contrasts = [one for one in model.run.questions(columns) if one.test == "t" and set(one.columns) <= set(columns)]
+    available = [f"{FACTOR}{name}" for name in sorted(set(events["trial_type"]) - {"n/a"})]
+    patterns = [
+        name for name in model.run.x if name.startswith(FACTOR) and (name in available or set(WILDCARDS) & set(name))
+    ]
+    columns = Node("Run", tuple(patterns)).select(available)
+    contrasts = [
+        contrast
+        for contrast in model.run.all_contrasts(columns)
+        if contrast.test == "t" and set(contrast.columns) <= set(columns)
+    ]
     if not contrasts:
         raise DesignError(
-            f"{run.name} has {', '.join(there) or 'no condition'}, too little for any t contrast of model "
-            f"{model.name}; leave out --fsl, or mend the model"
+            f"{run.name} has {', '.join(available) or 'no condition'}, too little for any t contrast of model "
+            f"{model.name}; leave out `fsl`, or mend the model"
         )
     return [name.removeprefix(FACTOR) for name in columns], contrasts
 
 
 def design_of(run: BoldRun, model: StatsModel, confounds: pd.DataFrame, cutoff: float | None) -> pd.DataFrame:
-    """Make the design matrix that FSL is given.
+    """Design matrix for FSL: conditions, confounds of the model, drift (n_scans, n_regressors).
 
-    `confounds` (n_scans, n_confounds): all confounds there are. `cutoff`: of the drift, in Hz, where the model sets
-    none. Returns (n_scans, n_regressors): conditions, confounds of the model, drift; and the constant unless the
-    conditions fill the run.
+    It has a constant unless the conditions fill the run, see `llm2bids.design.fsl`.
+
+    `confounds` (n_scans, n_confounds): all confounds of the run. `cutoff`: of the drift in Hz, if the model sets none.
     """
     conditions, _ = conditions_of(run, model)
     events = read_events(run.beside("events.tsv"), run.n_scans * run.t_r)
-    named = tuple(name for name in model.run.x if not name.startswith(FACTOR))
+    patterns = tuple(name for name in model.run.x if not name.startswith(FACTOR))
     try:
-        others = confounds[Node("Run", named).select(list(confounds.columns))]
+        chosen = confounds[Node("Run", patterns).select(list(confounds.columns))]
     except DesignError as error:
         raise DesignError(f"{run.name}: {error}") from error
     times = frame_times(run.n_scans, run.t_r)
-    matrix = token_design(events, times, conditions, others, model.run.high_pass or cutoff)
+    matrix = token_design(events, times, conditions, chosen, model.run.high_pass or cutoff)
     filled = matrix[[f"{FACTOR}{name}" for name in conditions]].sum(axis=1)
     return matrix.drop(columns=CONSTANT) if np.allclose(filled, 1) else matrix
 
@@ -82,13 +88,10 @@ def design_of(run: BoldRun, model: StatsModel, confounds: pd.DataFrame, cutoff: 
 def feat_run(
     run: BoldRun, model: StatsModel, bold: Path, cutoff: float | None, root: Path, confounds: Path | None = None
 ) -> FeatRun:
-    """Say what FEAT must know of a run.
-
-    `cutoff`: of the drift, in Hz, where the model sets none.
-    """
+    """Collect the parameters of a run for FEAT; `cutoff` is that of the drift in Hz, if the model sets none."""
     conditions, contrasts = conditions_of(run, model)
     events = read_events(run.beside("events.tsv"), run.n_scans * run.t_r)
-    folder, period = fsl_folder(root, run), model.run.high_pass or cutoff
+    folder, high_pass = fsl_folder(root, run), model.run.high_pass or cutoff
     columns = [f"{FACTOR}{name}" for name in conditions]
     return FeatRun(
         bold=bold,
@@ -97,9 +100,9 @@ def feat_run(
         n_voxels=int(np.prod(run.space.shape)),
         t_r=run.t_r,
         evs=tuple((name, folder / f"ev_{name}.txt") for name in conditions),
-        contrasts=tuple((one.name, tuple(one.matrix(columns)[0])) for one in contrasts),
+        contrasts=tuple((contrast.name, tuple(contrast.matrix(columns)[0])) for contrast in contrasts),
         reference=reference_of(events[events["trial_type"].isin(conditions)], run.n_scans, run.t_r),
-        high_pass_cutoff=None if period is None else 1 / period,
+        high_pass_cutoff=None if high_pass is None else 1 / high_pass,
         confounds=confounds,
     )
 
@@ -114,8 +117,8 @@ def export_fsl(
 ) -> None:
     """Write the design of a run for FSL.
 
-    `cutoff`: of the drift, in Hz, where the model sets none. `confounds` (n_scans, n_confounds): all confounds there
-    are. `roots`: where the files are written now, and the derivative in which they will lie, absolute.
+    `cutoff`: of the drift in Hz, if the model sets none. `confounds` (n_scans, n_confounds): all confounds of the run.
+    `roots`: folder to write to, and the derivative that the files will lie in, as an absolute path.
     """
     conditions, contrasts = conditions_of(run, model)
     events = read_events(run.beside("events.tsv"), run.n_scans * run.t_r)
@@ -124,10 +127,10 @@ def export_fsl(
     weights = np.concatenate([contrast.matrix(list(matrix.columns)) for contrast in contrasts])
     files["design.mat"] = design_mat(matrix)
     files["design.con"] = design_con([contrast.name for contrast in contrasts], weights)
-    others = [name for name in matrix.columns if name in confounds.columns]
-    if others:
-        files["confounds.txt"] = matrix[others].to_csv(sep="\t", header=False, index=False, float_format="%.9g")
-    table = fsl_folder(roots[1], run) / "confounds.txt" if others else None
+    nuisance = [name for name in matrix.columns if name in confounds.columns]
+    if nuisance:
+        files["confounds.txt"] = matrix[nuisance].to_csv(sep="\t", header=False, index=False, float_format="%.9g")
+    table = fsl_folder(roots[1], run) / "confounds.txt" if nuisance else None
     files["design.fsf"] = feat_fsf(feat_run(run, model, bold, cutoff, roots[1], table))
     for name, text in files.items():
         write_bytes(fsl_folder(roots[0], run) / name, text.encode())

@@ -1,4 +1,4 @@
-"""How results lie on disk: maps, networks, their units, designs, and what each says about itself."""
+"""Files of an analysis: maps, networks (masks) with their units, prompts and designs, each with a sidecar."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from llm2bids.statistics.settings import GLMSettings
 
     class Job(jobs.Job, Protocol):
-        """An analysis that is to be carried out and written."""
+        """An analysis of a subject or a group."""
 
-        def about(self) -> dict[str, Any]:
-            """Describe the analysis for its summary."""
+        def summary_fields(self) -> dict[str, Any]:
+            """Fields of the summary."""
 
         def run(self) -> list[ContrastResult]:
-            """Carry it out and write all files at once."""
+            """Carry it out and publish all files at once."""
 
 
 def write_contrast(
@@ -47,54 +47,52 @@ def write_contrast(
     maps: StatMaps,
     adjusted: NDArray[np.float64],
     settings: GLMSettings,
-    **told: object,
+    fields: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write all files of a contrast.
+    """Write all files of a contrast, and return its entry in the summary.
 
-    `adjusted` (n_tested,): corrected p-values. Returns ``contrast``, ``test``, ``n_tested``, ``n_selected``,
-    ``threshold``, file names ``mask``, ``z_map``, ``units``, and ``top``: what `write_top` gives for each share of the
-    settings.
+    `adjusted` (n_tested,): corrected p-values. `fields`: further fields of the sidecars.
     """
-    found = adjusted <= settings.alpha
-    threshold = float(np.abs(maps.z[found]).min()) if found.any() else None
-    own = {**describe_contrast(contrast), "DegreesOfFreedom": maps.dof, **told}
-    z_map = write_maps(target, contrast, maps, settings.tail, own)
-    top = [write_top(target, maps, share, found, {**own, "Source": z_map.name}) for share in settings.top]
-    own |= {
+    network = adjusted <= settings.alpha
+    threshold = float(np.abs(maps.z[network]).min()) if network.any() else None
+    fields = {**describe_contrast(contrast), "DegreesOfFreedom": maps.dof, **(fields or {})}
+    z_map = write_maps(target, contrast, maps, settings.tail, fields)
+    top = [write_top(target, maps, share, network, {**fields, "Source": z_map.name}) for share in settings.top]
+    fields |= {
         "Label": settings.label,
         "ThresholdZ": threshold,
-        "NumberTested": len(found),
-        "NumberSelected": int(found.sum()),
+        "NumberTested": len(network),
+        "NumberSelected": int(network.sum()),
     }
     selected = np.zeros(target.space.n_units, bool)
-    selected[target.tested] = found
+    selected[target.tested] = network
     mask = target.path("mask.nii.gz", contrast=contrast.label, desc=settings.label)
     write_image(mask, target.space.to_image(selected))
-    about = (
+    description = (
         f"Units found by contrast {contrast.name}: {settings.correction} at {settings.alpha:g}"
         f"{'' if contrast.test == 'F' else f', {TAILS[settings.tail]}'}."
     )
-    write_json(sidecar_of(mask), target.sidecar(about, own, Type="ROI"))
+    write_json(sidecar_of(mask), target.sidecar(description, fields, Type="ROI"))
     units = target.path("units.tsv", contrast=contrast.label, desc=settings.label)
     write_tsv(units, units_table(target, selected, maps, adjusted))
-    write_json(units.with_suffix(".json"), template_json("units.json") | target.sidecar(about, own))
+    write_json(units.with_suffix(".json"), template_json("units.json") | target.sidecar(description, fields))
     files = {"mask": mask.name, "z_map": z_map.name, "units": units.name}
-    counts = {"n_tested": len(found), "n_selected": int(found.sum()), "threshold": threshold}
+    counts = {"n_tested": len(network), "n_selected": int(network.sum()), "threshold": threshold}
     return {"contrast": contrast.name, "test": contrast.test, **counts, **files, "top": top}
 
 
 def write_maps(
-    target: Target, contrast: Contrast, maps: StatMaps, tail: str, own: Mapping[str, Any], run: str | None = None
+    target: Target, contrast: Contrast, maps: StatMaps, tail: str, fields: Mapping[str, Any], run: str | None = None
 ) -> Path:
-    """Write effect, variance, statistic, z and p of a contrast."""
+    """Write effect, variance, statistic, z and p of a contrast; returns the path of the z map."""
     tails = "one-tailed by nature" if maps.test == "F" else TAILS[tail]
-    about = "".join(f": {own[key]}" for key in ("EffectOf",) if key in own)
-    per = "".join(f" per unit of {kind}" for kind in own.get("Kinds", {}) if is_slope(kind))
-    effect = f"Effect{about}, in standard deviations of the unit over the run{per}."
+    meaning = f": {fields['EffectOf']}" if "EffectOf" in fields else ""
+    per = "".join(f" per unit of {kind}" for kind in fields.get("Kinds", {}) if is_slope(kind))
+    effect = f"Effect{meaning}, in standard deviations of the unit over the run{per}."
     variance = "Variance of the effect."
     if maps.test == "F":
         effect, variance = "Root mean square of the whitened effects.", "Variance of the noise."
-    told = {
+    values_and_texts = {
         "effect": (maps.effect, effect),
         "variance": (maps.variance, variance),
         maps.test: (maps.stat, f"{maps.test} statistic with {maps.dof:g} degrees of freedom of the noise."),
@@ -102,29 +100,31 @@ def write_maps(
         "p": (maps.p(tail), f"p-value, {tails}, not corrected; 1 where no unit was tested."),
     }
     entities = dict(part.split("-") for part in run.split("_")) if run else {}
-    for statistic, (values, text) in told.items():
+    for statistic, (values, text) in values_and_texts.items():
         path = target.path("statmap.nii.gz", contrast=contrast.label, stat=statistic, **entities)
         write_image(path, target.space.to_image(target.spread(values, 1.0 if statistic == "p" else 0.0)))
-        write_json(sidecar_of(path), target.sidecar(f"{contrast.name}: {text}", own))
+        write_json(sidecar_of(path), target.sidecar(f"{contrast.name}: {text}", fields))
     return target.path("statmap.nii.gz", contrast=contrast.label, stat="z", **entities)
 
 
 def units_table(
     target: Target, selected: NDArray[np.bool_], maps: StatMaps, adjusted: NDArray[np.float64]
 ) -> pd.DataFrame:
-    """List the units of a network.
+    """Table of the units of a network, the strongest first.
 
-    `selected` (n_units,): the network. `adjusted` (n_tested,): corrected p-values. Returns ``unit``, ``hookpoint``,
-    ``block``, ``channel``, ``effect`` (in standard deviations), ``z``, ``p_corrected``; the strongest first.
+    Columns are ``unit``, ``hookpoint``, ``block``, ``channel``, ``effect`` (in standard deviations), ``z`` and
+    ``p_corrected``.
+
+    `selected` (n_units,): the network. `adjusted` (n_tested,): corrected p-values.
     """
-    chosen = selected[target.tested]
-    values = {"effect": maps.effect[chosen], "z": maps.z[chosen], "p_corrected": adjusted[chosen]}
+    network = selected[target.tested]
+    values = {"effect": maps.effect[network], "z": maps.z[network], "p_corrected": adjusted[network]}
     table = UnitMask(target.space, selected).table().assign(**values)
     return table.sort_values("z", key=np.abs, ascending=False, kind="stable", ignore_index=True)
 
 
 def write_tested(target: Target) -> None:
-    """Write which units were tested."""
+    """Write the mask of the units that were tested."""
     mask = target.path("mask.nii.gz", desc="brain")
     write_image(mask, target.space.to_image(target.tested))
     write_json(
@@ -133,20 +133,18 @@ def write_tested(target: Target) -> None:
 
 
 def write_prompts(target: Target, prompts: pd.DataFrame, effects: NDArray[np.float64]) -> None:
-    """Write the effect of every prompt, as one image, and what each prompt was.
-
-    `prompts` (n_prompts, n_columns): one row per prompt. `effects` (n_prompts, n_tested): in standard deviations of the
-    unit.
-    """
+    """Write effects of prompts (n_prompts, n_tested) as one image, and their table (n_prompts, n_columns)."""
     image = target.path("statmap.nii.gz", stat="effect", desc="prompts")
-    about = "Effect of each prompt, in standard deviations of the unit over the run; prompts along the fourth axis."
+    description = (
+        "Effect of each prompt, in standard deviations of the unit over the run; prompts along the fourth axis."
+    )
     write_image(image, target.space.to_image(target.spread(effects)))
-    write_json(sidecar_of(image), target.sidecar(about, {}))
+    write_json(sidecar_of(image), target.sidecar(description, {}))
     write_tsv(target.path("prompts.tsv"), prompts)
 
 
 def write_designs(target: Target, designs: Mapping[str, pd.DataFrame]) -> None:
-    """Write design matrices as tables and pictures."""
+    """Write design matrices as tables and pictures, by label of the run, ``prompts`` or ``contrast-x``."""
     for name, matrix in designs.items():
         entities = {"desc": name} if "-" not in name else dict(part.split("-") for part in name.split("_"))
         write_tsv(target.path("design.tsv", **entities), matrix)
@@ -154,7 +152,7 @@ def write_designs(target: Target, designs: Mapping[str, pd.DataFrame]) -> None:
 
 
 def describe_contrast(contrast: Contrast) -> dict[str, Any]:
-    """Describe a contrast for a sidecar."""
+    """Field of a sidecar that describes a contrast."""
     weights = [list(row) for row in contrast.weights]
     return {
         "Contrast": {
@@ -166,6 +164,6 @@ def describe_contrast(contrast: Contrast) -> dict[str, Any]:
     }
 
 
-def publish(job: Job, stage: Path, found: list[dict[str, Any]]) -> list[ContrastResult]:
-    """Write the summary of a job, and move all its files to their places; those of an earlier one go."""
-    return contrast_results(jobs.publish(job, stage, {**job.about(), "Found": found}), job.summary)
+def publish(job: Job, stage: Path, entries: list[dict[str, Any]]) -> list[ContrastResult]:
+    """Write the summary of an analysis, and move all its files to their place; files of an earlier one are removed."""
+    return contrast_results(jobs.publish(job, stage, {**job.summary_fields(), "Found": entries}), job.summary)

@@ -1,4 +1,4 @@
-"""One subject, task and site: carried out, written whole, and recognised when it is there already."""
+"""Jobs of single subjects: carry out an analysis, write its files, and recognise it on the next run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from llm2bids.results.jobs import describe_output, stage_of
 from llm2bids.results.summaries import LIBRARIES, SUMMARY
 from llm2bids.results.targets import Target
 from llm2bids.statistics.analysis import find_analyses
-from llm2bids.statistics.estimation import check, estimate
 from llm2bids.statistics.output import (
     describe_contrast,
     publish,
@@ -23,6 +22,7 @@ from llm2bids.statistics.output import (
     write_prompts,
     write_tested,
 )
+from llm2bids.statistics.second_level import check, estimate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,16 +31,13 @@ if TYPE_CHECKING:
     from llm2bids.bids.dataset import Dataset
     from llm2bids.results.summaries import ContrastResult
     from llm2bids.statistics.analysis import Analysis
-    from llm2bids.statistics.estimation import Fitted
+    from llm2bids.statistics.second_level import SubjectMaps
     from llm2bids.statistics.settings import GLMSettings
 
 
 @dataclass(frozen=True)
 class SubjectJob:
-    """An analysis, and where its results go.
-
-    `analysis`: what is to be estimated.
-    """
+    """An analysis of a subject, task and site, and the derivative its results go to."""
 
     analysis: Analysis
     out: Dataset
@@ -53,59 +50,58 @@ class SubjectJob:
 
     @property
     def summary(self) -> Path:
-        """The file that says what was done and found."""
+        """Path of the summary."""
         return self._target(self.out.root).path(SUMMARY)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of all that the result depends on."""
+        """Hash of everything that the result depends on."""
         runs = [(run.label, run.volumes.metadata.get("SourceSHA256")) for run in self.analysis.runs]
         contrasts = [describe_contrast(contrast) for contrast in self.analysis.contrasts]
         x, settings = self.analysis.model.run.x, self.analysis.settings.to_json()
-        return hash_parts(runs, contrasts, x, settings, self.analysis.cutoff, *self._made.values())
+        return hash_parts(runs, contrasts, x, settings, self.analysis.cutoff, *self._transformations.values())
 
     def describe(self) -> None:
-        """Make the output a BIDS derivative."""
+        """Describe the output as a BIDS derivative."""
         with self.out.lock():
             describe_output(self.out, "glm", {"raw": self.raw, "prep": self.raw / PREPARED})
 
     def run(self) -> list[ContrastResult]:
-        """Estimate, and write all files at once."""
+        """Estimate, and publish all files at once."""
         with self.out.stage(stage_of(self)) as stage:
-            fitted = estimate(self.analysis)
+            results = estimate(self.analysis)
             target = self._target(stage)
             target.folder.mkdir(parents=True)
-            found = self._write(target, fitted)
-            return publish(self, stage, found)
+            return publish(self, stage, self._write(target, results))
 
-    def _write(self, target: Target, fitted: Fitted) -> list[dict[str, Any]]:
-        """All files of the analysis but its summary."""
+    def _write(self, target: Target, results: SubjectMaps) -> list[dict[str, Any]]:
+        """Write all files but the summary; returns the entries of the summary."""
         settings = self.analysis.settings
-        found = []
+        entries = []
         for contrast in self.analysis.contrasts:
-            maps, adjusted = fitted.maps[contrast.name], fitted.adjusted[contrast.name]
-            dropped = fitted.dropped[contrast.name]
-            told = {"RunsDropped": dropped, **fitted.told.get(contrast.name, {})}
-            found.append(write_contrast(target, contrast, maps, adjusted, settings, **told))
-            for run, own in fitted.by_run.get(contrast.name, {}).items():
-                about = {**describe_contrast(contrast), "DegreesOfFreedom": own.dof, "Run": run} | {
-                    key: told[key] for key in ("EffectOf", "Kinds") if key in told
+            sample_fields = results.sample_fields.get(contrast.name, {})
+            fields = {"RunsDropped": results.dropped[contrast.name], **sample_fields}
+            maps, adjusted = results.maps[contrast.name], results.adjusted[contrast.name]
+            entries.append(write_contrast(target, contrast, maps, adjusted, settings, fields))
+            for run, run_maps in results.by_run.get(contrast.name, {}).items():
+                run_fields = {**describe_contrast(contrast), "DegreesOfFreedom": run_maps.dof, "Run": run} | {
+                    key: sample_fields[key] for key in ("EffectOf", "Kinds") if key in sample_fields
                 }
-                write_maps(target, contrast, own, settings.tail, about, run)
+                write_maps(target, contrast, run_maps, settings.tail, run_fields, run)
         write_tested(target)
-        write_designs(target, fitted.designs)
-        if len(fitted.prompts):
-            write_prompts(target, fitted.prompts, fitted.effects)
-        return found
+        write_designs(target, results.designs)
+        if len(results.prompts):
+            write_prompts(target, results.prompts, results.effects)
+        return entries
 
     @property
-    def _made(self) -> dict[str, Any]:
-        """What the model makes of its conditions, where it makes anything."""
-        made = self.analysis.model.run.regressors.to_json()
-        return {"Transformations": made} if made else {}
+    def _transformations(self) -> dict[str, Any]:
+        """Field with the transformations of conditions; empty if there are none."""
+        transformations = self.analysis.model.run.regressors.to_json()
+        return {"Transformations": transformations} if transformations else {}
 
     def _target(self, root: Path) -> Target:
-        """Names and common fields of all files."""
+        """Names and common fields of all files, below `root`."""
         analysis = self.analysis
         return Target(root / self.place / "func", analysis.entities, analysis.space, analysis.tested, self._common)
 
@@ -123,7 +119,7 @@ class SubjectJob:
                 "Stimuli": [run.stimuli_metadata for run in analysis.runs],
                 "StatsModel": analysis.model.name,
                 "Design": list(analysis.model.run.x),
-                **self._made,
+                **self._transformations,
                 "HighPassHz": analysis.cutoff,
                 "Confounds": sorted({name for run in analysis.runs for name in analysis.confounds(run).columns}),
                 "Statistics": analysis.settings.to_json(),
@@ -131,11 +127,8 @@ class SubjectJob:
             },
         }
 
-    def about(self) -> dict[str, Any]:
-        """Describe the analysis for its summary.
-
-        Returns ``Subject``, ``Task``, ``Site``, ``Space``, ``Runs`` and all fields of the sidecars.
-        """
+    def summary_fields(self) -> dict[str, Any]:
+        """Fields of the summary: subject, task, site, space, runs, and the fields of every sidecar."""
         entities = self.analysis.entities
         return {
             "Subject": entities["sub"],
@@ -148,11 +141,14 @@ class SubjectJob:
 
 
 def find_subjects(
-    raw: Path, out: Dataset, settings: GLMSettings, *, contrasts: Sequence[str] = (), **wanted: Any
+    raw: Path, out: Dataset, settings: GLMSettings, *, contrasts: Sequence[str] = (), **filters: Any
 ) -> list[SubjectJob]:
-    """Find what can be analysed in single subjects."""
-    asked = [Contrast.from_expression(text) for text in contrasts]
-    analyses = find_analyses(raw, settings, contrasts=asked, **wanted)
+    """Find the subjects, tasks and sites to analyse, and check that each analysis can be carried out.
+
+    `contrasts`: expressions that replace the contrasts of the models. `filters`: further arguments of `find_analyses`.
+    """
+    expressions = [Contrast.from_expression(text) for text in contrasts]
+    analyses = find_analyses(raw, settings, contrasts=expressions, **filters)
     for analysis in analyses:
         check(analysis)
     return [SubjectJob(analysis, out, raw) for analysis in analyses]

@@ -136,8 +136,7 @@ class GLMSettings:
         return name + f"{self.alpha:.10f}".split(".")[1].rstrip("0").ljust(2, "0")
 
     def to_json(self) -> dict[str, Any]:
-        """Describe the settings for a sidecar."""
-        permuted = {"Permutations": self.n_permutations, "Seed": self.seed} if self.correction == "maxt" else {}
+        """Fields that describe the settings in sidecars."""
         prompts = {} if self.inference == "token" else {"EffectOfPrompt": self.level}
         inference = {
             "InferenceDescription": UNITS_OF_INFERENCE[self.inference],
@@ -146,7 +145,8 @@ class GLMSettings:
         }
         correction = {"CorrectionDescription": CORRECTIONS[self.correction]}
         fields = sidecar_fields(self, Inference=inference, Correction=correction)
-        return {**fields, **permuted, **({"Top": list(self.top)} if self.top else {})}
+        permutations = {"Permutations": self.n_permutations, "Seed": self.seed} if self.correction == "maxt" else {}
+        return {**fields, **permutations, **({"Top": list(self.top)} if self.top else {})}
 
 
 @options
