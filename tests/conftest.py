@@ -227,6 +227,6 @@ def known_cohort(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Co
 @pytest.fixture
 def cohort(known_cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cohort:
     """A copy to write into; pages are drawn for phantoms only, which is slow."""
-    monkeypatch.setattr("llm2bids.statistics.write_page", lambda *_: None)
+    monkeypatch.setattr("llm2bids.statistics.verb.write_page", lambda *_: None)
     shutil.copytree(known_cohort.raw, tmp_path / "ds")
     return replace(known_cohort, raw=tmp_path / "ds")

@@ -98,7 +98,7 @@ def test_a_contrast_is_what_it_takes_of_a_prompt_times_how_it_compares_condition
         (
             ["trial_type.a_delay_0", "trial_type.a_delay_4"],
             [[1, 0], [0, 1]],
-            "differently in its rows; .* --inference token",
+            'differently in its rows; .* inference="token"',
         ),
     ],
 )
@@ -147,7 +147,7 @@ def test_bins_of_one_token_leave_nothing_for_the_noise() -> None:
     fields = model(
         [{**BINS, "FIRDelays": list(range(12))}], ["trial_type.*"], contrast("c", on_delay_0=1, off_delay_0=-1)
     )
-    told = "run-01 has 288 scans, of 24 prompts with slopes or bins, and 288 columns: none left .* --level prompt-mean"
+    told = 'run-01 has 288 scans, of 24 prompts with slopes or bins, and 288 columns: none left .* level="prompt-mean"'
     refused(DesignError, told, run_of(3, 2), fields)
     assert np.isfinite(fitted(run_of(3, 2), fields, level="prompt-mean").maps["c"].z).all()
 

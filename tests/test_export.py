@@ -119,7 +119,7 @@ def test_resume_adds_designs_that_were_not_asked_for_before(
 
 def test_a_task_without_conditions_has_no_design(tmp_path: Path) -> None:
     record(tmp_path / "ds", task="rest", runs=1, blocks=1, prompts_per_block=1, tokens=3, progress=False)
-    with pytest.raises(StatsModelError, match=r"task rest has no code/models/model-rest_smdl\.json.*--task-label"):
+    with pytest.raises(StatsModelError, match=r"task rest has no code/models/model-rest_smdl\.json.*`task_label`"):
         prep(tmp_path / "ds", fsl=True, progress=False)
     assert not (tmp_path / "ds" / "derivatives" / "llm2bids").exists()
 
@@ -147,7 +147,7 @@ def test_the_models_own_cutoff_and_missing_conditions(
     assert float(settings["paradigm_hp"]) == pytest.approx(100)
     model["Nodes"][0]["Model"]["X"].append("tok_surprisal")
     write_json(path, model)
-    with pytest.raises(DatasetError, match=r"has designs of another model of the task.*--overwrite"):
+    with pytest.raises(DatasetError, match=r"has designs of another model of the task.*overwrite=True"):
         prep(root, task_label=["pathology"], fsl=True, resume=True, progress=False)
     model["Nodes"][0]["Contrasts"][0]["ConditionList"][1] = "trial_type.third"
     write_json(path, model)

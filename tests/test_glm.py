@@ -345,7 +345,7 @@ def test_input_leaves_runs_out(prepared: Path, tmp_path: Path) -> None:
 def test_what_is_there_stays_unless_replaced(copied: Path) -> None:
     first = analysed(copied, "out")
     before = contents(copied)
-    with pytest.raises(DatasetError, match=r"glm\.json exists already; go on with --resume, replace"):
+    with pytest.raises(DatasetError, match=r"glm\.json exists already; go on with resume=True, replace"):
         analysed(copied, "out")
     with pytest.raises(DatasetError, match="made of other data or with other settings"):
         analysed(copied, "out", alpha=0.01, resume=True)

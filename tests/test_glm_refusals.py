@@ -135,8 +135,8 @@ def test_what_cannot_be_answered_is_refused(
     ("options", "told"),
     [
         ({"correction": "maxt"}, "permutation of F contrast any"),
-        ({"inference": "run"}, "F contrast any over several runs with --inference run"),
-        ({"inference": "token"}, "F contrast any over several runs with --inference token"),
+        ({"inference": "run"}, 'F contrast any over several runs with inference="run"'),
+        ({"inference": "token"}, 'F contrast any over several runs with inference="token"'),
     ],
 )
 def test_f_is_refused_where_it_is_no_f(copied: Path, options: dict[str, Any], told: str) -> None:
@@ -161,7 +161,7 @@ def test_a_model_that_names_no_factor_or_the_intercept_is_refused(copied: Path) 
         DesignError, r"task-pathology_acq-mlp: trial_type\.old .* there are trial_type\.off, trial_type\.on", copied
     )
     path.unlink()
-    refused(StatsModelError, "task pathology has no model .* --model", copied)
+    refused(StatsModelError, "task pathology has no model .* `model`", copied)
 
 
 def relabel(root: Path, run: int, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
@@ -178,7 +178,7 @@ def relabel(root: Path, run: int, change: Callable[[pd.DataFrame], pd.DataFrame]
 @pytest.mark.parametrize("inference", ["prompt", "run", "token"])
 def test_a_run_without_a_condition_is_refused_or_left_out(copied: Path, inference: str) -> None:
     relabel(copied, 1, lambda table: table.replace({"trial_type": {"on": "off"}}))
-    told = "run-01 has no condition on, which contrast onVsOff needs; it has off: .* --drop-missing"
+    told = "run-01 has no condition on, which contrast onVsOff needs; it has off: .* drop_missing=True"
     refused(DesignError, told, copied, inference=inference)
     one = analysed(copied, "out", inference=inference, drop_missing=True)
     sidecar = read_json(one.mask_file.with_name(one.mask_file.name.replace(".nii.gz", ".json")))
@@ -222,7 +222,7 @@ def test_confounds_that_are_no_numbers_are_refused(copied: Path) -> None:
 def test_a_run_of_three_scans(tmp_path: Path) -> None:
     record(tmp_path / "ds", task="pathology", **SMALL | {"blocks": 1, "prompts_per_block": 1, "tokens": 1})
     prep(tmp_path / "ds", progress=False)
-    told = "run-01 has 3 scans of 3 prompts and 3 columns: none left .* --level prompt-mean"
+    told = 'run-01 has 3 scans of 3 prompts and 3 columns: none left .* level="prompt-mean"'
     refused(DesignError, told, tmp_path / "ds", sites=[])
     one = analysed(tmp_path / "ds", "out", sites=[], level="prompt-mean")
     own = read_json(one.mask_file.with_name(one.mask_file.name.replace(".nii.gz", ".json")))["Llm2bids"]

@@ -94,7 +94,7 @@ def test_a_subject_without_the_contrast_is_left_out_if_asked_and_recorded(cohort
         ("Contrast", {"Weights": [2.0, -1.0]}, r"contrast onVsOff .*\[2\.0, -1\.0\].*sub-a with .*\[1\.0, -1\.0\]"),
         ("Statistics", {"Inference": "token"}, "sub-e was analysed with Inference token, sub-a with prompt"),
         ("Statistics", {"EffectOfPrompt": "prompt-mean"}, "EffectOfPrompt prompt-mean, sub-a with prompt"),
-        ("Statistics", {"Drift": "none"}, "Drift none, sub-a with cosine.*--overwrite"),
+        ("Statistics", {"Drift": "none"}, "Drift none, sub-a with cosine.*overwrite=True"),
     ],
 )
 def test_effects_that_do_not_mean_the_same_are_refused(cohort: Cohort, field: str, value: Any, message: str) -> None:
@@ -185,7 +185,7 @@ def test_models_of_different_geometry_are_refused(phantoms: Path, tmp_path: Path
             r"three x holds sub-a \(llama\), sub-b \(llama\), sub-h",
         ),
         ({"compare": "family", "pairs": "family"}, DesignError, "family llama holds sub-a"),
-        ({"pairs": "pair"}, InferenceError, "pairs without a comparison.*--compare"),
+        ({"pairs": "pair"}, InferenceError, "pairs without a comparison.*`compare`"),
         ({"covariates": ["age"]}, DesignError, "age is asked for at level Dataset and not there"),
         ({"covariates": ["family"]}, DesignError, "family of participants.tsv holds 'llama' for sub-a, a number is"),
         ({"covariates": ["holes"]}, DesignError, "holes of participants.tsv has no value for sub-c"),
@@ -251,7 +251,7 @@ def test_permutation_refuses_f_and_two_factors(cohort: Cohort, tmp_path: Path) -
         cohort.ask(model=model, correction="maxt")
     asked = [{"Name": "c", "ConditionList": ["family.llama", "family.qwen"], "Weights": [1, -1], "Test": "t"}]
     model = stats_model(tmp_path / "n_smdl.json", ["family.*", "pair.*"], asked, **factor("family", "pair"))
-    with pytest.raises(InferenceError, match=r"factors family, pair asked for: .*--pairs"):
+    with pytest.raises(InferenceError, match=r"factors family, pair asked for: .*`pairs`"):
         cohort.ask(model=model, correction="maxt")
 
 
@@ -309,7 +309,7 @@ def test_maps_that_cannot_be_read_are_named(cohort: Cohort, kind: str, broken: s
         write_image(path, UnitSpace.uniform("block", ["a:out"], 35).to_image(np.ones(35, np.float32)))
     else:
         path.write_bytes(path.read_bytes()[:-40] if broken == "truncated" else b"no image")
-    with pytest.raises(DatasetError, match=rf"{path.name} cannot be read .*analyse it again with --overwrite"):
+    with pytest.raises(DatasetError, match=rf"{path.name} cannot be read .*analyse it again with overwrite=True"):
         cohort.ask()
     assert not (cohort.out / "group").exists()
 

@@ -148,7 +148,7 @@ def test_the_page_of_a_group_names_its_models(results: Path, tmp_path: Path) -> 
 def test_a_map_that_cannot_be_read_is_named(out: Dataset) -> None:
     path = min(out.root.rglob("*stat-z_statmap.nii.gz"))
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(DatasetError, match=rf"{path.name} cannot be read .*--overwrite"):
+    with pytest.raises(DatasetError, match=rf"{path.name} cannot be read .*overwrite=True"):
         write_page(out, "sub-phantom")
 
 

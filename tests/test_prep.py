@@ -236,9 +236,11 @@ def unchanged(root: Path) -> Iterator[None]:
 def test_what_is_there_stays_unless_asked_otherwise(raw: Path) -> None:
     first = prep(raw, progress=False)
     with unchanged(raw):
-        with pytest.raises(DatasetError, match="exists already; go on with --resume, or replace it with --overwrite"):
+        with pytest.raises(
+            DatasetError, match="exists already; go on with resume=True, or replace it with overwrite=True"
+        ):
             prep(raw, progress=False)
-        with pytest.raises(DatasetError, match="both --resume and --overwrite"):
+        with pytest.raises(DatasetError, match="both resume=True and overwrite=True"):
             prep(raw, resume=True, overwrite=True)
         again = prep(raw, resume=True, progress=False)
     assert all(one.skipped for one in again)

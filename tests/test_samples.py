@@ -59,7 +59,7 @@ def test_texts_that_are_shown_again_are_no_new_samples(tmp_path: Path) -> None:
 
 
 def test_fixed_effects_over_runs_of_the_same_texts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InferenceError, match=r"shows 24 prompts in more than one run.*--inference prompt"):
+    with pytest.raises(InferenceError, match=r'shows 24 prompts in more than one run.*inference="prompt"'):
         glm(repeated(tmp_path, 2), tmp_path / "out", inference="run", progress=False)
     assert not (tmp_path / "out").exists()
 

@@ -1,4 +1,4 @@
-"""What all HTML pages share: one frame, tables, pictures inside. No page asks anything of the network."""
+"""Building blocks of all HTML pages: the frame, panels, tables, embedded figures. Pages load nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A part of a page that its contents lead to.
+    """A section of a page that the table of contents links to.
 
-    - `anchor`: name of the place, unique on the page.
-    - `html`: what stands below the title; nothing where it is empty.
+    - `anchor`: unique on the page.
+    - `html`: content below the title; may be empty.
     """
 
     anchor: str
@@ -29,34 +29,34 @@ class Panel:
     panels: tuple[Panel, ...] = ()
 
     def render(self, level: int = 2) -> str:
-        r"""Write it out.
+        r"""Render the section as HTML.
 
         >>> Panel("size", "Size & depth", "<p>7 units</p>").render()
         '<section><h2 id="size">Size &amp; depth</h2>\n<p>7 units</p></section>'
         """
         heading = f'<h{level} id="{escape(self.anchor)}">{escape(self.title)}</h{level}>'
-        inner = "\n".join([heading, self.html, *(one.render(level + 1) for one in self.panels)])
+        inner = "\n".join([heading, self.html, *(panel.render(level + 1) for panel in self.panels)])
         return f"<section>{inner}</section>"
 
 
 def save_page(path: Path, title: str, parts: Sequence[str | Panel]) -> Path:
     """Write a page."""
-    panels = [one for one in parts if isinstance(one, Panel)]
-    shown = {
+    panels = [part for part in parts if isinstance(part, Panel)]
+    fields = {
         "kind": ' class="contents"' if panels else "",
         "before": '<a class="skip" href="#main">Skip to the content</a>\n' if panels else "",
         "contents": f'<nav aria-label="Contents">{_contents(panels)}</nav>\n' if panels else "",
-        "body": "\n".join(one.render() if isinstance(one, Panel) else one for one in parts),
+        "body": "\n".join(part.render() if isinstance(part, Panel) else part for part in parts),
     }
-    return write_bytes(path, template_text("page.html", title=escape(title), **shown).encode())
+    return write_bytes(path, template_text("page.html", title=escape(title), **fields).encode())
 
 
 def _contents(panels: Sequence[Panel], depth: int = 2) -> str:
-    """Links to panels and to their parts."""
+    """Table of contents: links to panels and to the panels inside them."""
     lines = []
-    for one in panels:
-        inner = _contents(one.panels, depth - 1) if one.panels and depth > 1 else ""
-        lines.append(f'<li><a href="#{escape(one.anchor)}">{escape(one.title)}</a>{inner}</li>')
+    for panel in panels:
+        inner = _contents(panel.panels, depth - 1) if panel.panels and depth > 1 else ""
+        lines.append(f'<li><a href="#{escape(panel.anchor)}">{escape(panel.title)}</a>{inner}</li>')
     return f"<ul>{''.join(lines)}</ul>"
 
 
@@ -66,10 +66,10 @@ def table_html(
     text: Collection[str] = (),
     groups: Sequence[tuple[str, int]] = (),
 ) -> str:
-    """Lay out rows of text.
+    """Table of plain text.
 
-    `rows`: cells as plain text, and the place to which the first of them leads, if any: ``#anchor`` or a file. `text`:
-    columns that hold text, to be set to the left; numbers are set to the right.
+    `rows`: cells, and the target of a link in the first cell, if any (``#anchor`` or a file). `text`: columns of text,
+    which are aligned left; numbers are aligned right. `groups`: names and widths of groups of columns, for a row above.
 
     >>> table_html(["task", "units"], [(["a & b", "7"], None)], {"task"}).partition("<tbody>")[2]
     '<tr><td class="text">a &amp; b</td><td>7</td></tr></tbody></table></div>'
@@ -85,15 +85,12 @@ def table_html(
         lines.append("".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(cells, kinds, strict=True)))
     heads = "".join(f"<tr>{line}</tr>" for line in (above, head) if line)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    # whoever has no mouse scrolls what has the focus
+    # tabindex lets a keyboard scroll the table: only an element with the focus scrolls
     return f'<div class="scroll" tabindex="0"><table><thead>{heads}</thead><tbody>{body}</tbody></table></div>'
 
 
 def figure_html(png: bytes, text: str, caption: str, *, wide: bool = False) -> str:
-    """Put a picture inside a page.
-
-    `wide`: whether it is scrolled on a small screen instead of becoming too small to read.
-    """
+    """Embed a picture; on a small screen a wide one scrolls instead of shrinking. `text` replaces it for the blind."""
     kind = 'class="picture wide" tabindex="0"' if wide else 'class="picture"'
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return (
@@ -103,7 +100,7 @@ def figure_html(png: bytes, text: str, caption: str, *, wide: bool = False) -> s
 
 
 def card_html(lines: Mapping[str, str]) -> str:
-    """Lay out names and values.
+    """List of names and values; empty values are left out.
 
     >>> card_html({"Model": "gpt2", "Revision": ""})
     '<dl class="card"><dt>Model</dt><dd>gpt2</dd></dl>'

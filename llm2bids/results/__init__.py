@@ -1,1 +1,1 @@
-"""What analyses share: pieces of work that appear whole, where their files go, and maps read back."""
+"""Results of analyses on disk: jobs that write them, their summaries, and reading their maps back."""

@@ -1,4 +1,4 @@
-"""Work in pieces whose results appear whole: which are there, which are to be done, where they may be written."""
+"""Jobs whose files appear all at once: where they may be written, which exist already, and running the others."""
 
 from __future__ import annotations
 
@@ -27,86 +27,88 @@ if TYPE_CHECKING:
 
         @property
         def out(self) -> Dataset:
-            """Where its results go."""
+            """Derivative that the results go to."""
 
         @property
         def place(self) -> str:
-            """Folder that its files lie in, relative to the output; the summary names them relative to it."""
+            """Folder of the files, relative to the derivative; names in the summary are relative to it."""
 
         @property
         def summary(self) -> Path:
-            """The file that says what was done and found."""
+            """Path of the summary, which is written last."""
 
         @property
         def fingerprint(self) -> str:
-            """Hash of all that the result depends on."""
+            """Hash of everything that the result depends on."""
 
         def describe(self) -> None:
-            """Make the output a BIDS derivative."""
+            """Describe the output as a BIDS derivative."""
 
         def run(self) -> Any:
-            """Carry it out and write all files at once."""
+            """Carry it out and publish all files at once."""
 
 
-Piece = TypeVar("Piece", bound="Job")
-Found = TypeVar("Found")
+AnyJob = TypeVar("AnyJob", bound="Job")
+Result = TypeVar("Result")
 
 
 def open_output(raw: Path, out: Path) -> Dataset:
-    """Open the derivative that results of a raw dataset go to.
-
-    `out`: the folder asked for; in the raw data only their derivatives folder will do.
-    """
+    """Open the derivative `out` for results of a raw dataset; raise if it holds those of another."""
     check_place(raw, out)
     opened = Dataset(out, "derivative")
     description = out / "dataset_description.json"
     links = read_json(description).get("DatasetLinks", {}) if description.exists() else {}
-    for name, path in {"raw": raw, "prep": raw / PREPARED}.items():  # sources are named relative to them
+    for name, path in {
+        "raw": raw,
+        "prep": raw / PREPARED,
+    }.items():  # sidecars name their sources relative to these links
         if name in links and (out / links[name]).resolve() != path.resolve():
             raise DatasetError(f"{out} holds results of {links[name]}, not of {path}; name another output folder")
     return opened
 
 
 def check_place(raw: Path, out: Path) -> None:
-    """Refuse a folder for results where it would spoil a dataset."""
+    """Raise if results in `out` would mix with the raw data or another derivative."""
     if not (raw / "dataset_description.json").is_file():
         raise DatasetError(f"{raw} has no dataset_description.json, so it is no BIDS dataset; give the folder of one")
     if read_json(raw / "dataset_description.json").get("DatasetType", "raw") != "raw":
         raise DatasetError(f"{raw} is a derivative; give the raw dataset, with its derivatives/llm2bids inside")
-    inside = out.resolve().relative_to(raw.resolve()).parts if out.resolve().is_relative_to(raw.resolve()) else None
-    if inside is not None and (len(inside) < 2 or inside[0] != "derivatives"):  # noqa: PLR2004 - derivatives/NAME
+    within = out.resolve().is_relative_to(raw.resolve())
+    folders = out.resolve().relative_to(raw.resolve()).parts if within else None
+    if folders is not None and (len(folders) < 2 or folders[0] != "derivatives"):  # noqa: PLR2004 - derivatives/NAME
         raise DatasetError(
             f"output {out} lies inside the raw dataset; write to {raw}/derivatives/NAME or to a folder outside it"
         )
-    if inside is not None and inside[1] in {"llm2bids", "phantom"}:
+    if folders is not None and folders[1] in {"llm2bids", "phantom"}:
         raise DatasetError(f"output {out} is another derivative; write to {raw}/derivatives/NAME, NAME of your choice")
 
 
 def describe_output(out: Dataset, verb: str, links: Mapping[str, Path]) -> None:
-    """Make an output a BIDS derivative, or complete what it says; call with the lock held.
+    """Describe an output as a BIDS derivative, or complete its description; call with the lock held.
 
-    `verb`: what makes it; its templates say what the folder is and which files no validator knows.
+    `verb`: its templates are the description, the README and the list of files that the validator must ignore.
+    `links`: datasets that sidecars name, by name.
     """
     root = out.root.resolve()
     relative = {name: Path(os.path.relpath(path.resolve(), root)).as_posix() for name, path in links.items()}
     fields = template_json(f"{verb}_description.json", version=__version__) | {"DatasetLinks": relative}
     out.add_missing("dataset_description.json", fields)
-    there = read_json(out.root / "dataset_description.json").get("DatasetLinks", {})
-    if missing := {name: path for name, path in relative.items() if name not in there}:
+    existing_links = read_json(out.root / "dataset_description.json").get("DatasetLinks", {})
+    if missing := {name: path for name, path in relative.items() if name not in existing_links}:
         out.merge_shared("dataset_description.json", {"DatasetLinks": missing})
     out.add_missing("README.md", f"{verb}_README.md")
     out.ignore(*template_text(f"{verb}_bidsignore").splitlines())
 
 
 def stage_of(job: Job) -> str:
-    """Name the folder in which a piece is carried out."""
+    """Name of the temporary folder in which a job is carried out."""
     return job.summary.name.rpartition("_")[0]
 
 
 def existing(job: Job, work: Work) -> dict[str, Any] | None:
-    """Say what is there already of a piece; refuse to replace it unasked.
+    """Summary of a job that was completed before; None if it is to be done.
 
-    Returns its summary; None if it is to be done.
+    Raises if there are results and neither `resume` nor `overwrite` was given, or if they do not fit the job.
     """
     job.out.recover(stage_of(job))
     path = job.summary
@@ -114,63 +116,67 @@ def existing(job: Job, work: Work) -> dict[str, Any] | None:
         return None
     if not work.resume:
         raise DatasetError(
-            f"{path} exists already; go on with --resume, replace it with --overwrite, or name another output folder"
+            f"{path} exists already; go on with resume=True, replace it with overwrite=True, or name another output "
+            "folder"
         )
-    before = read_json(path)
-    if before.get("Fingerprint") != job.fingerprint:
+    summary = read_json(path)
+    if summary.get("Fingerprint") != job.fingerprint:
         raise DatasetError(
-            f"{path.name} was made of other data or with other settings; replace it with --overwrite, or name another "
-            "output folder"
+            f"{path.name} was made of other data or with other settings; replace it with overwrite=True, or name "
+            "another output folder"
         )
-    complete = all((job.out.root / job.place / name).exists() for name in before.get("Files", []))
-    return before if complete else None
+    complete = all((job.out.root / job.place / name).exists() for name in summary.get("Files", []))
+    return summary if complete else None
 
 
-def publish(job: Job, stage: Path, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the summary of a piece, and move all its files to their places; those of an earlier one go."""
+def publish(job: Job, stage: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the summary of a job, and move all its files to their place; files of an earlier one are removed.
+
+    `fields`: of the summary, to which fingerprint and names of files are added.
+    """
     home = stage / job.place
     files = sorted(
         path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file() and path.parent != stage
     )
-    summary = {**told, "Fingerprint": job.fingerprint, "Files": files}
+    summary = {**fields, "Fingerprint": job.fingerprint, "Files": files}
     write_json(stage / job.summary.relative_to(job.out.root), summary)
-    job.describe()  # not before: nothing stays of an output whose first piece fails
+    job.describe()  # only now: if the first job of an output fails, the output does not appear
     with job.out.lock():
-        old = read_json(job.summary).get("Files", []) if job.summary.exists() else []
-        for name in set(old) - set(files):
+        earlier = read_json(job.summary).get("Files", []) if job.summary.exists() else []
+        for name in set(earlier) - set(files):
             (job.out.root / job.place / name).unlink(missing_ok=True)
         job.out.publish(stage)
     return summary
 
 
-def written(out: Path, summary: str, found: Collection[Path]) -> list[Path]:
-    """List the files of pieces of work by one file of each."""
+def written(out: Path, summary: str, results: Collection[Path]) -> list[Path]:
+    """List all files of the jobs to which these results belong, by their summaries (files ``*_summary``)."""
     files = []
-    for path in sorted(out.rglob(f"*_{summary}")) if found else ():
+    for path in sorted(out.rglob(f"*_{summary}")) if results else ():
         names = read_json(path).get("Files", [])
         homes = (folder for folder in path.parents if names and (folder / names[0]).exists())  # by `Job.place`
-        own = {home / name for home in list(homes)[:1] for name in names}
-        files += [path, *sorted(own)] if own & set(found) else []
+        job_files = {home / name for home in list(homes)[:1] for name in names}
+        files += [path, *sorted(job_files)] if job_files & set(results) else []
     return files
 
 
 def run_all(
-    jobs: Sequence[Piece],
+    jobs: Sequence[AnyJob],
     work: Work,
-    read: Callable[[Piece, dict[str, Any]], Found],
-    shown: tuple[str, str],
-    finish: Callable[[Sequence[Piece], Sequence[Piece]], None] = lambda *_: None,
-) -> list[Found]:
-    """Carry out what is to be done, under one progress bar.
+    read: Callable[[AnyJob, dict[str, Any]], Result],
+    labels: tuple[str, str],
+    finish: Callable[[Sequence[AnyJob], Sequence[AnyJob]], None] = lambda *_: None,
+) -> list[Result]:
+    """Run the jobs that are not complete yet, under one progress bar.
 
-    `read`: makes of a job and its summary what was found, where it is there already. `finish`: told in the end, also
-    after an error, what is there by then, and which of that is new.
+    `read`: makes the result of a job that is complete, from its summary. `labels`: of the progress bar, its name and
+    the unit it counts. `finish`: called at the end, also after an error, with the complete jobs and the new ones.
     """
-    there = {job.summary: existing(job, work) for job in jobs}
-    done = {job.summary: read(job, summary) for job in jobs if (summary := there[job.summary]) is not None}
+    summaries = {job.summary: existing(job, work) for job in jobs}
+    done = {job.summary: read(job, summary) for job in jobs if (summary := summaries[job.summary]) is not None}
     todo = [job for job in jobs if job.summary not in done]
-    name, unit = shown
-    finished = Parallel(n_jobs=work.n_jobs, return_as="generator")(delayed(_safely)(job) for job in todo)
+    name, unit = labels
+    finished = Parallel(n_jobs=work.n_jobs, return_as="generator")(delayed(_run_safely)(job) for job in todo)
     with jobs[0].out.cleanup(map(stage_of, todo)):
         try:
             with progress_bar(unit, len(todo), name, finished, visible=work.progress) as bar:
@@ -180,12 +186,12 @@ def run_all(
                     done[job.summary] = outcome
         finally:
             finished.close()
-            finish(*([job for job in some if job.summary in done] for some in (jobs, todo)))
+            finish(*([job for job in group if job.summary in done] for group in (jobs, todo)))
     return [done[job.summary] for job in jobs]
 
 
-def _safely(job: Job) -> Any:
-    """Carry out one; an error the user can mend is handed back, since it would lose its type on the way."""
+def _run_safely(job: Job) -> Any:
+    """Run a job; an error that the user can mend is returned: raised in another process, it would lose its type."""
     try:
         return job.run()
     except LLM2BIDSError as error:

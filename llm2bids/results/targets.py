@@ -1,4 +1,4 @@
-"""Where the files of one analysis go and what all of them say; maps of ours read back."""
+"""Names and common sidecar fields of the files of one analysis; reading maps back."""
 
 from __future__ import annotations
 
@@ -26,10 +26,8 @@ _UNREADABLE: Final = (OSError, EOFError, zlib.error, ImageFileError, SpaceError)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the files of one analysis go, and what all of them say.
+    """Folder, entities and common sidecar fields of the files of one analysis.
 
-    - `entities`: BIDS entities of all files.
-    - `space`: which voxel is which unit.
     - `tested` (n_units,): units that were tested.
     - `common`: fields of every sidecar: ``Sources``, ``SpatialReference``, and under ``Llm2bids`` model, site and
       settings.
@@ -42,32 +40,26 @@ class Target:
     common: Mapping[str, Any]
 
     def path(self, suffix: str, **entities: str | None) -> Path:
-        """Name a file."""
+        """Path of a file; further entities join those of the analysis."""
         session = f"ses-{entities['ses']}" if entities.get("ses") else ""
         folder = self.folder.parent / session / self.folder.name if session else self.folder
         return folder / format_name(suffix, **{**self.entities, **entities})
 
-    def sidecar(self, description: str, own: Mapping[str, Any], **fields: object) -> dict[str, Any]:
-        """Compose a sidecar."""
-        both = {**self.common["Llm2bids"], **own}
-        return {"Description": description, **self.common, **fields, "Llm2bids": both}
+    def sidecar(self, description: str, metadata: Mapping[str, Any], **fields: object) -> dict[str, Any]:
+        """Compose a sidecar; `metadata` joins the common fields under ``Llm2bids``, `fields` those at the top."""
+        metadata = {**self.common["Llm2bids"], **metadata}
+        return {"Description": description, **self.common, **fields, "Llm2bids": metadata}
 
     def spread(self, values: NDArray[Any], background: float = 0.0) -> NDArray[np.float32]:
-        """Put values of tested units among all units.
-
-        `values` (..., n_tested): one per tested unit. Returns (..., n_units): finite.
-        """
-        whole = np.full((*values.shape[:-1], self.space.n_units), background, np.float32)
-        whole[..., self.tested] = np.nan_to_num(values, nan=background, posinf=0.0, neginf=0.0)
-        return whole
+        """Spread values of tested units (..., n_tested) over all units (..., n_units), without NaN or infinity."""
+        signals = np.full((*values.shape[:-1], self.space.n_units), background, np.float32)
+        signals[..., self.tested] = np.nan_to_num(values, nan=background, posinf=0.0, neginf=0.0)
+        return signals
 
 
 def read_map(path: Path, space: UnitSpace) -> NDArray[Any]:
-    """Read a map or mask of ours.
-
-    Returns (n_units,): as the file has it.
-    """
+    """Read a map or mask that an analysis wrote, shape (n_units,)."""
     try:
         return space.to_signals(nib.load(path))
     except _UNREADABLE as error:
-        raise DatasetError(f"{path} cannot be read ({error}); analyse it again with --overwrite") from error
+        raise DatasetError(f"{path} cannot be read ({error}); analyse it again with overwrite=True") from error
