@@ -120,7 +120,10 @@ def test_prompts_without_a_slope_are_refused_where_they_are_needed() -> None:
         "2 of 4 prompts of sub-x that contrast c compares have too few tokens, .* in tok_surprisal, .* longer prompts"
     )
     refused(DesignError, told, run, model(SURPRISAL, SLOPES, contrast("c", off_x_surprisal=1)))
-    assert fitted(run, model(SURPRISAL, SLOPES, contrast("c", on_x_surprisal=1))).told["c"]["NumberOfSamples"] == 4
+    assert (
+        fitted(run, model(SURPRISAL, SLOPES, contrast("c", on_x_surprisal=1))).sample_fields["c"]["NumberOfSamples"]
+        == 4
+    )
     flat = model([{**SURPRISAL[1], "Input": ["trial_type.on", "level"]}], SLOPES[:3], contrast("c", on_x_surprisal=1))
     refused(DesignError, "4 of 4 prompts", run, flat)
 

@@ -186,7 +186,7 @@ def test_permutation_agrees_with_all_permutations(cohort: Cohort, kind: str) -> 
 
 def test_permutation_finds_a_mean_beside_a_covariate(cohort: Cohort) -> None:
     found = cohort.ask(correction="maxt", covariates=["n_parameters"])
-    assert set(read_tsv(found["onVsOff"].units)["unit"].astype(int)) & set(range(9))
+    assert set(read_tsv(found["onVsOff"].units_file)["unit"].astype(int)) & set(range(9))
     assert found["onVsOffNParameters"].n_selected <= 1
 
 

@@ -24,7 +24,7 @@ from llm2bids.bids.runs import PREPARED, PREPROC, BoldRun, find_runs, frame_time
 from llm2bids.bids.tables import read_json, read_stim, read_tsv, write_bytes, write_json
 from llm2bids.design.matrix import token_design
 from llm2bids.errors import DatasetError, LLM2BIDSError
-from llm2bids.preparation import Prepared, prep
+from llm2bids.preparation import PrepResult, prep
 from llm2bids.preparation.atlas import layer_table
 from llm2bids.recording import record
 from llm2bids.space import UnitSpace
@@ -48,7 +48,7 @@ STIM = ["token_id", "position", "surprisal", "entropy"]
 @pytest.fixture(scope="module")
 def prepared(
     small_dataset: tuple[Path, list[Recording]], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[Prepared]]:
+) -> tuple[Path, list[PrepResult]]:
     """The phantom's two tasks, prepared; do not write into it."""
     root = tmp_path_factory.mktemp("prepared") / "ds"
     shutil.copytree(small_dataset[0], root)
@@ -82,7 +82,7 @@ def files_of(root: Path) -> dict[str, bytes]:
 
 
 def test_everything_promised_is_written_and_the_recording_stays(
-    small_dataset: tuple[Path, list[Recording]], prepared: tuple[Path, list[Prepared]]
+    small_dataset: tuple[Path, list[Recording]], prepared: tuple[Path, list[PrepResult]]
 ) -> None:
     before, after = files_of(small_dataset[0]), files_of(prepared[0])
     assert {name: after.pop(name) for name in before} == before
@@ -149,7 +149,7 @@ def test_nilearn_leaves_out_scans_at_position_0(varied: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*Given mask will be used:RuntimeWarning")  # nilearn's, of its own masker
-def test_nilearn_loads_and_analyses_the_derivative(prepared: tuple[Path, list[Prepared]]) -> None:
+def test_nilearn_loads_and_analyses_the_derivative(prepared: tuple[Path, list[PrepResult]]) -> None:
     root = prepared[0]
     first = find_runs(root / PREPARED, tasks=["pathology"], desc=PREPROC)[0]
     mask = nib.load(first.beside("mask.nii.gz", desc="brain"))
@@ -178,7 +178,7 @@ def test_nilearn_loads_and_analyses_the_derivative(prepared: tuple[Path, list[Pr
     np.testing.assert_allclose(first.space.to_signals(effect), betas[0], atol=0.01)
 
 
-def test_atlas_gives_means_of_layers(prepared: tuple[Path, list[Prepared]]) -> None:
+def test_atlas_gives_means_of_layers(prepared: tuple[Path, list[PrepResult]]) -> None:
     run = find_runs(prepared[0] / PREPARED, desc=PREPROC)[0]
     atlas = prepared[0] / PREPARED / run.sidecar["SpatialReference"].removeprefix("bids::")
     table = read_tsv(atlas.with_name(atlas.name.replace("nii.gz", "tsv")))
@@ -199,7 +199,7 @@ def test_layers_of_one_block_are_told_apart_and_places_outside_have_no_number() 
     }
 
 
-def test_several_processes_write_the_same_bytes(prepared: tuple[Path, list[Prepared]], raw: Path) -> None:
+def test_several_processes_write_the_same_bytes(prepared: tuple[Path, list[PrepResult]], raw: Path) -> None:
     found = prep(raw, task_label=["pathology"], n_jobs=2, progress=False)
     names = [run.name for run in find_runs(raw, tasks=["pathology"])]
     assert [one.bold.name.partition("_space-")[0] for one in found] == names
@@ -302,7 +302,7 @@ def test_a_run_that_another_process_writes_is_refused(raw: Path) -> None:
     assert len(prep(raw, resume=True, progress=False)) == 4
 
 
-def test_what_a_killed_process_left_is_removed_or_finished(raw: Path, prepared: tuple[Path, list[Prepared]]) -> None:
+def test_what_a_killed_process_left_is_removed_or_finished(raw: Path, prepared: tuple[Path, list[PrepResult]]) -> None:
     out, (half, ready) = raw / PREPARED, [run.name for run in find_runs(raw)[:2]]
     write_bytes(out / STAGING / half / "sub-phantom" / "func" / f"{half}_desc-preproc_bold.nii.gz", b"half")
     complete = prepared[0] / PREPARED / "sub-phantom" / "func"
@@ -411,7 +411,7 @@ def test_runs_that_were_complete_stay_where_a_later_one_is_wrong(raw: Path) -> N
         ({"participant_label": ["gpt2"]}, "sub-gpt2 not found in .*; there are phantom"),
         ({"task_label": ["rest"]}, "task-rest not found in .*; there are medicalimaging, pathology"),
         ({"sites": ["mlp"]}, "acq-mlp not found in .*; there are block"),
-        ({"n_jobs": 0}, "0 processes asked for"),
+        ({"n_jobs": 0}, "0 processes found"),
     ],
 )
 def test_what_is_not_there_is_refused_by_name(
@@ -423,7 +423,7 @@ def test_what_is_not_there_is_refused_by_name(
     assert files_of(small_dataset[0]) == before
 
 
-def test_other_folders_are_refused(prepared: tuple[Path, list[Prepared]], tmp_path: Path) -> None:
+def test_other_folders_are_refused(prepared: tuple[Path, list[PrepResult]], tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"has no dataset_description.json, so it is no BIDS dataset"):
         prep(tmp_path)
     with pytest.raises(DatasetError, match="is a derivative; prep reads a raw dataset"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from llm2bids.cli.terminal import add_labels, add_work, format_table, options, tell
+from llm2bids.cli.arguments import add_options, values_of
+from llm2bids.cli.terminal import format_table, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -13,33 +14,32 @@ if TYPE_CHECKING:
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``llm2bids prep``."""
+    from llm2bids.preparation.settings import PrepOptions  # noqa: PLC0415
+
     verb = verbs.add_parser(
         "prep",
         help="prepare recordings for statistics, in every fMRI program",
         description="Prepare recordings as derivatives/llm2bids: every unit on one scale that nilearn, FSL, SPM and "
         "AFNI take, confounds, masks, an atlas of layers.",
     )
-    verb.add_argument("bids_dir", metavar="BIDS_DIR", help="a raw dataset made by record")
-    verb.add_argument("--fsl", action="store_true", help="write EV files and designs for FSL too")
-    add_labels(verb)
-    add_work(verb)
+    add_options(verb, PrepOptions)
     verb.set_defaults(verb=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    """Prepare, and tell what was written."""
+    """Prepare, and list the runs."""
     from llm2bids.preparation import prep  # noqa: PLC0415 - takes seconds to import
 
     rows = [
         {
-            "file": str(one.bold),
-            "scans": one.n_scans,
-            "units": one.n_units,
-            "varying": one.n_varying,
-            "clipped": one.n_clipped,
-            "state": "was there" if one.skipped else "written",
+            "file": str(result.bold),
+            "scans": result.n_scans,
+            "units": result.n_units,
+            "varying": result.n_varying,
+            "clipped": result.n_clipped,
+            "state": "was there" if result.skipped else "written",
         }
-        for one in prep(**options(args))
+        for result in prep(**values_of(args))
     ]
     tell(json.dumps(rows, indent=2) if args.json else format_table(rows))
     return 0

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from llm2bids.lesioning import LesionScore
-    from llm2bids.preparation import Prepared
+    from llm2bids.preparation import PrepResult
     from llm2bids.space import UnitMask
     from llm2bids.statistics import ContrastResult
     from llm2bids.validation import Validation
@@ -122,7 +122,7 @@ def _planted(results: Path, task: str) -> UnitMask:
     return load_mask(next(results.glob(f"phantom/sub-*/func/*_task-{task}_acq-block_*truth_mask.nii.gz")))
 
 
-def _recovery(result: ContrastResult, planted: UnitMask, prepared: Sequence[Prepared]) -> dict[str, object]:
+def _recovery(result: ContrastResult, planted: UnitMask, prepared: Sequence[PrepResult]) -> dict[str, object]:
     """Compare the planted network of a task with the one that ``glm`` found."""
     network = result.mask
     scans = [run.n_scans for run in prepared if f"_task-{result.task}_" in run.bold.name]

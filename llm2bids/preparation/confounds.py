@@ -1,4 +1,4 @@
-"""What else varies from token to token, scan by scan: columns for models of the noise."""
+"""Confounds of a run, scan by scan: position, surprisal, entropy and frequency of tokens, drift, spikes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,7 @@ _TOKEN_COLUMNS: Final = ("token_id", "position", "surprisal", "entropy")
 
 
 def read_tokens(run: BoldRun) -> pd.DataFrame:
-    """Read what was recorded of each token beside a run.
-
-    Returns (n_scans, n_columns): ``token_id``, ``position``, ``surprisal``, ``entropy``; missing values are NaN.
-    """
+    """Read ``token_id``, ``position``, ``surprisal`` and ``entropy`` of each token of a run; NaN where missing."""
     columns = read_json(run.root / f"task-{run.entities['task']}_stim.json").get("Columns")
     path = run.beside("stim.tsv.gz")
     if not isinstance(columns, list) or not set(_TOKEN_COLUMNS) <= set(columns):
@@ -44,12 +41,9 @@ def read_tokens(run: BoldRun) -> pd.DataFrame:
 
 
 def log_frequencies(runs: Sequence[BoldRun]) -> dict[int, float]:
-    """Count how often each token occurs in the recordings of one subject.
-
-    Returns base-10 logarithm of its share of all tokens, by token id.
-    """
-    once = {run.beside("bold.nii.gz", acq=None): run for run in runs}
-    counts = Counter(token for run in once.values() for token in read_tokens(run)["token_id"])
+    """Base-10 logarithm of each token's share of all tokens in the recordings of a subject, by token id."""
+    runs_without_site = {run.beside("bold.nii.gz", acq=None): run for run in runs}  # all sites record the same tokens
+    counts = Counter(token for run in runs_without_site.values() for token in read_tokens(run)["token_id"])
     total = sum(counts.values())
     return {int(token): float(np.log10(count / total)) for token, count in counts.items()}
 
@@ -57,12 +51,13 @@ def log_frequencies(runs: Sequence[BoldRun]) -> dict[int, float]:
 def confounds(
     run: BoldRun, frequencies: Mapping[int, float], global_signal: NDArray[np.float64], cutoff: float | None
 ) -> pd.DataFrame:
-    """Make the table of confounds of a run.
+    """Table of the confounds of a run, without missing values, shape (n_scans, n_confounds).
 
-    `global_signal` (n_scans,): mean over units. `cutoff`: of the drift, in Hz. Returns (n_scans, n_confounds): finite
-    everywhere: a token of which the model made no prediction, or thought it impossible, gets the mean surprisal and
-    entropy of the run. One spike per scan at position 0 of its context, where models park attention and units are far
-    off.
+    A token that the model did not predict, or gave probability 0, gets the mean surprisal and entropy of the run. Each
+    scan at position 0 of its context gets a spike: models use the first token as an attention sink, and the activity
+    of units is extreme there (Xiao et al. 2023, arXiv:2309.17453; Sun et al. 2024, arXiv:2402.17762).
+
+    `global_signal` (n_scans,): mean over units. `cutoff`: of the drift, in Hz.
     """
     tokens = read_tokens(run)
     table = pd.DataFrame(
@@ -83,16 +78,13 @@ def confounds(
 
 
 def _filled(bits: pd.Series[float]) -> pd.Series[float]:
-    """The mean instead of what is missing or infinite, 0 where all is."""
+    """Replace missing and infinite values by the mean of the others, or by 0 if there are none."""
     finite = bits.where(np.isfinite(bits))
     return finite.fillna(finite.mean()).fillna(0.0)
 
 
 def describe(table: pd.DataFrame, cutoff: float | None) -> dict[str, Any]:
-    """Describe the columns of a table of confounds.
-
-    `table` (n_scans, n_confounds): what `confounds` made. `cutoff`: of the drift, in Hz.
-    """
+    """Sidecar of a table of confounds; `cutoff` is that of the drift, in Hz."""
     texts = template_json("confounds.json")
     families = {"cosine": texts.pop("cosine"), SPIKE: texts.pop(SPIKE)}
     if cutoff is not None:
