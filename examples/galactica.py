@@ -170,20 +170,21 @@ PAGE = """\
 
 After Nencka, Muftuler, LaViolette and Koch 2023, *On Functional Activations in Deep Neural Networks* (arXiv
 2311.10898): prompts in blocks, one scan per generated token, a linear model for each unit. The paper does not publish
-its prompts, block lengths and thresholds; these are llm2bids' own. $runs runs per task of 33 prompts; made by
+its prompts, block lengths and thresholds, so these are our own. Each task has $runs runs of 33 prompts. Made by
 
 ```
 $command
 ```
 
-Networks: prompts as samples, false discovery rate .05, both signs. Brackets hold 95 % intervals.
+The networks are tested with prompts as samples, at a false discovery rate of .05, for both signs. Brackets hold 95 %
+intervals.
 
 ## A1. Each task has a network
 
 $networks
 
-Choosing units by their effects makes these effects too large; in runs that did not choose they are what they are.
-Depth is the mean depth of the units, 0 the first layer and 1 the last.
+In the runs that selected the units their effects are overestimated. In the runs held out they are not. Depth is the
+mean depth of the units: 0 is the first layer and 1 the last.
 
 ![Units of each network, layer by layer](galactica/profile.png)
 
@@ -191,8 +192,9 @@ Depth is the mean depth of the units, 0 the first layer and 1 the last.
 
 $overlap
 
-By chance: units permuted within layers; large networks share many units by chance. p: how often tasks without effect
-share as many in this very model, when conditions are exchanged among prompts; last, corrected for the number of pairs.
+By chance: the units are permuted within layers, because large networks share many units by chance. p: how often tasks
+without effect share as many units in this same model, when conditions are exchanged among prompts. The last column is
+corrected for the number of pairs.
 
 ![Units shared by tasks](galactica/overlap.png)
 
@@ -200,21 +202,21 @@ share as many in this very model, when conditions are exchanged among prompts; l
 
 $reliability
 
-dice: of the networks of single runs; correlation: of their maps of effects, no threshold; icc21 and icc31: intraclass
-correlation of runs over tasks, median over units. p: tasks exchanged among runs.
+dice compares the networks of single runs. correlation compares their maps of effects, without a threshold. icc21 and
+icc31 are intraclass correlations of runs over tasks, as the median over units. p: tasks are exchanged among runs.
 
 ![Agreement of runs, of sets of runs and prompts, and of single units](galactica/reliability.png)
 
-## A4. Networks tell the task of other runs
+## A4. Networks identify the task of other runs
 
 $identify
 
-Each run is told by networks of the other runs, with a threshold that those runs chose. By chance: tasks exchanged among
-runs and everything done anew.$control
+Networks from the other runs identify the task of each run, with a threshold that those runs chose. By chance: tasks are
+exchanged among runs and everything is computed again.$control
 
-![Accuracies, and what was taken for what](galactica/identify.png)
+![Accuracies and confusions](galactica/identify.png)
 
-## How the networks go together
+## How the networks vary together
 
 ![Correlation of the networks' time courses](galactica/connectivity.png)
 """
@@ -236,7 +238,7 @@ def page(folder: Path, args: argparse.Namespace, answers: dict[str, Answer], con
         overlap=table(overlap_table(answers)),
         reliability=table(reliability_table(answers)),
         identify=table(identify_table(answers, control)),
-        control=" Random weights: the same model before any training, shown the same texts." if control else "",
+        control=" Random weights: the same model before training, shown the same texts." if control else "",
     )
 
 

@@ -115,9 +115,9 @@ PAGE = """\
 # What networks of $model do
 
 After Liu et al. 2025, *Brain-Inspired Exploration of Functional Networks and Key Neurons in Large Language Models*
-(arXiv 2502.20408), on $n_units units at site `$site`: networks are silenced, or all but them, and the model is scored
-on texts by which no network was defined. Beside each lesion stand random units, as many in every layer and as near in
-activation as there are; of large unions, some of their own. Made by
+(arXiv 2502.20408), on $n_units units at site `$site`. Networks are silenced, or everything except them, and the model
+is scored on texts that defined no network. Each lesion is compared with random units, as many in every layer and as
+close in activation as possible. The random units of a large union can include some of its own units. Made by
 
 ```
 $command
@@ -125,28 +125,29 @@ $command
 
 ## Each network against each topic
 
-The $top % of units with the largest statistic of each task are set to 0 while the model reads $n_prompts prompts per
-topic; so are random units, $controls times.
+For each task, the $top % of units with the largest statistic are set to 0 while the model reads $n_prompts prompts per
+topic. The same is done with random units, $controls times.
 
 $own
 
 ![Change of log2 perplexity by network and topic](lesion/dissociation.png)
 
-A network that does what its contrast says harms its own topic more than the others, and more than random units do.
-A percentile near 50 says that the units found do no more for these texts than any units like them.
+If the model needs a network for its topic, silencing it harms this topic more than the others, and more than silencing
+random units does. A percentile near 50 says that these units do no more for these texts than any similar units.
 
 ## Masked, and kept alone
 
-Independent components, found without looking at the tasks, $n_components of them with units, the strongest first.
-`mask n` silences the first n together, `keep n` everything else. The quiz: the first $words words of a prompt, and
-which of six endings is its own, by likelihood; chance is .167. Perplexities are geometric means
-over topics and masks.
+These are independent components, found without looking at the tasks. $n_components of them have units; the strongest
+come first. `mask n` silences the first n together, `keep n` silences everything else. The quiz shows the first $words
+words of a prompt and asks which of six endings is the right one, by likelihood; chance is .167. Perplexities are
+geometric means over topics and masks.
 
 $conditions
 
-![Bits per token with ever more units kept](lesion/keep.png)
+![Bits per token as more units are kept](lesion/keep.png)
 
-Random masks stand for chance: what `mask n` does beyond them is the components' doing, and so is what `keep n` saves.
+Random masks show what chance gives. Only the difference from them, in `mask n` and in `keep n`, is due to the
+components.
 """
 
 

@@ -192,22 +192,23 @@ PAGE = """\
 # Networks of $model without a task
 
 After Liu et al. 2025, *Brain-Inspired Exploration of Functional Networks and Key Neurons in Large Language Models*
-(arXiv 2502.20408): independent components of what $units units do at site `$site`, found without a label. $runs runs of
-33 prompts for each of six tasks; a sample is the mean of a unit over a prompt, in its standard deviations. The network
-of a component is its units beyond $bound. Made by
+(arXiv 2502.20408): independent components of the activations of $units units at site `$site`, found without labels.
+There are $runs runs of 33 prompts for each of six tasks. A sample is the mean of a unit over a prompt, in standard
+deviations of the unit. The network of a component is its units beyond $bound. Made by
 
 ```
 $command
 ```
 
-Untrained: the same model with random weights, as before any training, shown the same texts.
+Untrained: the same model with random weights, as before training, shown the same texts.
 
-## 1. What there is
+## 1. How many components there are
 
 $components
 
-There are as many components as have more variance than noise of the same strength (parallel analysis). Stability:
-correlation of a map over $resamples refits with other starts, and runs drawn with replacement; 1 is always the same.
+The number of components is the number that have more variance than noise of the same strength (parallel analysis).
+Stability is the correlation of a map over $resamples refits, with other starts and with runs drawn with replacement. 1
+means that the map is always the same.
 
 ![Units per layer, and stability, of the components that explain most](networks_without_a_task/components.png)
 
@@ -215,42 +216,43 @@ correlation of a map over $resamples refits with other starts, and runs drawn wi
 
 $recurrence
 
-Each run is decomposed by itself too. Found again: with a network of the run a component shares more than a fifth of
-the units of both (IoU above .2), in two runs or more, and more often than when its units are permuted within layers
-(p < .05, corrected for the number of components).
+Each run is also decomposed alone. A component is found again in a run if it shares more than a fifth of all units of
+the two with a network of that run (IoU above .2). The table counts components that are found again in two runs or more,
+and in more runs than when their units are permuted within layers (p < .05, corrected for the number of components).
 
 ![Components, their matches in single runs, and how often they are found again](networks_without_a_task/recurrence.png)
 
-## 3. Held against the labels
+## 3. Compared with the labels
 
 $labels
 
-Only here are the tasks looked at: the networks that `llm2bids glm` finds for them (prompts as samples, false discovery
-rate .05, both signs), and for each the component that shares most units with it. By chance and p: units permuted within
-layers. Correlation of maps: the largest of any component with the z map of the task, over all units, beyond any bound
-or not.
+Only this section uses the tasks. `llm2bids glm` finds their networks (prompts as samples, false discovery rate .05,
+both signs), and the table shows for each the component that shares most units with it. By chance and p: the units are
+permuted within layers. Correlation of maps: the largest correlation of any component with the z map of the task, over
+all units.
 
 ![Networks of tasks and their matches](networks_without_a_task/labels.png)
 $planted
-## 4. Whose they are
+## 4. Whether another model has them
 
 $fingerprint
 
-Spearman correlation of the courses of two sets of components over the texts that both models were shown, assigned one
-to one. By chance and p: texts permuted between the models. The first row is the most that can be expected, random
-weights are the least: both models read the same words, which makes courses alike beyond chance before any training.
-Ranks weigh all texts alike: networks that answer to few of them correlate little, however alike they are.
+The table shows the Spearman correlation of the time courses of two sets of components, over the texts that both models
+read, with components assigned one to one. By chance and p: the texts are permuted between the models. The first row is
+the most that can be expected. Random weights are the least: both models read the same words, which makes time courses
+similar beyond chance even before training. Ranks give all texts the same weight. Networks that answer to few texts
+therefore correlate little, however similar they are.
 
 ![The model against the same with random weights](networks_without_a_task/fingerprint.png)
 
 ## What this does not say
 
-- Chance takes units for independent. They are not, in any model: a component that recurs more often than by chance says
-  little; that more of them do than with random weights would say that training made them.
-- Components are made of the same runs in which they are found again; each run is one of $n_runs.
+- The chance levels treat units as independent, and in no model are they. That a component recurs more often than by
+  chance says little. If more components recurred than with random weights, training would have made them.
+- Components come from the same runs in which they are found again; each run is one of $n_runs.
 - $bound_says
-- Tasks differ in their words, and so do texts: whatever tells them apart may be words.
-- What goes together need not do anything: that takes a lesion (`examples/lesion.py`).
+- Tasks differ in their words, and so do texts. The words alone may explain a difference.
+- Units that vary together need not have an effect. To test that, lesion them (`examples/lesion.py`).
 """
 PLANTED = """
 What was planted into the phantom, and found without a label:
@@ -259,9 +261,10 @@ $planted
 
 ![Planted networks and their matches](networks_without_a_task/planted.png)
 """
-FAR = "Nothing is said of the many components none of whose units is that far from all others: they are dense."
+FAR = "Dense components, none of whose units is that far from all others, have no network here. There are many of them."
 NEAR = (
-    "No gap in these maps sets a network apart: of any normal distribution 2.3 % lie beyond 2, and size is no finding."
+    "No gap in these maps separates a network from the rest. Of any normal distribution 2.3 % lie beyond 2, so the "
+    "size of a network is no finding."
 )
 
 
