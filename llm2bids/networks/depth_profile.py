@@ -280,7 +280,7 @@ class NetworkDepth:
 
     @cached_property
     def z(self) -> NDArray[np.float64]:
-        """|z| of each tested unit."""
+        """Absolute z of each tested unit."""
         return np.abs(self.network.map("z")[self.networks.tested])
 
     @cached_property
