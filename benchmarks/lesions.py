@@ -35,19 +35,19 @@ MOST = 0.10
 """By which perplexity may change when all networks are kept."""
 
 
-def matrix(found: LesionResults, masks: dict[str, UnitMask], column: str) -> np.ndarray:
+def matrix(study: LesionResults, masks: dict[str, UnitMask], column: str) -> np.ndarray:
     """A score by network (rows) and topic."""
-    rows = found.table[found.table["score"] == "bits_per_token"]
+    rows = study.table[study.table["score"] == "bits_per_token"]
     return rows.pivot_table(column, "mask", "text").loc[list(masks), list(masks)].to_numpy()
 
 
 def dissociate(site: str, masks: dict[str, UnitMask], folder: Path, common: dict[str, Any]) -> bool:
     """Every network against every topic; whether it is as planted."""
-    found = lesion_study(folder / f"apart-{site}", masks=masks, dissociation=True, **common)
-    change, percentile = matrix(found, masks, "change"), matrix(found, masks, "percentile")
-    apart = np.array([[not (one & other).n_selected for other in masks.values()] for one in masks.values()])
-    own, beaten = np.diag(change), np.diag(percentile)
-    print(f"{site:<7} own topic, bits per token  {'  '.join(f'{value:6.2f}' for value in own)}")
+    study = lesion_study(folder / f"apart-{site}", masks=masks, dissociation=True, **common)
+    change, percentile = matrix(study, masks, "change"), matrix(study, masks, "percentile")
+    apart = np.array([[not (mask_a & mask_b).n_selected for mask_b in masks.values()] for mask_a in masks.values()])
+    on_topic, beaten = np.diag(change), np.diag(percentile)
+    print(f"{site:<7} own topic, bits per token  {'  '.join(f'{value:6.2f}' for value in on_topic)}")
     print(f"{'':<7} percentile                 {'  '.join(f'{value:6.0f}' for value in beaten)}")
     most = np.abs(change[apart]).max()
     print(f"{'':<7} most on a disjoint topic   {most:6.3f}, percentile {percentile[apart].max():.0f}")
@@ -57,8 +57,8 @@ def dissociate(site: str, masks: dict[str, UnitMask], folder: Path, common: dict
 def keep(site: str, masks: dict[str, UnitMask], folder: Path, common: dict[str, Any], method: str) -> bool:
     """All networks kept together; whether perplexity stays, and goes with random units kept."""
     options = common | {"controls": min(20, common["controls"]), "method": method}
-    found = lesion_study(folder / f"kept-{site}-{method}", masks=masks, keep_union=[len(masks)], **options)
-    rows = found.table[found.table["score"] == "perplexity"].set_index("text").loc[list(masks)]
+    study = lesion_study(folder / f"kept-{site}-{method}", masks=masks, keep_union=[len(masks)], **options)
+    rows = study.table[study.table["score"] == "perplexity"].set_index("text").loc[list(masks)]
     change = rows["after"] / rows["before"] - 1
     random = rows["control_mean"] / rows["before"]
     what = f"kept, others {method}"
@@ -90,8 +90,8 @@ def main() -> None:
             masks = phantom_truth(space)
             good &= dissociate(site, masks, folder, common | {"progress": False})
             for method in ("zero", "mean") if site == "block" else ("zero",):
-                kept = keep(site, masks, folder, common | {"progress": False}, method)
-                good &= kept or site == "block"
+                passed = keep(site, masks, folder, common | {"progress": False}, method)
+                good &= passed or site == "block"
     sys.exit(0 if good else 1)
 
 

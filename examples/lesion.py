@@ -45,16 +45,16 @@ def find_networks(folder: Path, args: argparse.Namespace) -> tuple[list[Path], l
     record(folder, args.model, TASKS, subject="model", sites=[args.site], runs=args.runs, resume=True)
     prep(folder, resume=True)
     by_task = glm(folder, folder / "derivatives" / "glm", top=[args.top / 100], resume=True)
-    (found,) = ica(folder, folder / "derivatives" / "ica", components=args.components, resume=True)
-    top = [next(one.mask.parent.glob(f"*task-{one.task}_*desc-top*_mask.nii.gz")) for one in by_task]
-    return top, [path for path in found.mask_files if load_mask(path).n_selected]
+    (components,) = ica(folder, folder / "derivatives" / "ica", components=args.components, resume=True)
+    top = [result.top_files[0] for result in by_task]
+    return top, [path for path in components.mask_files if load_mask(path).n_selected]
 
 
-def write_materials(folder: Path, known: frozenset[str], n_prompts: int) -> tuple[list[Path], Path]:
+def write_materials(folder: Path, defining_texts: frozenset[str], n_prompts: int) -> tuple[list[Path], Path]:
     """Prompts that were not shown, one file per topic; and a quiz: which ending belongs to the first words."""
     texts = {}
     for task, topic in on_topics().items():
-        unseen = [prompt.text for prompt in builtin_prompts()[topic] if text_hash(prompt.text) not in known]
+        unseen = [prompt.text for prompt in builtin_prompts()[topic] if text_hash(prompt.text) not in defining_texts]
         texts[task] = unseen[:n_prompts]
         (folder / f"{task}.txt").write_text("\n".join(texts[task]) + "\n", encoding="utf-8")
     rows = []
@@ -69,35 +69,35 @@ def write_materials(folder: Path, known: frozenset[str], n_prompts: int) -> tupl
     return [folder / f"{task}.txt" for task in texts], quiz
 
 
-def own_topic(found: LesionResults) -> pd.DataFrame:
+def own_topic(study: LesionResults) -> pd.DataFrame:
     """What each network does to its own topic, and to the others."""
-    rows = read_tsv(next(path for path in found.files if path.name == "dissociation.tsv"))
+    rows = read_tsv(next(path for path in study.files if path.name == "dissociation.tsv"))
     rows["task"] = rows["mask"].str.extract(r"task-([a-z]+)_")
     numbers = ["change", "control_change", "percentile", "percentile_low", "percentile_high"]
     rows[numbers] = rows[numbers].astype(float)
-    units = dict(zip(found.table["mask"], found.table["units"], strict=True))
-    told = []
-    for task, own in rows.groupby("task", sort=False):
-        (mine,) = own[own["text"] == task].to_dict("records")
-        others = own[own["text"] != task]
-        interval = f"{mine['percentile_low']:.0f} to {mine['percentile_high']:.0f}"
-        told.append(
+    units = dict(zip(study.table["mask"], study.table["units"], strict=True))
+    table_rows = []
+    for task, task_rows in rows.groupby("task", sort=False):
+        (on_topic,) = task_rows[task_rows["text"] == task].to_dict("records")
+        others = task_rows[task_rows["text"] != task]
+        interval = f"{on_topic['percentile_low']:.0f} to {on_topic['percentile_high']:.0f}"
+        table_rows.append(
             {
                 "network of": task,
-                "units": units[mine["mask"]],
-                "own topic, bits per token": f"{mine['change']:+.3f}",
-                "random units": f"{mine['control_change']:+.3f}",
-                "percentile among random units": f"{mine['percentile']:.0f} ({interval})",
+                "units": units[on_topic["mask"]],
+                "own topic, bits per token": f"{on_topic['change']:+.3f}",
+                "random units": f"{on_topic['control_change']:+.3f}",
+                "percentile among random units": f"{on_topic['percentile']:.0f} ({interval})",
                 "other topics": f"{others['change'].mean():+.3f}",
                 "most, of": f"{others['change'].max():+.3f} {others.loc[others['change'].idxmax(), 'text']}",
             }
         )
-    return pd.DataFrame(told)
+    return pd.DataFrame(table_rows)
 
 
-def conditions(found: LesionResults) -> pd.DataFrame:
+def conditions(study: LesionResults) -> pd.DataFrame:
     """States of the model below each other: accuracy, answers not parsed, perplexity over all topics."""
-    rows = found.summary
+    rows = study.summary
     topics = [name for name in rows if name.endswith(".perplexity")]
     return pd.DataFrame(
         {
@@ -197,17 +197,19 @@ def main() -> None:
     folder = Path(args.folder)
     folder.mkdir(parents=True, exist_ok=True)
     networks, components = find_networks(folder / "model", args)
-    known = frozenset[str]().union(*(stimulus_hashes(load_mask(path).provenance) for path in (*networks, *components)))
-    texts, quiz = write_materials(folder, known, args.prompts)
+    defining_texts = frozenset[str]().union(
+        *(stimulus_hashes(load_mask(path).provenance) for path in (*networks, *components))
+    )
+    texts, quiz = write_materials(folder, defining_texts, args.prompts)
     common = {"model": args.model, "text": texts, "lines": True, "controls": args.controls, "resume": True}
     order = list(on_topics())
     networks.sort(key=lambda path: order.index(parse_name(path.name)[1]["task"]))
     apart = lesion_study(folder / "apart", masks=networks, dissociation=True, **common)
     n = len(components)
-    kept = sorted({-(-n // part) for part in (4, 2, 1)})
+    n_kept = sorted({-(-n // part) for part in (4, 2, 1)})
     common["controls"] = -(-args.controls // 5)
     together = lesion_study(
-        folder / "together", masks=components, union=[min(10, n)], keep_union=kept, task=quiz, **common
+        folder / "together", masks=components, union=[min(10, n)], keep_union=n_kept, task=quiz, **common
     )  # fmt: skip
     (folder / "lesion.md").write_text(page(folder, args, apart, together, components), encoding="utf-8")
     print(own_topic(apart).to_string(index=False), "\n")
