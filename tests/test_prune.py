@@ -154,7 +154,7 @@ def test_without_groups_of_heads(family: str, tmp_path: Path) -> None:
 
 def test_parts_of_groups_are_silenced_only(tmp_path: Path) -> None:
     subject = tiny_subject("qwen3")
-    with pytest.raises(PruneError, match=r"loses no group of heads with common keys and values whole.*--pad"):
+    with pytest.raises(PruneError, match=r"loses no group of heads with common keys and values whole.*pad=True"):
         prune(subject, mask_at(subject.model, "head", HEADS), tmp_path / "m")
     pruned = prune(subject, mask_at(subject.model, "head", HEADS), tmp_path / "m", pad=True)
     assert pruned.report["Parameters"]["Before"] == pruned.report["Parameters"]["After"]
@@ -491,12 +491,12 @@ def test_what_cannot_be_pruned_is_refused_by_name(
 def test_other_refusals(tmp_path: Path) -> None:
     subject, bert = tiny_subject("qwen3"), tiny_subject("bert")
     mask = mask_at(subject.model, "neuron", NEURONS)
-    with pytest.raises(PruneError, match="give the file to average over with --text"):
+    with pytest.raises(PruneError, match="give the file to average over as `text`"):
         prune(subject, mask, tmp_path / "m", compensate_bias=True)
     text = written_text(tmp_path)
     with pytest.raises(PruneError, match="Qwen3ForCausalLM has no biases where neurons are read"):
         prune(subject, mask, tmp_path / "m", compensate_bias=True, text=text)
-    with pytest.raises(PruneError, match="does not predict the next token; leave --text out"):
+    with pytest.raises(PruneError, match="does not predict the next token; leave `text` out"):
         prune(bert, mask_at(bert.model, "neuron", NEURONS), tmp_path / "m", text=text)
     with pytest.raises(PruneError, match="no unit to take out"):
         prune(subject, mask_at(subject.model, "neuron", [[]] * N_BLOCKS), tmp_path / "m")

@@ -22,6 +22,7 @@ import llm2bids
 from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.nifti import Grid, NiftiWriter
 from llm2bids.errors import MaskError
+from llm2bids.masks.files import prefix_errors
 from llm2bids.model import tuning
 from llm2bids.model.lesions import amplify, lesion, mean_activations, push
 from llm2bids.model.loading import Identity
@@ -74,6 +75,7 @@ FILES: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
     "stage": lambda folder: Dataset(folder).stage("sub-x_task-a_run-01"),
     "cleanup": lambda folder: Dataset(folder).cleanup(["sub-x_task-a_run-01"]),
     "published": lambda folder: published(folder / "smaller"),
+    "prefix_errors": lambda folder: prefix_errors(folder / "map.nii.gz"),
     "NiftiWriter": lambda folder: NiftiWriter(folder / "a_bold.nii", Grid((3, 4, 5), np.eye(4), 1.0)),
 }
 """Those that touch files only."""

@@ -1,21 +1,23 @@
-"""``llm2bids prune``: its options, and what went and what was set to 0."""
+"""``llm2bids prune``: its options, and the table of what was removed and set to 0."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
-from llm2bids.cli.model import add_model_options
-from llm2bids.cli.terminal import format_table, options, tell
+from llm2bids.cli.arguments import add_options, values_of
+from llm2bids.cli.terminal import format_table, tell
 
 if TYPE_CHECKING:
     import argparse
 
-    from llm2bids.pruning import Pruned
+    from llm2bids.pruning import PrunedModel
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``llm2bids prune``."""
+    from llm2bids.pruning.settings import PruneOptions  # noqa: PLC0415
+
     verb = verbs.add_parser(
         "prune",
         help="take the units of a mask out of a model and save the smaller one",
@@ -23,63 +25,38 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "from_pretrained loads. It equals the model with these units held at 0. Where blocks lose unequal numbers and "
         "the architecture has one width for all, the rest is set to 0 in its place.",
     )
-    verb.add_argument("--model", required=True, metavar="phantom|DIR|HUB_ID", help="the model the mask was made of")
-    verb.add_argument("--mask", required=True, metavar="FILE", help="units to take out, of site neuron or head")
-    verb.add_argument("--out", required=True, metavar="DIR", help="folder to write")
-    verb.add_argument("--like", metavar="FILE", help="image or sidecar of ours that says which voxel is which unit")
-    what = verb.add_argument_group("what goes")
-    what.add_argument("--keep", action="store_true", help="keep the units of the mask and take out all others")
-    for end in ("first", "last"):
-        what.add_argument(
-            f"--protect-{end}", type=int, default=0, metavar="N", help=f"the {end} N blocks lose nothing (%(default)s)"
-        )
-    what.add_argument("--pad", action="store_true", help="write it also where units can only be set to 0")
-    what.add_argument(
-        "--compensate-bias",
-        action="store_true",
-        help="add what the units contributed on average over the text to the biases",
-    )
-    what.add_argument("--text", metavar="FILE", help="report perplexity on it, before and after")
-    _add_work(verb.add_argument_group("model and files"))
+    add_options(verb, PruneOptions)
     verb.set_defaults(verb=_run)
 
 
-def _add_work(work: argparse._ArgumentGroup) -> None:
-    """How the model is loaded, and what may happen to what is there."""
-    saved = "precision to load and save in; auto saves in that of the model's files"
-    add_model_options(work, "windows of text", saved, device_map=False)
-    work.add_argument("--overwrite", action="store_true", help="replace a pruned model that is there")
-    work.add_argument("--json", action="store_true", help="print the report for programs")
-
-
 def _run(args: argparse.Namespace) -> int:
-    """Prune, and tell what was done."""
+    """Prune, and print what was done."""
     from llm2bids.pruning import prune  # noqa: PLC0415 - takes seconds to import
 
-    pruned = prune(**options(args))
+    pruned = prune(**values_of(args))
     tell(json.dumps(pruned.report, indent=2) if args.json else _text(pruned))
     return 0
 
 
-def _text(pruned: Pruned) -> str:
+def _text(pruned: PrunedModel) -> str:
     """Blocks as rows, then the sums."""
     report = pruned.report
     rows: list[dict[str, Any]] = [
         {
-            "block": place["Block"],
-            f"{report['Site']} channels": place["Channels"],
-            "removed": len(place["Removed"]),
-            "set to 0": len(place["Zeroed"]),
+            "block": hookpoint["Block"],
+            f"{report['Site']} channels": hookpoint["Channels"],
+            "removed": len(hookpoint["Removed"]),
+            "set to 0": len(hookpoint["Zeroed"]),
         }
-        for place in report["Hookpoints"]
+        for hookpoint in report["Hookpoints"]
     ]
-    parameters, scored = report["Parameters"], report.get("Perplexity")
+    parameters, scores = report["Parameters"], report.get("Perplexity")
     lines = [format_table(rows)]
     if report["Obstacle"]:
         lines.append(f"nothing was removed: {report['Obstacle']}")
     lines.append(
         f"parameters {parameters['Before']:,} → {parameters['After']:,}, of these set to 0: {parameters['Zeroed']:,}"
     )
-    if scored:
-        lines.append(f"perplexity on {scored['Text']} {scored['Before']:.4g} → {scored['After']:.4g}")
+    if scores:
+        lines.append(f"perplexity on {scores['Text']} {scores['Before']:.4g} → {scores['After']:.4g}")
     return "\n".join([*lines, str(pruned.folder)])

@@ -19,8 +19,8 @@ from llm2bids.masks.files import (
     existing,
     file_sha256,
     load_mask,
-    naming,
     place,
+    prefix_errors,
     read_origin,
     save_mask,
 )
@@ -213,7 +213,7 @@ def _mask_of_image(
         raise MaskError(f"{source} holds p values, where small ones count; add below=True, or use the map of z values")
     space, metadata = place(source, like)
     volume = read_volume(source, space, number)
-    with naming(source):
+    with prefix_errors(source):
         values, background = split_volume(volume, space)
         if selection.below:
             values = tested_p_values(values, background, is_ours=read_origin(source).space is not None)

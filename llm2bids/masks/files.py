@@ -77,12 +77,12 @@ def load_mask(path: str | Path, like: str | Path | None = None) -> UnitMask:
     volume = read_volume(path, space)
     if not is_binary(volume):
         raise MaskError(f"{path} holds a map of many values, a mask is needed; make one with llm2bids mask convert")
-    with naming(path):
+    with prefix_errors(path):
         return UnitMask(space, select_units(Selection(), *split_volume(volume, space), space), provenance)
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def prefix_errors(path: Path) -> Iterator[None]:
     """Put the file's name before the message of a `MaskError`."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""The folder of a smaller model: written elsewhere, named when whole, never over anything but one of its kind."""
+"""The folder of a smaller model: it gets its name when it is complete, and replaces only another one of its kind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llm2bids.model.loading import Subject
 
 REPORT: Final = "llm2bids_prune.json"
-"""File in the folder of a smaller model that says how it was made; marks the folder as ours."""
+"""File in the folder of a smaller model that says how it was made, and marks the folder as ours."""
 _CARD = """\
 ---
 library_name: transformers
@@ -46,38 +46,37 @@ It computes what the original does with these units held {held}. Which units tho
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a target folder before any work is done."""
+    """Raise if a folder cannot be written, before any work is done."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / REPORT).is_file():
         raise PruneError(f"{folder} is there and no model that llm2bids pruned; choose another folder")
     if not overwrite:
-        raise PruneError(f"{folder} is there already; choose another folder, or replace it with --overwrite")
+        raise PruneError(f"{folder} is there already; choose another folder, or replace it with overwrite=True")
 
 
 @contextmanager
 def published(folder: Path) -> Iterator[Path]:
-    """Fill a folder that gets its name only when whole.
+    """Fill a folder that gets its name only when it is complete; what is there is replaced.
 
-    `folder`: where the files are to be in the end; what is there is replaced. Yields an empty folder beside it to write
-    into; gone after any exception.
+    Yields an empty folder beside it to write into, which is removed after any exception.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".llm2bids-") as place:
-            stage = Path(place) / folder.name
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".llm2bids-") as parent:
+            stage = Path(parent) / folder.name
             stage.mkdir()
             yield stage
             if folder.exists():
-                folder.replace(Path(place) / "replaced")
+                folder.replace(Path(parent) / "replaced")
             stage.replace(folder)
-    except (OSError, SafetensorError) as error:  # of Python, and of what writes weights
+    except (OSError, SafetensorError) as error:  # SafetensorError is raised while weights are written
         why = getattr(error, "strerror", None) or error
         raise PruneError(f"{folder} cannot be written ({why}); choose another folder") from error
 
 
 def write_model(subject: Subject, smaller: PreTrainedModel, folder: Path) -> None:
-    """Save a smaller model with the tokenizer and the way of sampling of the one it was made from."""
+    """Save a smaller model with the tokenizer and the generation settings of the one it was made from."""
     if smaller.can_generate():
         smaller.generation_config = _generation(subject)
     quietly(lambda: smaller.save_pretrained(folder))
@@ -85,15 +84,15 @@ def write_model(subject: Subject, smaller: PreTrainedModel, folder: Path) -> Non
 
 
 def describe_model(folder: Path, name: str, report: Mapping[str, Any]) -> None:
-    """Write what was done beside a smaller model, for programs and for people."""
+    """Write the report beside a smaller model, for programs and for people."""
     write_json(folder / REPORT, report)
     write_bytes(folder / "README.md", _card(name, report).encode())
 
 
 def _generation(subject: Subject) -> GenerationConfig:
-    """How the makers of a model say it is to write; a subject keeps that apart from the model."""
-    sampling, plain = subject.sampling, subject.model.generation_config
-    ids = {key: getattr(plain, key) for key in ("eos_token_id", "pad_token_id", "bos_token_id")}
+    """Settings of generation as the makers of a model advise, with the ids of its special tokens."""
+    sampling, generation = subject.sampling, subject.generation
+    ids = {key: getattr(generation, key) for key in ("eos_token_id", "pad_token_id", "bos_token_id")}
     if not sampling.temperature:
         return GenerationConfig(do_sample=False, **ids)
     return GenerationConfig(

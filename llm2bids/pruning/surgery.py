@@ -1,9 +1,9 @@
-"""Taking units out of a model: what can go, what can only be silenced, and the smaller model.
+"""Units taken out of a model: which can be removed, which can only be silenced, and the smaller model.
 
 A configuration has one width for all blocks. So every block loses as many neurons, or groups of heads, as the block
-that loses fewest; what a block was to lose beyond that stays in its place with weights of 0. Heads go only whole, and
-in grouped-query attention only with the whole group that shares keys and values; channels of other heads are silenced.
-What is left over equals the model with these units held at 0.
+that loses fewest. What a block was to lose beyond that stays in its place with weights of 0. Only whole heads are
+removed, and in grouped-query attention only whole groups that share keys and values; channels of other heads are
+silenced. The smaller model equals the model with these units held at 0.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ _BIASES: Final = {"neuron": "mlp_bias", "head": "attention_bias"}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cut:
-    """What becomes of the units that are to go.
+    """How units are taken out of a model.
 
-    - `silenced`: all units that are to go: none of them does anything in the smaller model.
-    - `removed`: those of them whose weights go; the others' are 0.
-    - `config`: that of the smaller model.
+    - `silenced`: all units to take out; none of them does anything in the smaller model.
+    - `removed`: those of them whose weights are removed; the weights of the others are set to 0.
+    - `config`: configuration of the smaller model.
     - `settings`: what differs in it: name to a pair of values, before and after.
-    - `silent`, `gone`: weights of the units that are to go, and of those removed, see `find_weights`.
+    - `silent`, `gone`: weights of the silenced and of the removed units, as `llm2bids.model.tuning.Wiring.weights`
+      gives them.
     - `obstacle`: why nothing is removed; empty where something is.
     """
 
@@ -78,20 +79,21 @@ class Cut:
 
 
 def plan_cut(model: PreTrainedModel, mask: UnitMask, *, biased: bool = False) -> Cut:
-    """Say which units of a mask can be removed and which only silenced.
+    """Plan which units of a mask are removed and which only silenced: the most that the architecture allows.
 
-    `biased`: whether the maps that read the units must have biases; they are switched on where the configuration can.
-    Returns the most that every block can lose and the architecture allows.
+    `biased`: whether the maps that read the units must have biases, which are switched on if the configuration can.
     """
     _check_mask(model, mask)
     space, size = mask.space, _part_size(model, mask)
-    whole: NDArray[np.bool_] = np.asarray(mask.selected.reshape(space.n_hookpoints, -1, size).all(-1))
-    n_parts, fewest = whole.shape[1], max(1, int((~whole).sum(1).max()))
-    tried = range(fewest, n_parts) if space.site == "head" else [fewest] * (fewest < n_parts)
+    removable: NDArray[np.bool_] = np.asarray(mask.selected.reshape(space.n_hookpoints, -1, size).all(-1))
+    n_parts, fewest = removable.shape[1], max(1, int((~removable).sum(1).max()))
+    # Many configurations take only some numbers of heads, such as divisors of the hidden size: the smallest that can be
+    # built is taken. Neurons go in any number, or in none.
+    counts = range(fewest, n_parts) if space.site == "head" else [fewest] * (fewest < n_parts)
     wiring = Wiring.find(model, space)
     silent = wiring.weights(mask)
-    for n_kept in (*tried, n_parts):
-        removed = UnitMask(space, _last(whole, n_parts - n_kept).repeat(size, axis=1).reshape(-1))
+    for n_kept in (*counts, n_parts):
+        removed = UnitMask(space, _last(removable, n_parts - n_kept).repeat(size, axis=1).reshape(-1))
         config, settings = _changed(model, _settings(model, space.site, n_kept, size, biased=biased))
         shell = _buildable(model, config)
         if shell is None:
@@ -103,16 +105,17 @@ def plan_cut(model: PreTrainedModel, mask: UnitMask, *, biased: bool = False) ->
             return cut
     raise PruneError(
         f"{type(model).__name__} has no biases where {space.site}s are read, nor a setting for them; prune it without "
-        "--compensate-bias"
+        "`compensate_bias`"
     )
 
 
 def cut_model(model: PreTrainedModel, cut: Cut, means: NDArray[np.floating[Any]] | None = None) -> PreTrainedModel:
-    """Make the smaller model, to be saved.
+    """Make the smaller model, to be saved and loaded again.
 
-    `means` (n_units,): mean activation of every unit: what the units that go contributed on average is added to the
-    biases of the maps that read them. Returns with the weights of the smaller model. To be saved and loaded, not to be
-    run: what is not saved (rotary frequencies, for one) is missing.
+    It cannot be run: buffers that are not saved, such as rotary frequencies, have no values.
+
+    `means` (n_units,): mean activation of every unit; what the silenced units contributed on average is added to the
+    biases of the maps that read them.
     """
     silent = cut.silent
     state = {
@@ -131,7 +134,7 @@ def cut_model(model: PreTrainedModel, cut: Cut, means: NDArray[np.floating[Any]]
 
 
 def count_zeroed(model: PreTrainedModel, cut: Cut) -> int:
-    """Count weights that stay in place with value 0 because of a cut."""
+    """Count the weights that a cut sets to 0 and does not remove."""
     return sum(
         int(_without(weights.expand_as(model.get_parameter(name)), cut.gone.get(name)).sum())
         for name, weights in cut.silent.items()
@@ -139,7 +142,7 @@ def count_zeroed(model: PreTrainedModel, cut: Cut) -> int:
 
 
 def _check_mask(model: PreTrainedModel, mask: UnitMask) -> None:
-    """Refuse a mask whose units cannot be taken out of this model."""
+    """Raise if the units of a mask cannot be taken out of this model."""
     site, space = mask.space.site, mask.space
     if site not in PRUNABLE:
         raise PruneError(
@@ -159,7 +162,7 @@ def _check_mask(model: PreTrainedModel, mask: UnitMask) -> None:
 
 
 def _part_size(model: PreTrainedModel, mask: UnitMask) -> int:
-    """Number of units that can only go together: one neuron, or the heads that share keys and values."""
+    """Number of units that go together: one neuron, or the channels of all heads that share keys and values."""
     if mask.space.site == "neuron":
         return 1
     n_channels, n_groups = mask.space.n_channels[0], _n_groups(model.config.get_text_config())
@@ -169,12 +172,12 @@ def _part_size(model: PreTrainedModel, mask: UnitMask) -> int:
 
 
 def _n_groups(config: PretrainedConfig) -> int:
-    """Number of heads with keys and values of their own."""
+    """Number of groups of heads that share keys and values."""
     return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
 def _settings(model: PreTrainedModel, site: str, n_kept: int, size: int, *, biased: bool) -> dict[str, Any]:
-    """What the configuration of a model with so many neurons, or groups of heads, says."""
+    """Settings of a model with so many neurons, or groups of heads, per block."""
     config = model.config.get_text_config()
     bias = {_BIASES[site]: True} if biased and hasattr(config, _BIASES[site]) else {}
     if site == "neuron":
@@ -190,7 +193,7 @@ def _settings(model: PreTrainedModel, site: str, n_kept: int, size: int, *, bias
 def _changed(
     model: PreTrainedModel, settings: Mapping[str, Any]
 ) -> tuple[PretrainedConfig, dict[str, tuple[Any, Any]]]:
-    """A configuration with other settings, and which of them are others."""
+    """A copy of the configuration with these settings, and the pairs of values that differ."""
     config = deepcopy(model.config)
     text = config.get_text_config()
     before = {name: getattr(text, name, None) for name in settings}
@@ -199,14 +202,14 @@ def _changed(
     return config, {name: (before[name], value) for name, value in settings.items() if before[name] != value}
 
 
-def _last(whole: NDArray[np.bool_], n_gone: int) -> NDArray[np.bool_]:
-    """The last so many of those chosen in each row."""
-    chosen: NDArray[np.bool_] = whole & (whole[:, ::-1].cumsum(1)[:, ::-1] <= n_gone)
+def _last(removable: NDArray[np.bool_], n_gone: int) -> NDArray[np.bool_]:
+    """Choose the last so many removable parts of each row (n_blocks, n_parts)."""
+    chosen: NDArray[np.bool_] = removable & (removable[:, ::-1].cumsum(1)[:, ::-1] <= n_gone)
     return chosen
 
 
 def _obstacle(model: PreTrainedModel, mask: UnitMask, fewest: int, n_parts: int) -> str:
-    """Why nothing can be removed."""
+    """Say why nothing can be removed."""
     what = "neuron" if mask.space.site == "neuron" else "head"
     if mask.space.site == "head" and n_parts < model.config.get_text_config().num_attention_heads:
         what = "group of heads with common keys and values"
@@ -216,46 +219,46 @@ def _obstacle(model: PreTrainedModel, mask: UnitMask, fewest: int, n_parts: int)
 
 
 def _buildable(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel | None:
-    """The architecture built from a configuration, if it allows that."""
+    """Build the architecture from a configuration; None if it does not allow that."""
     try:
-        type(config).from_dict(config.to_dict())  # some demand divisors, which loading would say
+        type(config).from_dict(config.to_dict())  # some raise if widths do not divide each other
         return _shell(model, config)
     except (ValueError, TypeError, RuntimeError, StrictDataclassError):
         return None
 
 
 def _fits(model: PreTrainedModel, shell: PreTrainedModel, cut: Cut, *, biased: bool) -> bool:
-    """Whether the smaller architecture takes the smaller weights."""
-    wanted = {name: tensor.shape for name, tensor in shell.state_dict().items()}
+    """Whether the weights that are left have the shapes of the smaller architecture."""
+    shapes = {name: tensor.shape for name, tensor in shell.state_dict().items()}
     state = model.state_dict().items()
     smaller = {name: _without(tensor.to("meta"), cut.gone.get(name)).shape for name, tensor in state}
     readers = [HookPoint.parse(name).path for name in cut.silenced.space.hookpoints]
-    if biased and any(f"{path}.bias" not in wanted for path in readers):
+    if biased and any(f"{path}.bias" not in shapes for path in readers):
         return False
-    same = all(wanted.get(name) == shape for name, shape in smaller.items())
-    return same and all(name.endswith(".bias") for name in wanted.keys() - smaller.keys())
+    same = all(shapes.get(name) == shape for name, shape in smaller.items())
+    return same and all(name.endswith(".bias") for name in shapes.keys() - smaller.keys())
 
 
 def _shell(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
-    """A model without numbers."""
+    """The architecture without values of its weights."""
     with torch.device("meta"):
         shell: PreTrainedModel = type(model)(deepcopy(config))
     return shell.eval()
 
 
 def _without(tensor: Tensor, gone: Tensor | None) -> Tensor:
-    """A parameter without rows or columns, given as a shape that broadcasts to it."""
+    """A parameter without the rows or columns that are `gone`, which broadcasts to its shape."""
     if gone is None:
         return tensor
     axis = next(number for number, length in enumerate(gone.shape) if length > 1)
-    kept = (~gone).flatten().nonzero().flatten()
-    return tensor.index_select(axis, kept.to(tensor.device))
+    remaining = (~gone).flatten().nonzero().flatten()
+    return tensor.index_select(axis, remaining.to(tensor.device))
 
 
 def _contributions(
     model: PreTrainedModel, silenced: UnitMask, means: NDArray[np.floating[Any]]
 ) -> Iterator[tuple[str, Tensor]]:
-    """What the units that go added to the output of each map on average, by path."""
+    """Mean contribution of the silenced units to the output of each map that reads them, weight × mean, by path."""
     levels = silenced.space.split(np.where(silenced.selected, means, 0.0))
     for name, level in zip(silenced.space.hookpoints, levels, strict=True):
         path = HookPoint.parse(name).path
