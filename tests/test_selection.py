@@ -11,8 +11,9 @@ from llm2bids.errors import InferenceError, MaskError, SelectionError
 from llm2bids.masks import convert_mask
 from llm2bids.networks.rules import NetworkRule
 from llm2bids.networks.run_statistics import Maps
+from llm2bids.results.work import read_share
 from llm2bids.space import Selection
-from llm2bids.space.selection import ranks, read_share
+from llm2bids.space.selection import ranks
 from llm2bids.statistics.linear_model import StatMaps
 from llm2bids.statistics.top import select_top
 

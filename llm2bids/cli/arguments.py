@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def add_options(verb: argparse.ArgumentParser, cls: Any) -> None:
     """Add every option of a class of options to the parser of a verb, group by group."""
     groups: dict[str, Any] = {"": verb}
-    for part in declared_options(cls):
+    # a list by place takes as many values as follow, so it comes after all else by place
+    for part in sorted(declared_options(cls), key=lambda part: part.metadata["place"] and part.metadata["many"]):
         if not part.metadata["typed"]:
             continue
         title = part.metadata["group"]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llm2bids.errors import InferenceError, SelectionError
+from llm2bids.results.work import read_share
 from llm2bids.space import Selection
-from llm2bids.space.selection import read_share
 from llm2bids.statistics.correction import adjust
 
 if TYPE_CHECKING:

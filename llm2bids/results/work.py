@@ -6,7 +6,7 @@ from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from functools import partial
 
-from llm2bids.errors import DatasetError
+from llm2bids.errors import DatasetError, SelectionError
 from llm2bids.options import option, options
 
 _labels = partial(option, group="which runs (all)", default=())
@@ -33,6 +33,19 @@ def processes(text: str) -> int:
     if number < 1 and number != -1:
         raise ArgumentTypeError(f"{text} processes found; 1 or more needed, or -1 for all")
     return number
+
+
+def read_share(share: str | float) -> float:
+    """Read a share of units as it is typed.
+
+    >>> read_share("1%"), read_share("0.5 %"), read_share("0.01"), read_share(0.25)
+    (0.01, 0.005, 0.01, 0.25)
+    """
+    text = str(share).strip()
+    try:
+        return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError as error:
+        raise SelectionError(f"{share!r} is no share of the units; give one such as 1% or 0.01") from error
 
 
 @options

@@ -168,19 +168,6 @@ def largest(level: NDArray[np.floating[Any]], n_chosen: ArrayLike) -> NDArray[np
     return ranks(level) < np.asarray(n_chosen)[:, None]
 
 
-def read_share(share: str | float) -> float:
-    """Read a share of units as people write it.
-
-    >>> read_share("1%"), read_share("0.5 %"), read_share("0.01"), read_share(0.25)
-    (0.01, 0.005, 0.01, 0.25)
-    """
-    text = str(share).strip()
-    try:
-        return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
-    except ValueError as error:
-        raise SelectionError(f"{share!r} is no share of the units; give one such as 1% or 0.01") from error
-
-
 def share_label(share: float) -> str:
     """Name a share as a BIDS label, in percent.
 

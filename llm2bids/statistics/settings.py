@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from llm2bids.errors import InferenceError
 from llm2bids.options import option, options, sidecar_fields
-from llm2bids.results.work import RunLabels, Work
+from llm2bids.results.work import RunLabels, Work, read_share
 
 UNITS_OF_INFERENCE: Final = {
     "prompt": "Prompts are the samples: one effect per prompt, compared over prompts and runs; a text that is shown "
@@ -31,16 +31,6 @@ CORRECTIONS: Final = {
 _NEIGHBOURS: Final = (
     "neighbouring voxels are neighbours on the page only (units of a layer can be permuted without changing the model)"
 )
-
-
-def share(text: str) -> float:
-    """Read a share of units as it is typed.
-
-    >>> share("1%"), share("0.5 %"), share("0.01")
-    (0.01, 0.005, 0.01)
-    """
-    number = text.strip()
-    return float(number.removesuffix("%")) / 100 if number.endswith("%") else float(number)
 
 
 _estimated = partial(option, group="how effects are estimated")
@@ -91,7 +81,7 @@ class GLMSettings:
         "uncorrected",
         default=(),
         metavar="SHARE",
-        parse=share,
+        parse=read_share,
     )
 
     def check(self) -> None:
