@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from llm2bids.bids.templates import template_text
 from llm2bids.errors import DatasetError
+from llm2bids.options import option, options, takes
 
 COMMAND: Final = "bids-validator-deno"
 
@@ -80,13 +81,16 @@ class Validation:
         return f"Validation({self.root}: {self.n_errors} errors, {self.n_warnings} warnings)"
 
 
-def validate(bids_dir: str | Path) -> list[Validation]:
-    """Validate a dataset and each derivative in it with the official validator.
+@options
+class ValidateOptions:
+    """Options of ``validate``."""
 
-    Parameters
-    ----------
-    bids_dir : path-like
-        A raw dataset or a derivative.
+    bids_dir: str | Path = option("a raw dataset or a derivative", kw_only=False, place=True, metavar="DIR")
+
+
+@takes(ValidateOptions)
+def validate(options: ValidateOptions) -> list[Validation]:
+    """Run the official BIDS validator on a dataset and on each derivative in it.
 
     Returns
     -------
@@ -100,7 +104,7 @@ def validate(bids_dir: str | Path) -> list[Validation]:
     DatasetError
         If the folder is no BIDS dataset or the validator cannot be run.
     """
-    root = Path(bids_dir)
+    root = Path(options.bids_dir)
     if not (root / "dataset_description.json").is_file():
         raise DatasetError(f"{root} has no dataset_description.json, so it is no BIDS dataset; give the folder of one")
     derivatives = sorted(path.parent for path in root.glob("derivatives/*/dataset_description.json"))

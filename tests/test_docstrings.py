@@ -18,10 +18,17 @@ PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_te
 LEFT_OUT = set(PYPROJECT["tool"]["numpydoc_validation"]["checks"]) - {"all"}
 FRONT_DOOR = (
     "decomposition.ica",
+    "diagnosis.doctor",
     "masks.combine_masks",
     "masks.convert_mask",
     "masks.load_mask",
     "masks.save_mask",
+    "model.activations.Activations",
+    "model.activations.activations",
+    "model.lesions.lesion",
+    "model.loading.Subject",
+    "model.subject.load",
+    "model.tuning.finetune_mask",
     "networks.answers.Answer",
     "networks.connectivity",
     "networks.fingerprinting.fingerprint",
@@ -31,10 +38,14 @@ FRONT_DOOR = (
     "networks.profile",
     "networks.reliability",
     "preparation.prep",
+    "recording.Recording",
     "recording.record",
     "space.UnitMask",
     "space.UnitSpace",
     "statistics.glm",
+    "task.Task",
+    "task.Trial",
+    "validation.validate",
 )
 
 

@@ -287,6 +287,13 @@ def test_every_text_has_a_scan_even_if_an_end_token_is_not_special() -> None:
     assert all(one.n_scans >= 1 for one in generate(subject, find_site(subject.model, "block"), tokens, 3))
 
 
+def test_an_end_token_that_the_model_does_not_know_ends_nothing() -> None:
+    subject = tiny_subject("gpt2")
+    subject.model.generation_config.eos_token_id = 50256  # as in a configuration of GPT-2 with another tokenizer
+    tokens = tokenize(subject, texts(2), n_new=3)
+    assert [one.n_scans for one in generate(subject, find_site(subject.model, "block"), tokens, 3)] == [3, 3]
+
+
 def test_added_tokens_that_are_special_are_no_scans_but_unknown_words_are() -> None:
     subject = tiny_subject("gpt2")
     subject.tokenizer.add_tokens([AddedToken("model", special=True)])

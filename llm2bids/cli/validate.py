@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from llm2bids.cli.arguments import add_options, values_of
 from llm2bids.cli.terminal import tell
 
 if TYPE_CHECKING:
@@ -13,13 +14,14 @@ if TYPE_CHECKING:
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``llm2bids validate``."""
+    from llm2bids.validation import ValidateOptions  # noqa: PLC0415
+
     verb = verbs.add_parser(
         "validate",
         help="run the official BIDS validator; exit 1 if it finds errors",
         description="Run the official BIDS validator on a dataset and on each of its derivatives.",
     )
-    verb.add_argument("bids_dir", metavar="DIR", help="a raw dataset or a derivative")
-    verb.add_argument("--json", action="store_true", help="print the result for programs")
+    add_options(verb, ValidateOptions)
     verb.set_defaults(verb=_run)
 
 
@@ -29,7 +31,7 @@ def _run(args: argparse.Namespace) -> int:
 
     from llm2bids.validation import validate  # noqa: PLC0415 - keeps --help fast
 
-    validations = validate(args.bids_dir)
+    validations = validate(**values_of(args))
     if args.json:
         tell(json.dumps([asdict(validation) for validation in validations], indent=2, default=str))
     else:

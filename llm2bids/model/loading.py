@@ -174,7 +174,12 @@ class Subject:
     def plain_generation(self) -> Iterator[None]:
         """Make ``model.generate`` use `generation` inside the ``with``.
 
-        Handing it the configuration would not do: transformers fills what is not set with the model's own settings.
+        To pass the configuration to it is not enough: transformers fills what is not set with the model's own settings.
+
+        Yields
+        ------
+        None
+            While it does.
         """
         config = self.model.generation_config
         self.model.generation_config = self.generation

@@ -329,8 +329,9 @@ def _special(subject: Subject, like: Tensor) -> Tensor:
 
 
 def _never_scanned(subject: Subject, like: Tensor) -> Tensor:
-    """Ids of the tokens that give no scan, on the device of another tensor."""
-    return torch.tensor(sorted(subject.special_ids | _ends(subject)), dtype=torch.long, device=like.device)
+    """Ids of the tokens that give no scan, on the device of another tensor; the model may know less than all."""
+    ids = [token for token in subject.special_ids | _ends(subject) if token < subject.n_embedded]
+    return torch.tensor(sorted(ids), dtype=torch.long, device=like.device)
 
 
 def _ends(subject: Subject) -> frozenset[int]:
