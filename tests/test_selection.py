@@ -15,7 +15,7 @@ from llm2bids.results.work import read_share
 from llm2bids.space import Selection
 from llm2bids.space.selection import ranks
 from llm2bids.statistics.linear_model import StatMaps
-from llm2bids.statistics.top import select_top
+from llm2bids.statistics.output import select_top
 
 from .maps import SPACE, VALUES, write_map
 

@@ -19,8 +19,8 @@ from llm2bids.results.targets import read_map
 from llm2bids.space.selection import share_label
 from llm2bids.statistics import glm
 from llm2bids.statistics.linear_model import StatMaps
+from llm2bids.statistics.output import select_top
 from llm2bids.statistics.settings import GLMSettings
-from llm2bids.statistics.top import select_top
 from llm2bids.validation import validate
 
 if TYPE_CHECKING:

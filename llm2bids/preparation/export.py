@@ -44,7 +44,7 @@ def conditions_of(run: BoldRun, model: StatsModel) -> tuple[list[str], list[Cont
     if transformations := model.run.regressors.to_json():
         raise DesignError(
             f"model {model.name} uses {transformations[0]['Name']}, which the files for FSL do not hold; leave out "
-            "`fsl`, or give the task a model without it and this one to llm2bids glm --model"
+            "`fsl`, or give the task a model without it, and this model to glm"
         )
     events = read_events(run.beside("events.tsv"), run.n_scans * run.t_r)
     available = [f"{FACTOR}{name}" for name in sorted(set(events["trial_type"]) - {"n/a"})]

@@ -1,4 +1,4 @@
-"""What the summary of an analysis (``glm.json``) says, as one result per contrast."""
+"""Results of an analysis, read from its summary (``glm.json``): one per contrast."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SUMMARY: Final = "glm.json"
-"""Suffix of the file that says what an analysis did and found."""
+"""Suffix of the summary of an analysis."""
 LIBRARIES: Final = ("nilearn", "numpy", "scipy")
-"""Packages that compute, whose versions sidecars tell."""
+"""Packages whose versions sidecars name."""
 TAILS: Final = {"two": "two-tailed", "positive": "one-tailed (positive)", "negative": "one-tailed (negative)"}
 
 
 @dataclass(frozen=True)
 class ContrastResult:
-    """Result of one contrast: its maps and its network, which are read when asked for.
+    """Result of one contrast; its map and network are read from their files on first use.
 
     Parameters
     ----------
     subject, task, site, space, contrast : str
-        What it is of; subject is ``"group"`` for a group.
+        What was analysed; subject is ``"group"`` for a group.
     n_tested, n_selected : int
-        Number of units tested, and of those in the network.
+        Numbers of units tested, and of units in the network.
     threshold : float or None
-        Least absolute z of a unit of the network; None where it is empty.
+        Smallest absolute z of the network; None if it is empty.
     mask_file, z_file, units_file : Path
         Files of the network, of the map of z, and of the table of units.
     summary_file : Path
@@ -48,7 +48,7 @@ class ContrastResult:
     skipped : bool
         Whether it was there already (``resume``).
     top_files : tuple of Path
-        Masks of the units with the largest statistic, one per share asked for; uncorrected.
+        Masks of the units with the largest statistic, uncorrected; one per share of ``top``.
     """
 
     subject: str
@@ -68,19 +68,20 @@ class ContrastResult:
 
     @cached_property
     def mask(self) -> UnitMask:
-        """The network."""
+        """The network: units that pass the corrected test."""
         selected = read_map(self.mask_file, self._space) > 0
         return UnitMask(self._space, selected, self._metadata | {"Source": str(self.mask_file)})
 
     @cached_property
     def z(self) -> NDArray[np.float64]:
-        """The statistic as a normal deviate, shape (n_units,); 0 where no unit was tested."""
+        """The statistic as a normal deviate, shape (n_units,); 0 for units that were not tested."""
         return np.asarray(read_map(self.z_file, self._space), np.float64)
 
     @cached_property
     def units(self) -> pd.DataFrame:
-        """The units of the network, the strongest first: place, effect, z and corrected p."""
-        return read_tsv(self.units_file)
+        """Units of the network, the strongest first: where they are, effect, z and corrected p."""
+        numbers = {"unit": int, "block": int, "channel": int, "effect": float, "z": float, "p_corrected": float}
+        return read_tsv(self.units_file).astype(numbers)
 
     @property
     def files(self) -> list[Path]:
@@ -98,7 +99,7 @@ class ContrastResult:
         return draw_layers(self.z, self.mask.selected, self._space)
 
     def to_json(self) -> dict[str, Any]:
-        """Describe the result for programs."""
+        """Convert to what ``--json`` prints."""
         files = {"mask": self.mask_file, "z_map": self.z_file, "units": self.units_file}
         counts = ("subject", "task", "site", "space", "contrast", "n_tested", "n_selected", "threshold")
         return {
@@ -116,13 +117,13 @@ class ContrastResult:
         )
 
     def _repr_html_(self) -> str:
-        """The result in a notebook: what it is of, and its strongest units."""
+        """Show the strongest units in a notebook."""
         head = self.units.head(10).to_html(index=False, float_format="{:.3g}".format)
         return f"<p>{escape(repr(self)[1:-1])}</p>{head}"
 
     @property
     def _metadata(self) -> dict[str, Any]:
-        """What the sidecar of the network says under ``Llm2bids``."""
+        """Object ``Llm2bids`` in the sidecar of the network."""
         metadata: dict[str, Any] = read_json(sidecar_of(self.mask_file))["Llm2bids"]
         return metadata
 
@@ -133,9 +134,7 @@ class ContrastResult:
 
 
 def tails_of(summary: Mapping[str, Any]) -> str:
-    """Name the tails of the tests of an analysis.
-
-    `summary`: what ``glm.json`` says. An F test has one tail, whatever was asked of the t tests beside it.
+    """Name the tails of the tests in a summary; an F test has one tail, whatever the option says.
 
     >>> two_tailed = {"Llm2bids": {"Statistics": {"Tail": "two"}}}
     >>> tails_of(two_tailed | {"Found": [{"test": "t"}]})
@@ -153,12 +152,12 @@ def tails_of(summary: Mapping[str, Any]) -> str:
 
 
 def contrast_results(summary: Mapping[str, Any], path: Path, *, skipped: bool = False) -> list[ContrastResult]:
-    """Give one result per contrast of the summary of an analysis, which lies at `path`."""
+    """Make one result per contrast of a summary; `path` is its file."""
     folder = path.parent
-    subject_and_place: dict[str, Any] = {key.lower(): summary[key] for key in ("Subject", "Task", "Site", "Space")}
+    entities: dict[str, Any] = {key.lower(): summary[key] for key in ("Subject", "Task", "Site", "Space")}
     return [
         ContrastResult(
-            **subject_and_place,
+            **entities,
             **{key: contrast[key] for key in ("contrast", "n_tested", "n_selected", "threshold")},
             mask_file=folder / contrast["mask"],
             z_file=folder / contrast["z_map"],

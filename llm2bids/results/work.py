@@ -1,4 +1,4 @@
-"""Options that verbs share: which runs are taken, how much is done at a time, what may happen to what is there."""
+"""Options that verbs share: which runs, how many processes, and whether existing results stay or are replaced."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _work = partial(option, group="work", noted=False)
 
 @options
 class RunLabels:
-    """Which runs are taken."""
+    """Subjects, tasks and sites to take; all by default."""
 
     participant_label: Sequence[str] = _labels("subjects", metavar="LABEL")
     task_label: Sequence[str] = _labels("tasks", metavar="LABEL")
@@ -23,12 +23,12 @@ class RunLabels:
 
     @property
     def labels(self) -> dict[str, Sequence[str]]:
-        """The same by kind: ``subjects``, ``tasks`` and ``sites``."""
+        """The labels by keyword: ``subjects``, ``tasks`` and ``sites``."""
         return {"subjects": self.participant_label, "tasks": self.task_label, "sites": self.sites}
 
 
 def processes(text: str) -> int:
-    """Read a number of processes as it is typed: 1 or more, or -1 for all."""
+    """Read a number of processes from the command line: 1 or more, or -1 for all."""
     number = int(text)
     if number < 1 and number != -1:
         raise ArgumentTypeError(f"{text} processes found; 1 or more needed, or -1 for all")
@@ -50,15 +50,15 @@ def read_share(share: str | float) -> float:
 
 @options
 class Work:
-    """How much is done at a time, and what may happen to what is there."""
+    """Number of processes, and whether existing results stay or are replaced."""
 
     n_jobs: int = _work("processes; -1 for all", default=1, metavar="N", parse=processes)
-    resume: bool = _work("leave alone what is there and up to date, do the rest", default=False)
-    overwrite: bool = _work("replace what is there", default=False)
+    resume: bool = _work("leave complete and current results alone, and do the rest", default=False)
+    overwrite: bool = _work("replace existing results", default=False)
     progress: bool | None = _work("show a progress bar; by default if the terminal can", default=None, typed=False)
 
     def check(self) -> None:
-        """Raise if both resume and overwrite are asked for, or no process."""
+        """Raise if resume contradicts overwrite, or the number of processes is 0."""
         if self.resume and self.overwrite:
             raise DatasetError("both resume=True and overwrite=True found; choose one")
         if self.n_jobs == 0:

@@ -1,4 +1,19 @@
-"""Which units answer to a task: effects, tests and networks per subject and over subjects, by nilearn's estimators."""
+"""``glm``: which units respond to a task, per subject and over subjects, by nilearn's estimators.
+
+On the way from prepared runs to networks, the modules come in this order:
+
+- `verb`, `settings`: the function ``glm`` and its options.
+- `analysis`: a subject, task and site: its runs, its contrasts, the designs of its runs.
+- `first_level`: signals of runs to effects of every prompt.
+- `samples`: effects of prompts to the samples of a contrast.
+- `second_level`: samples to maps of every contrast.
+- `correction`: maps to corrected p-values.
+- `output`: maps, networks (masks), tables and designs as files.
+- `participant_level`: the job that does this for one subject.
+- `group_maps`, `group_design`, `group_level`: effects of subjects, the design over them, and the job of a group.
+
+`linear_model` has the fits that both levels use.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from llm2bids.bids.names import sidecar_of
+from llm2bids.bids.names import sidecar_of, to_label
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.tables import write_bytes, write_json, write_tsv
 from llm2bids.bids.templates import template_json
@@ -15,8 +15,8 @@ from llm2bids.plots.design import draw_design_matrix
 from llm2bids.plots.pictures import as_png
 from llm2bids.results import jobs
 from llm2bids.results.summaries import TAILS, ContrastResult, contrast_results
-from llm2bids.space import UnitMask
-from llm2bids.statistics.top import write_top
+from llm2bids.space import Selection, UnitMask
+from llm2bids.space.selection import share_label
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from llm2bids.design.statsmodel import Contrast
     from llm2bids.results.targets import Target
+    from llm2bids.space.selection import Tail
     from llm2bids.statistics.linear_model import StatMaps
     from llm2bids.statistics.settings import GLMSettings
 
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 
         def run(self) -> list[ContrastResult]:
             """Carry it out and publish all files at once."""
+
+
+_STATISTICS: Final = {"two": "|z|", "positive": "z", "negative": "-z"}
+_UNCORRECTED: Final = {"Correction": "none", "CorrectionDescription": "uncorrected: the share of units was chosen"}
 
 
 def write_contrast(
@@ -54,31 +59,82 @@ def write_contrast(
     `adjusted` (n_tested,): corrected p-values. `fields`: further fields of the sidecars.
     """
     network = adjusted <= settings.alpha
-    threshold = float(np.abs(maps.z[network]).min()) if network.any() else None
     fields = {**describe_contrast(contrast), "DegreesOfFreedom": maps.dof, **(fields or {})}
     z_map = write_maps(target, contrast, maps, settings.tail, fields)
     top = [write_top(target, maps, share, network, {**fields, "Source": z_map.name}) for share in settings.top]
+    threshold = _least_z(maps, network)
     fields |= {
         "Label": settings.label,
         "ThresholdZ": threshold,
         "NumberTested": len(network),
         "NumberSelected": int(network.sum()),
     }
-    selected = np.zeros(target.space.n_units, bool)
-    selected[target.tested] = network
-    mask = target.path("mask.nii.gz", contrast=contrast.label, desc=settings.label)
-    write_image(mask, target.space.to_image(selected))
     description = (
         f"Units found by contrast {contrast.name}: {settings.correction} at {settings.alpha:g}"
         f"{'' if contrast.test == 'F' else f', {TAILS[settings.tail]}'}."
     )
-    write_json(sidecar_of(mask), target.sidecar(description, fields, Type="ROI"))
+    mask = target.path("mask.nii.gz", contrast=contrast.label, desc=settings.label)
+    selected = _write_mask(target, mask, network, target.sidecar(description, fields, Type="ROI"))
     units = target.path("units.tsv", contrast=contrast.label, desc=settings.label)
     write_tsv(units, units_table(target, selected, maps, adjusted))
     write_json(units.with_suffix(".json"), template_json("units.json") | target.sidecar(description, fields))
     files = {"mask": mask.name, "z_map": z_map.name, "units": units.name}
     counts = {"n_tested": len(network), "n_selected": int(network.sum()), "threshold": threshold}
     return {"contrast": contrast.name, "test": contrast.test, **counts, **files, "top": top}
+
+
+def write_top(
+    target: Target, maps: StatMaps, share: float, network: NDArray[np.bool_], fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write the mask of a share of the tested units with the largest statistic, and return its entry in the summary.
+
+    This is how localizers of language models define a network (AlKhamissi et al. 2025,
+    doi:10.18653/v1/2025.naacl-long.544). It selects units whatever chance would give, so the entry says how many of
+    them (``n_outside``) are not in the corrected `network` (n_tested,).
+    """
+    statistics = target.common["Llm2bids"]["Statistics"]
+    tail, contrast = statistics["Tail"], fields["Contrast"]["Name"]
+    chosen = select_top(maps, tail, share)
+    label, threshold = share_label(share), _least_z(maps, chosen)
+    counts = {"n_selected": int(chosen.sum()), "n_outside": int((chosen & ~network).sum())}
+    statistic = "F" if maps.test == "F" else _STATISTICS[tail]
+    rule = f"top {share * 100:g} % of tested units by {statistic}, uncorrected,"
+    fields = {
+        **fields,
+        "Label": label,
+        "Rule": rule,
+        "Top": float(share),
+        "ThresholdZ": threshold,
+        "NumberTested": len(chosen),
+        "NumberSelected": counts["n_selected"],
+        "NumberNotInNetwork": counts["n_outside"],
+        "Statistics": {key: value for key, value in statistics.items() if key != "Alpha"} | _UNCORRECTED,
+    }
+    description = f"Units with the largest statistic of contrast {contrast}: {rule} whatever chance would give."
+    mask = target.path("mask.nii.gz", contrast=to_label(contrast), desc=label)
+    _write_mask(target, mask, chosen, target.sidecar(description, fields, Type="ROI"))
+    return {"share": float(share), "label": label, **counts, "threshold": threshold, "mask": mask.name}
+
+
+def select_top(maps: StatMaps, tail: Tail, share: float) -> NDArray[np.bool_]:
+    """Select a share of the tested units, shape (n_tested,); an F statistic has only a positive tail."""
+    selection = Selection(top=share, tail="positive" if maps.test == "F" else tail)
+    # nilearn's z stops at about 37, where p is below 1e-300; among equal z the statistic itself decides.
+    return selection.select(maps.z, equals=maps.stat)
+
+
+def _least_z(maps: StatMaps, units: NDArray[np.bool_]) -> float | None:
+    """Smallest absolute z of these tested units (n_tested,); None if there are none."""
+    return float(np.abs(maps.z[units]).min()) if units.any() else None
+
+
+def _write_mask(target: Target, path: Path, units: NDArray[np.bool_], sidecar: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Write a mask of tested units (n_tested,), and return it over all units (n_units,)."""
+    selected = np.zeros(target.space.n_units, bool)
+    selected[target.tested] = units
+    write_image(path, target.space.to_image(selected))
+    write_json(sidecar_of(path), sidecar)
+    return selected
 
 
 def write_maps(

@@ -1,4 +1,4 @@
-"""How effects are estimated and tested; refuses what means nothing for units of a model."""
+"""Options of ``glm``: how effects are estimated and tested, which contrasts, which design over subjects."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ UNITS_OF_INFERENCE: Final = {
     "token": "Tokens are the samples, with AR(1) noise. Tokens of one prompt are not independent: too many units are "
     "found where there is nothing.",
 }
-"""What each kind of inference takes as a sample."""
+"""The samples of each kind of inference."""
 CORRECTIONS: Final = {
     "fdr": "Benjamini-Hochberg false discovery rate over units",
     "bonferroni": "family-wise error, Bonferroni over units",
     "maxt": "family-wise error, permutation of the largest |t| over units",
     "none": "uncorrected",
 }
-"""What is controlled."""
+"""The error rate that each correction controls."""
 _NEIGHBOURS: Final = (
     "neighbouring voxels are neighbours on the page only (units of a layer can be permuted without changing the model)"
 )
@@ -43,7 +43,8 @@ class GLMSettings:
     """How effects are estimated and tested."""
 
     inference: Literal["prompt", "run", "token"] = _estimated(
-        "what is a sample; only prompt is calibrated: tokens are not independent, so token finds too much",
+        "the samples; only prompt is calibrated: tokens of one prompt are not independent, so token finds too many "
+        "units",
         default="prompt",
         sidecar="Inference",
     )
@@ -67,7 +68,7 @@ class GLMSettings:
     )
     alpha: float = _tested("level of the test", default=0.05, metavar="P", sidecar="Alpha")
     tail: Literal["two", "positive", "negative"] = _tested(
-        "which effects are looked for", default="two", sidecar="Tail"
+        "sign of the effects to look for", default="two", sidecar="Tail"
     )
     n_permutations: int = _tested("permutations of maxt", default=1000, metavar="N")
     seed: int = _tested("seed of maxt", default=0, metavar="N")
@@ -77,8 +78,7 @@ class GLMSettings:
         sidecar="DropMissing",
     )
     top: Sequence[float] = _tested(
-        "shares of the tested units, e.g. 1% or 0.01: those with the largest statistic are written as masks too, "
-        "uncorrected",
+        "shares of the tested units, e.g. 1% or 0.01: masks of the units with the largest statistic, uncorrected",
         default=(),
         metavar="SHARE",
         parse=read_share,
@@ -116,12 +116,12 @@ class GLMSettings:
 
     @property
     def noise_model(self) -> str:
-        """The noise model of the first level, as nilearn names it."""
+        """Noise model of the first level, as nilearn names it."""
         return "ols" if self.level == "prompt-mean" else "ar1"
 
     @property
     def label(self) -> str:
-        """Value of the BIDS entity ``desc`` of the networks found, e.g. ``fdr05``."""
+        """Value of the BIDS entity ``desc`` of the networks, e.g. ``fdr05``."""
         name = "uncorrected" if self.correction == "none" else self.correction
         return name + f"{self.alpha:.10f}".split(".")[1].rstrip("0").ljust(2, "0")
 
@@ -145,7 +145,7 @@ class GLMOptions(RunLabels, GLMSettings, Work):
 
     bids_dir: str | Path = option("a raw dataset that prep has prepared", kw_only=False, place=True, metavar="BIDS_DIR")
     out_dir: str | Path | None = option(
-        "derivative to make or to add to; BIDS_DIR/derivatives/glm by default",
+        "folder of the results, new or existing; BIDS_DIR/derivatives/glm by default",
         default=None,
         kw_only=False,
         place=True,
@@ -162,19 +162,19 @@ class GLMOptions(RunLabels, GLMSettings, Work):
         "BIDS Stats Model, instead of BIDS_DIR/code/models/model-<task>_smdl.json",
         default=None,
         metavar="FILE",
-        group="what is asked",
+        group="contrasts",
     )
     contrasts: Sequence[str] = option(
         "contrasts instead of those of the model, e.g. 'on - off' or 'name=on - off'",
         default=(),
         metavar="EXPR",
-        group="what is asked",
+        group="contrasts",
     )
     compare: str | None = _over_subjects(
         "column of participants.tsv with two values, whose subjects are compared", default=None, metavar="COLUMN"
     )
     pairs: str | None = _over_subjects(
-        "with compare: column that says who belongs together", default=None, metavar="COLUMN"
+        "column of participants.tsv that pairs the subjects to compare", default=None, metavar="COLUMN"
     )
     covariates: Sequence[str] = _over_subjects(
         "columns of participants.tsv with numbers, centred", default=(), metavar="COLUMN"
@@ -188,7 +188,7 @@ class GLMOptions(RunLabels, GLMSettings, Work):
         return Path(self.bids_dir) / "derivatives" / "glm" if self.out_dir is None else Path(self.out_dir)
 
     def check(self) -> None:
-        """Raise if something is asked at the wrong level, or takes neighbouring voxels for neighbouring units."""
+        """Raise if an option belongs to the other level, or takes neighbouring voxels for neighbouring units."""
         if self.smoothing_fwhm:
             raise InferenceError(f"smoothing asked for, but {_NEIGHBOURS}; leave it out")
         if self.cluster_threshold:

@@ -1,4 +1,4 @@
-"""Which units answer to a task: effects, tests and networks per subject and over subjects, by nilearn's estimators."""
+"""The function ``glm``: find the jobs, run those that are not complete, and draw their pages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["ContrastResult", "GLMOptions", "glm"]
 @noted("glm")
 @takes(GLMOptions)
 def glm(options: GLMOptions) -> list[ContrastResult]:
-    """Find the units that answer to a task.
+    """Find the units that respond to a task.
 
     Returns
     -------
@@ -35,7 +35,7 @@ def glm(options: GLMOptions) -> list[ContrastResult]:
     Raises
     ------
     LLM2BIDSError
-        If anything the user can mend is wrong; whatever the data cannot answer is refused before any fit.
+        If anything the user can mend is wrong; contrasts that the data cannot estimate raise before any fit.
     """
     raw = Path(options.bids_dir)
     out = open_output(raw, options.home)
@@ -47,17 +47,17 @@ def glm(options: GLMOptions) -> list[ContrastResult]:
         design = (options.compare, options.pairs, options.covariates)
         jobs = [*find_groups(raw, out, options, design=design, model=model, **options.labels)]
     results = run_all(jobs, options, _read, ("glm", "analyses"), _draw)
-    return [result for of_job in results for result in of_job]
+    return [result for job_results in results for result in job_results]
 
 
 def _read(job: Job, summary: dict[str, Any]) -> list[ContrastResult]:
-    """Results of an analysis that is there already."""
+    """Results of an analysis that was completed before."""
     return contrast_results(summary, job.summary, skipped=True)
 
 
-def _draw(there: Sequence[Job], fresh: Sequence[Job]) -> None:
-    """Draw the pages of what is new, and those that are missing."""
-    new = {job.place for job in fresh}
-    for place, out in {job.place: job.out for job in there}.items():
-        if place in new or not (out.root / f"{place}.html").exists():
+def _draw(complete: Sequence[Job], new: Sequence[Job]) -> None:
+    """Write the pages of new results, and pages that are missing."""
+    places = {job.place for job in new}
+    for place, out in {job.place: job.out for job in complete}.items():
+        if place in places or not (out.root / f"{place}.html").exists():
             write_page(out, place)
