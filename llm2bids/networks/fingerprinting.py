@@ -164,7 +164,8 @@ def compare_models(
     correlate = spearman(courses_a, courses_b, level)
     rho = correlate(np.arange(len(texts)))
     score, strong, order = score_pairs(rho)
-    # Permuted texts keep the courses of each model, and are assigned anew: the best of unrelated pairs correlate too.
+    # Permuting texts keeps the courses of both models. Networks are assigned anew each time, since the best pairs of
+    # unrelated networks correlate too.
     scores, counts = np.zeros(n_draws), np.zeros(n_draws)
     for draw in range(n_draws):
         scores[draw], counts[draw], _ = score_pairs(correlate(rng.permutation(len(texts))))
