@@ -299,6 +299,8 @@ def test_tables_and_sidecar(dissociated: LesionResults) -> None:
     }
     assert {path.name for path in out.iterdir()} == {*expected, "runs.jsonl", HISTORY}
     assert {path.name for path in dissociated.files} == {*expected, "runs.jsonl"}
+    assert repr(dissociated) == f"<LesionResults of 6 lesions: {len(dissociated.scores)} scores in {out}>"
+    assert dissociated._repr_html_().count("<tr") == 1 + len(dissociated.summary)
     sidecar = read_json(out / "lesion.json")
     own = sidecar["Llm2bids"]
     assert [one["Name"] for one in own["Masks"]] == [one["Masks"][0] for one in own["Lesions"]] == [*on_topics()]

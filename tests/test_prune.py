@@ -20,6 +20,7 @@ from llm2bids.model.loading import load_pretrained, make_subject
 from llm2bids.model.phantom import build_phantom, phantom_truth
 from llm2bids.model.sites import find_site, measure_widths
 from llm2bids.pruning import prune
+from llm2bids.pruning.output import REPORT
 from llm2bids.space import UnitMask, UnitSpace
 
 from .families import HIDDEN, N_BLOCKS, WORDS, tiny_subject
@@ -157,6 +158,8 @@ def test_parts_of_groups_are_silenced_only(tmp_path: Path) -> None:
     with pytest.raises(PruneError, match=r"loses no group of heads with common keys and values whole.*pad=True"):
         prune(subject, mask_at(subject.model, "head", HEADS), tmp_path / "m")
     pruned = prune(subject, mask_at(subject.model, "head", HEADS), tmp_path / "m", pad=True)
+    assert {path.name for path in pruned.files} >= {"model.safetensors", "config.json", "README.md", REPORT}
+    assert repr(pruned).startswith(f"<PrunedModel of {subject.model.num_parameters():,} parameters, ")
     assert pruned.report["Parameters"]["Before"] == pruned.report["Parameters"]["After"]
     assert "Qwen3ForCausalLM has one width" in pruned.report["Obstacle"]
     wanted = outputs(zeroed(subject, "self_attn.o_proj", HEADS))[0]
