@@ -63,9 +63,9 @@ def serve(address: str, python: str) -> None:
     import matplotlib.pyplot as plt
     import nilearn.glm.second_level
 
-    import llm2bids.demonstration
+    import llm2bids.demonstration.verb
     import llm2bids.networks.fingerprinting
-    import llm2bids.pruning
+    import llm2bids.pruning.verb
 
     del nilearn, plt, llm2bids  # loaded is all they need to be
     sys.executable = python
