@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -119,11 +120,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    warnings = logging.StreamHandler()
+    warnings.setFormatter(_AsTyped(args))
+    logging.getLogger("llm2bids").handlers = [warnings]
     try:
         return int(args.verb(args))
     except LLM2BIDSError as error:
-        message = as_typed(str(error), args.options) if "options" in args else str(error)
-        sys.stderr.write(f"llm2bids: {message}\n")
+        sys.stderr.write(f"llm2bids: {_spelled(str(error), args)}\n")
         return 2
     except BrokenPipeError:  # who reads our output has seen enough, as head has; the work is done
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -131,6 +134,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("llm2bids: interrupted; complete runs are safe, go on with --resume\n")
         return 130
+
+
+class _AsTyped(logging.Formatter):
+    """Warnings in the spelling of the command line."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        super().__init__()
+        self.args = args
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Spell options as they are typed."""
+        return _spelled(super().format(record), self.args)
+
+
+def _spelled(message: str, args: argparse.Namespace) -> str:
+    """A message with the options of the verb as they are typed."""
+    return as_typed(message, args.options) if "options" in args else message
 
 
 def build_parser() -> argparse.ArgumentParser:
