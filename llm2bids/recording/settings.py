@@ -29,7 +29,7 @@ _files = partial(option, group="files")
 
 @options
 class Protocol(Design):
-    """How a task is shown and what is done with the numbers: all that a recording depends on but task and model."""
+    """How a task is shown and recorded: all that the numbers depend on but task and model."""
 
     mode: Literal["generate", "read"] | None = _shown(
         "whether scans are the tokens that the model generates after each prompt, or the tokens of the prompt "
