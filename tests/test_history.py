@@ -8,20 +8,19 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from llm2bids import __version__
 from llm2bids.bids.history import (
     HISTORY,
-    UNTOLD,
     Step,
-    _call_line,
     command_line,
     note,
-    noted_call,
+    noted,
     read_history,
     steps_of,
 )
@@ -38,16 +37,14 @@ from llm2bids.networks.identification import identify
 from llm2bids.networks.matching import match
 from llm2bids.networks.repeatability import reliability
 from llm2bids.networks.unit_overlap import overlap
-from llm2bids.options import as_tuple, declared_options
+from llm2bids.options import as_tuple, declared_options, option, takes
+from llm2bids.options import options as options_class
 from llm2bids.preparation import prep
 from llm2bids.pruning import prune
 from llm2bids.recording import record
 from llm2bids.reporting import report
 from llm2bids.statistics import glm
 from llm2bids.validation import validate
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 TINY: dict[str, Any] = {"task": "pathology", "runs": 2, "blocks": 2, "prompts_per_block": 2, "tokens": 3}
 VERBS = {
@@ -233,21 +230,35 @@ def test_another_version_is_another_step(tmp_path: Path, monkeypatch: pytest.Mon
     assert read_history(tmp_path) == [Step("a", __version__, ("one",)), Step("a", "9.9", ("two",))]
 
 
-def test_what_fails_and_what_wrote_nothing_is_not_noted(tmp_path: Path) -> None:
-    def wrote(found: list[Path], asked: Mapping[str, Any]) -> tuple[Path, Iterable[Path]]:
-        return asked["folder"], found
+@options_class
+class Writing:
+    """What a verb writes, and where."""
 
-    @noted_call("verb", wrote)
-    def verb(folder: Path, *, files: int = 0) -> list[Path]:
-        if files < 0:
+    home: Path = option("folder", kw_only=False, place=True)
+    files: int = option("how many files", default=0)
+
+
+@dataclass
+class Written:
+    """One file."""
+
+    files: list[Path]
+
+
+def test_what_fails_and_what_wrote_nothing_is_not_noted(tmp_path: Path) -> None:
+    @noted("verb")
+    @takes(Writing)
+    def verb(options: Writing) -> list[Written]:
+        """Write."""
+        if options.files < 0:
             raise DatasetError("fewer than none; ask for more")
-        return [folder / str(number) for number in range(files)]
+        return [Written([options.home / str(number)]) for number in range(options.files)]
 
     with pytest.raises(DatasetError, match="fewer than none"):
         verb(tmp_path, files=-1)
     assert verb(tmp_path) == []
     assert [*tmp_path.iterdir()] == []
-    assert verb(tmp_path, files=1) == [tmp_path / "0"]
+    assert verb(tmp_path, files=1) == [Written([tmp_path / "0"])]
     assert read_history(tmp_path) == [Step(f"llm2bids verb {tmp_path} --files 1", __version__, ("0",))]
 
 
@@ -301,9 +312,7 @@ def test_every_option_comes_back_from_the_command_line(verb: str) -> None:
 
 def line_of(verb: str, function: Any, *args: Any, **kwargs: Any) -> str:
     """The command of a call."""
-    if hasattr(function, "options"):
-        return command_line(verb, unchecked(function.options, args, kwargs))
-    return _call_line(verb, function, *args, **kwargs)
+    return command_line(verb, unchecked(function.options, args, kwargs))
 
 
 def unchecked(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -319,9 +328,7 @@ def unchecked(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def noted_values(function: Any, values: dict[str, Any]) -> dict[str, Any]:
     """The values that the history keeps."""
-    left_out = UNTOLD
-    if hasattr(function, "options"):
-        left_out = {part.name for part in declared_options(function.options) if not part.metadata["noted"]}
+    left_out = {part.name for part in declared_options(function.options) if not part.metadata["noted"]}
     return {name: value for name, value in values.items() if name not in left_out}
 
 
@@ -354,7 +361,7 @@ def everything(parser: argparse.ArgumentParser) -> list[str]:
 def other_value(action: argparse.Action) -> str:
     if action.choices:
         return next(str(choice) for choice in action.choices if choice != action.default)
-    return {"int": "7", "float": "0.25", "share": "0.25", "read_components": "7", "processes": "7"}.get(
+    return {"int": "7", "float": "0.25", "read_share": "0.25", "read_components": "7", "processes": "7"}.get(
         getattr(action.type, "__name__", ""), "it's $new"
     )
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass
 from functools import wraps
-from inspect import Parameter, signature
 from numbers import Number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
@@ -31,17 +30,6 @@ Result = TypeVar("Result")
 
 HISTORY: Final = "llm2bids_history.jsonl"
 """Name of the file."""
-
-UNTOLD: Final = frozenset({"progress", "resume", "overwrite", "n_jobs"})
-"""Arguments that say nothing about what is in the files, and are left out of the command."""
-_TYPED: Final[Mapping[str, Mapping[str, str]]] = {
-    "record": {"compress": "--no-compress"},
-    "glm": {"analysis_level": ""},
-    "networks identify": {"decoder": "--no-decoder"},
-    "lesion": {"masks": "--mask", "task": "--task-file"},
-    "prune": {"model": "--model", "mask": "--mask", "out": "--out"},
-}
-"""Arguments that are typed under another name than Python's; without a name where their place says which they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,55 +225,3 @@ def _write(root: Path, steps: Sequence[Step]) -> None:
     """Write all steps at once."""
     lines = [json.dumps(asdict(step), ensure_ascii=False) for step in steps]
     write_bytes(_place(root), "\n".join([*lines, ""]).encode())
-
-
-def noted_call(
-    verb: str, wrote: Callable[[Result, Mapping[str, Any]], tuple[Path, Iterable[Path]]]
-) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """Make the function of a verb note itself in the history of what it wrote; one that fails notes nothing.
-
-    `wrote`: makes of what the function returns, and of its arguments, the folder that keeps the history and the files
-    that this call wrote there, or one before it that was broken off and is completed now.
-    """
-
-    def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-        @wraps(function)
-        def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-            found = function(*args, **kwargs)
-            root, files = wrote(found, _bound(function, *args, **kwargs))
-            note(root, _call_line(verb, function, *args, **kwargs), files)
-            return found
-
-        return call
-
-    return decorate
-
-
-def _call_line(verb: str, function: Callable[Arguments, Any], *args: Arguments.args, **kwargs: Arguments.kwargs) -> str:
-    """Write a call of the function of a verb as a line for a shell.
-
-    Returns the line. Arguments by place come first, since options take as many values as follow.
-
-    >>> def record(bids_dir, model="phantom", *, sites=("block",), compress=True): ...
-    >>> command_line("record", record, "my data", sites=["block", "mlp"], compress=False)
-    "llm2bids record 'my data' --sites block mlp --no-compress"
-    """
-    first, then = list[str](), list[str]()
-    typed = _TYPED.get(verb, {})
-    values = _bound(function, *args, **kwargs)
-    for name, parameter in signature(function).parameters.items():
-        needed = parameter.default is Parameter.empty
-        by_place = "" if needed and parameter.kind is not Parameter.KEYWORD_ONLY else f"--{name.replace('_', '-')}"
-        option, texts = typed.get(name, by_place), _texts(values[name])
-        if not option:
-            first.append(texts[0] if len(texts) == 1 else f"<{' '.join(texts)}>")
-        elif name not in UNTOLD and (needed or texts != _texts(parameter.default)):
-            then += _flag(option, values[name], texts)
-    return shlex.join(["llm2bids", *verb.split(), *first, *then])
-
-
-def _bound(function: Callable[Arguments, Any], *args: Arguments.args, **kwargs: Arguments.kwargs) -> dict[str, Any]:
-    """All arguments of a call by name."""
-    bound = signature(function).bind(*args, **kwargs)
-    bound.apply_defaults()
-    return bound.arguments
