@@ -5,7 +5,7 @@ from __future__ import annotations
 import pydoc_data.topics
 import re
 from collections import Counter
-from itertools import groupby, pairwise, permutations, product
+from itertools import chain, groupby, pairwise, permutations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -243,6 +243,25 @@ def test_the_seed_and_the_session_decide_and_the_number_of_runs_does_not(name: s
     assert one[:2] == other[:2]
     assert texts_of(one[:1]) != texts_of(one[2:3])
     assert texts_of(other) != texts_of(lay_out(name, Design(seed=4)))
+
+
+@each
+def test_trials_carry_the_item_that_stands_in_both_conditions(name: str) -> None:
+    tasks = lay_out(name)
+    for trial in chain.from_iterable(task.trials for task in tasks):
+        assert (trial.cluster, trial.item) == (None, str(ITEM_OF[name][trial.text]))
+    assert [*tasks[0].events([1] * len(tasks[0].trials))][-1] == "item"
+
+
+@each
+def test_items_are_held_out_of_both_conditions(name: str) -> None:
+    design = Design(runs=2, blocks=2, hold_out=20)
+    tasks = lay_out(name, design)
+    (held_out,) = {task.held_out[" and ".join(CONDITIONS[name])] for task in tasks}
+    assert len(held_out) == 20
+    assert not {trial.item for task in tasks for trial in task.trials} & {*held_out}
+    with pytest.raises(TaskError, match=rf"clusters of task {name} found, hold_out=96 leaves none; hold out fewer"):
+        lay_out(name, Design(hold_out=96))
 
 
 def test_asking_too_much_tells_how_much_there_is_and_what_to_do() -> None:

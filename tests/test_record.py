@@ -136,7 +136,15 @@ def test_events_stimuli_and_stim_tell_the_same(small_dataset: Small) -> None:
     root, (run, *_) = small_dataset
     events = pd.read_csv(str(run.bold).replace("bold.nii.gz", "events.tsv"), sep="\t")
     shown = json.loads((root / sidecar(run.bold)["Llm2bids"]["Stimuli"]).read_text())["Prompts"]
-    assert events.columns.tolist() == ["onset", "duration", "trial_type", "block", "prompt", "response_tokens"]
+    assert events.columns.tolist() == [
+        "onset",
+        "duration",
+        "trial_type",
+        "block",
+        "prompt",
+        "cluster",
+        "response_tokens",
+    ]
     assert events["duration"].tolist() == [len(prompt["tokens"]) for prompt in shown]
     np.testing.assert_array_equal(events["onset"], np.cumsum([0, *events["duration"][:-1]]))
     with gzip.open(str(run.bold).replace("bold.nii.gz", "stim.tsv.gz"), "rt") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import chain, groupby, pairwise, product
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from llm2bids.task import (
     builtin_prompts,
     builtin_tasks,
     expand_tasks,
+    held_out_prompts,
     lay_out,
     on_topics,
 )
@@ -503,3 +505,165 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         pytest.skip("needs a file that exists and cannot be read, as Linux has in /proc")
     with pytest.raises(TaskError, match=r"mine\.tsv"):
         lay_out(str(link))
+
+
+# Clusters and items
+
+
+def test_every_topic_has_six_clusters_or_more_and_no_cluster_is_of_two_topics() -> None:
+    for topic in TOPICS.values():
+        counts = Counter(prompt.cluster for prompt in builtin_prompts()[topic])
+        assert len(counts) >= 6
+        assert topic == "random strings" or min(counts.values()) >= 8
+    assert all(prompt.cluster == prompt.topic for prompt in OFF)
+    assert len({(p.cluster, p.topic) for p in chain.from_iterable(builtin_prompts().values())}) == len(
+        {p.cluster for p in chain.from_iterable(builtin_prompts().values())}
+    )
+    assert len({prompt.cluster for prompt in builtin_prompts()["random strings"]}) == 60
+
+
+def test_prompts_are_found_by_task_and_by_topic() -> None:
+    for task, topic in TOPICS.items():
+        assert builtin_prompts()[task] is builtin_prompts()[topic]
+    assert set(builtin_prompts()) == {*TOPICS.values(), *(prompt.topic for prompt in OFF)}
+    with pytest.raises(TaskError, match=r"no prompts on 'patholgy' found; did you mean pathology\? there are"):
+        builtin_prompts()["patholgy"]
+
+
+@any_task
+def test_trials_of_built_in_tasks_have_the_cluster_of_their_prompt(name: str) -> None:
+    clusters = {prompt.text: prompt.cluster for prompt in chain.from_iterable(builtin_prompts().values())}
+    for trial in chain.from_iterable(task.trials for task in lay_out(name)):
+        assert (trial.cluster, trial.item) == (clusters[trial.text], None)
+
+
+def test_events_have_the_columns_that_some_prompt_fills() -> None:
+    table = shown(Trial("a", "off", 1, item="1"), Trial("b", "on", 2)).events([3, 1])
+    assert [*table] == ["onset", "duration", "trial_type", "block", "prompt", "item"]
+    assert table["item"].tolist() == ["1", "n/a"]
+    table = shown(Trial("a", "off", 1, "x"), Trial("b", "on", 2, "y", "2")).events([3, 1], responses=True)
+    assert [*table][5:] == ["cluster", "item", "response_tokens"]
+    assert table["cluster"].tolist() == ["x", "y"]
+
+
+def test_a_tsv_and_a_yaml_file_can_say_what_belongs_together(tmp_path: Path) -> None:
+    table = tsv("text|trial_type|cluster|item", "a b|off|the sea|1", "c|on|n/a|1", "d|on|the sea|")
+    listed = """\
+        trials:
+          - {text: a b, trial_type: off, cluster: the sea, item: 1}
+          - {text: c, trial_type: on, item: 1}
+          - {text: d, trial_type: on, cluster: the sea, item: null}
+        """
+    trials = (Trial("a b", "off", 1, "the sea", "1"), Trial("c", "on", 2, None, "1"), Trial("d", "on", 2, "the sea"))
+    assert lay_out(user_task(tmp_path, table)) == (Task("mine", trials),)
+    assert lay_out(user_task(tmp_path, listed, "mine.yaml")) == (Task("mine", trials),)
+
+
+def test_names_of_clusters_that_readers_of_tables_misread_are_refused(tmp_path: Path) -> None:
+    found = refusal(user_task(tmp_path, tsv("text|trial_type|cluster", 'a|on|the "sea"')))
+    assert re.search(r"line 2, column 3 \(cluster\): '.*' found, a name of one line without quotation marks", found)
+    found = refusal(user_task(tmp_path, 'trials: [{text: a, trial_type: on, item: "1\\n2"}]', "mine.yaml"))
+    assert re.search(r"line 1, column 36 \(item\)", found)
+
+
+CLUSTERED = tsv("text|trial_type|cluster", *[f"{kind} {n}|{kind}|{kind} {n % 5}" for kind in "ab" for n in range(20)])
+MATCHED = tsv("text|trial_type|item", *[f"{kind} {n}|{kind}|{n}" for kind in "ab" for n in range(20)])
+
+
+def test_texts_dealt_anew_keep_their_clusters_and_items(tmp_path: Path) -> None:
+    for number, content in enumerate((CLUSTERED, MATCHED)):
+        first, *others = lay_out(user_task(tmp_path, content, f"mine{number}.tsv"), Design(runs=3))
+        labels = {trial.text: (trial.cluster, trial.item) for trial in first.trials}
+        assert len(set(labels.values())) >= 10
+        for task in others:
+            assert texts_of([task]) != texts_of([first])
+            assert all((trial.cluster, trial.item) == labels[trial.text] for trial in task.trials)
+            assert [trial.block for trial in task.trials] == [1] * 20 + [2] * 20
+
+
+# Clusters that are held out
+
+
+def shown_clusters(name: str, design: Design) -> set[str]:
+    return {trial.sample for task in lay_out(name, design) for trial in task.trials}
+
+
+@any_task
+def test_held_out_clusters_are_not_shown_and_all_others_can_be(name: str) -> None:
+    design = Design(runs=2, blocks=2, prompts_per_block=30, hold_out=2, seed=5, reuse_prompts=True)
+    held_out = {prompt.cluster for pool in held_out_prompts(design).values() for prompt in pool}
+    every = shown_clusters(name, replace(design, hold_out=0))
+    assert shown_clusters(name, design) == every - held_out
+    (task, *_) = lay_out(name, design)
+    assert {cluster for clusters in task.held_out.values() for cluster in clusters} == every & held_out
+    assert set(map(len, task.held_out.values())) == {2}
+
+
+def test_all_tasks_and_sessions_hold_out_the_same_clusters() -> None:
+    design = Design(runs=1, blocks=1, sessions=2, hold_out=2, seed=3)
+    told = [task.held_out for name in (*TOPICS, "rest") for task in lay_out(name, design)]
+    for topic in [*TOPICS.values(), "other topics"]:
+        assert len({one[topic] for one in told if topic in one}) == 1
+    assert set(told[-1]) == {*TOPICS.values(), "other topics"} - {"random strings"}
+
+
+def test_the_seed_decides_what_is_held_out_and_more_includes_less() -> None:
+    def clusters(**settings: int) -> set[str]:
+        return {prompt.cluster for prompt in held_out_prompts(Design(**settings))["archeology"]}
+
+    draws = [frozenset(clusters(hold_out=2, seed=seed)) for seed in range(20)]
+    assert len(set(draws)) > 5
+    assert clusters(hold_out=1) < clusters(hold_out=2) < clusters(hold_out=4)
+
+
+def test_held_out_prompts_are_whole_clusters_by_topic() -> None:
+    assert held_out_prompts(Design()) == {}
+    for topic, prompts in held_out_prompts(Design(hold_out=1)).items():
+        (cluster,) = {prompt.cluster for prompt in prompts}
+        assert prompts == tuple(prompt for prompt in builtin_prompts()[topic] if prompt.cluster == cluster)
+    found = held_out_prompts(Design(hold_out=3))
+    assert len(found) == 6 + 3
+    assert held_out_prompts(Design(hold_out=3), ["pathology", "random strings"]) == {
+        topic: found[topic] for topic in ("pathology", "random strings")
+    }
+
+
+def test_holding_out_too_many_clusters_is_refused_in_one_line() -> None:
+    with pytest.raises(TaskError, match=r"^6 clusters of pathology found, hold_out=6 leaves none; hold out fewer$"):
+        lay_out("pathology", Design(hold_out=6))
+    with pytest.raises(TaskError, match=r"^15 clusters of other topics found, hold_out=15 leaves none"):
+        lay_out("randomstrings", Design(hold_out=15))
+    with pytest.raises(
+        TaskError, match=r"\d\d on prompts found for task pathology, 60 needed for 4 runs; ask for fewer"
+    ):
+        lay_out("pathology", Design(hold_out=1))
+    with pytest.raises(TaskError, match=r"^hold_out=-1 found; 0 \(all are shown\) or more needed$"):
+        Design(hold_out=-1)
+
+
+def test_a_file_holds_out_clusters_of_each_condition(tmp_path: Path) -> None:
+    (task,) = lay_out(user_task(tmp_path, CLUSTERED), Design(hold_out=2))
+    assert Counter(trial.trial_type for trial in task.trials) == {"a": 12, "b": 12}
+    assert {name: len(held) for name, held in task.held_out.items()} == {"a": 2, "b": 2}
+    assert not {trial.cluster for trial in task.trials} & {name for held in task.held_out.values() for name in held}
+    with pytest.raises(TaskError, match=r"^5 clusters of task mine, a, found, hold_out=5 leaves none; hold out fewer$"):
+        lay_out(user_task(tmp_path, CLUSTERED), Design(hold_out=5))
+
+
+def test_a_matched_item_is_held_out_of_both_conditions(tmp_path: Path) -> None:
+    (task,) = lay_out(user_task(tmp_path, MATCHED), Design(hold_out=3))
+    items = {kind: {t.item for t in task.trials if t.trial_type == kind} for kind in "ab"}
+    assert items["a"] == items["b"]
+    assert len(items["a"]) == 17
+    assert set(task.held_out) == {"a and b"}
+
+
+def test_prompts_that_belong_to_nothing_are_held_out_one_by_one(tmp_path: Path) -> None:
+    (task,) = lay_out(user_task(tmp_path, MANY), Design(hold_out=3))
+    assert Counter(trial.trial_type for trial in task.trials) == {"on": 17, "off": 17}
+
+
+def test_a_run_of_which_nothing_would_be_shown_is_refused(tmp_path: Path) -> None:
+    path = user_task(tmp_path, tsv("text|trial_type|cluster|run", "a|on|x|1", "b|on|y|2"))
+    with pytest.raises(TaskError, match=r"no prompt of run \d of task mine is left by hold_out=1; hold out fewer"):
+        lay_out(path, Design(hold_out=1))

@@ -14,6 +14,7 @@ from llm2bids.bids.templates import template_json
 from llm2bids.errors import DatasetError, LabelError, RecordError, SiteError
 from llm2bids.model.loading import Sampling
 from llm2bids.model.site_names import SITES, check_site
+from llm2bids.task import LABELS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,8 +55,9 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of its texts, conditions and blocks, in order."""
-        trials = [(trial.text, trial.trial_type, trial.block) for trial in self.task.trials]
+        """SHA-256 of its texts, conditions and blocks, and of clusters and items where it has them, in order."""
+        fields = ("text", "trial_type", "block", *self.task.columns)
+        trials = [[getattr(trial, name) for name in fields] for trial in self.task.trials]
         return hashlib.sha256(json.dumps(trials).encode()).hexdigest()
 
     def path(self, site: str, suffix: str) -> Path:
@@ -168,6 +170,7 @@ def run_settings(protocol: Protocol, run: Run) -> dict[str, Any]:
         "TopP": protocol.top_p,
         "TopK": protocol.top_k,
         "Seed": protocol.seed,
+        "HoldOut": protocol.hold_out or None,
         "Nonfinite": protocol.nonfinite,
         "StimuliSHA256": run.fingerprint,
     }
@@ -229,7 +232,8 @@ def shared_sidecars(task: Task, protocol: Protocol) -> dict[str, dict[str, Any]]
         "description": task.description or f"Task {task.name}.",
         "instructions": task.instructions or "Continue the text.",
     }
-    events = template_json("task_events.json")
+    absent = set(LABELS) - set(task.columns)
+    events = {name: text for name, text in template_json("task_events.json").items() if name not in absent}
     if protocol.mode_of(task) == "generate":
         events |= template_json("events_responses.json")
     if levels := condition_levels(task):

@@ -106,6 +106,7 @@ def _bold_sidecar(session: Session, run: Run, space: UnitSpace, log: ScanLog) ->
         "BatchSize": options.batch_size,
         "Settings": run_settings(options, run),
         "Stimuli": run.stimuli.as_posix(),
+        **({"HeldOutClusters": run.task.held_out} if run.task.held_out else {}),
         "NumberOfScans": log.n_scans,
         "SpecialTokensLeftOut": sum(scans.n_special for scans in log.scans),
         "NonfiniteSetToZero": log.n_zeroed,

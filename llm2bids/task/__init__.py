@@ -5,12 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from llm2bids.errors import TaskError, did_you_mean
-from llm2bids.task.builtin import Prompt, builtin_prompts, builtin_tasks, expand_tasks, lay_out_builtin, on_topics
+from llm2bids.task.builtin import (
+    Prompt,
+    builtin_prompts,
+    builtin_tasks,
+    expand_tasks,
+    held_out_prompts,
+    lay_out_builtin,
+    on_topics,
+)
 from llm2bids.task.file import lay_out_file
 from llm2bids.task.localizers import lay_out_localizer, localizer_texts, localizers
-from llm2bids.task.trials import Design, Task, Trial, text_hash
+from llm2bids.task.trials import LABELS, Design, Task, Trial, text_hash
 
 __all__ = [
+    "LABELS",
     "Design",
     "Prompt",
     "Task",
@@ -18,6 +27,7 @@ __all__ = [
     "builtin_prompts",
     "builtin_tasks",
     "expand_tasks",
+    "held_out_prompts",
     "lay_out",
     "localizer_texts",
     "localizers",

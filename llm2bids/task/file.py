@@ -5,20 +5,20 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import yaml
 
 from llm2bids.errors import TaskError
-from llm2bids.task.trials import Design, Task, Trial
+from llm2bids.task.trials import LABELS, Design, Task, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from random import Random
 
-COLUMNS: Final = ("text", "trial_type", "block", "run")
+COLUMNS: Final = ("text", "trial_type", "block", "run", *LABELS)
 """Columns a task file may have; the first two are needed."""
 FIELDS: Final = ("name", "description", "instructions", "trial_types", "trials")
 """Keys of a YAML task file; only ``trials`` is needed."""
@@ -31,6 +31,8 @@ def lay_out_file(path: Path, design: Design) -> tuple[Task, ...]:
     trials.
     """
     task, runs = (_parse_tsv if path.suffix.lower() == ".tsv" else _parse_yaml)(path, _text(path))
+    if design.hold_out:
+        task, runs = _without_held_out(task, runs, design)
     n_runs = design.runs or len(runs)
     if len(runs) > 1 and n_runs > len(runs):
         raise TaskError(f"{path}: {len(runs)} runs found, {n_runs} asked for; add runs or ask for fewer")
@@ -39,6 +41,38 @@ def lay_out_file(path: Path, design: Design) -> tuple[Task, ...]:
         for session in design.session_numbers
         for run in range(1, n_runs + 1)
     )
+
+
+def _without_held_out(
+    task: Task, runs: Sequence[tuple[Trial, ...]], design: Design
+) -> tuple[Task, list[tuple[Trial, ...]]]:
+    """Task and runs without the clusters that a design holds out, of each condition as many."""
+    held_out = {
+        " and ".join(conditions): design.draw_held_out(f"task {task.name}, {' and '.join(conditions)},", clusters)
+        for conditions, clusters in _condition_groups(runs)
+    }
+    hidden = frozenset().union(*held_out.values())
+    shown = [tuple(trial for trial in trials if trial.sample not in hidden) for trials in runs]
+    for number, trials in enumerate(shown, 1):
+        if not trials:
+            raise TaskError(
+                f"no prompt of run {number} of task {task.name} is left by hold_out={design.hold_out}; hold out fewer"
+            )
+    return replace(task, held_out=held_out), shown
+
+
+def _condition_groups(runs: Sequence[tuple[Trial, ...]]) -> list[tuple[list[str], set[str]]]:
+    """Conditions and their clusters; conditions that share a cluster are together, so that it is shown in none."""
+    clusters: dict[str, set[str]] = defaultdict(set)
+    for trial in chain.from_iterable(runs):
+        clusters[trial.trial_type or ""].add(trial.sample)
+    groups: list[tuple[list[str], set[str]]] = []
+    for condition, names in clusters.items():
+        apart = [group for group in groups if group[1].isdisjoint(names)]
+        together = [group for group in groups if not group[1].isdisjoint(names)]
+        conditions = [*chain.from_iterable(group[0] for group in together), condition]
+        groups = [*apart, (conditions, names.union(*(group[1] for group in together)))]
+    return groups
 
 
 def _file_trials(
@@ -52,12 +86,12 @@ def _file_trials(
 
 def _dealt(trials: Sequence[Trial], rng: Random) -> tuple[Trial, ...]:
     """The same order of conditions, with the texts of each condition in a new order."""
-    texts: dict[str | None, list[str]] = defaultdict(list)
+    prompts: dict[str | None, list[Trial]] = defaultdict(list)
     for trial in trials:
-        texts[trial.trial_type].append(trial.text)
-    for pile in texts.values():
+        prompts[trial.trial_type].append(trial)
+    for pile in prompts.values():
         rng.shuffle(pile)
-    return tuple(replace(trial, text=texts[trial.trial_type].pop()) for trial in trials)
+    return tuple(replace(prompts[trial.trial_type].pop(), block=trial.block) for trial in trials)
 
 
 def _text(path: Path) -> str:
@@ -115,7 +149,14 @@ class _Row:
         block = self.number("block", before + (previous is None or previous.trial_type != kind))
         if block < before:
             raise self.error("block", f"block {block} after {before}", "blocks in ascending order")
-        return Trial(text, kind, block)
+        return Trial(text, kind, block, *map(self.label, LABELS))
+
+    def label(self, column: str) -> str | None:
+        """Return the name in a column of this row, e.g. of its cluster; None where there is none."""
+        cell = self.cells.get(column, "").strip()
+        if '"' in cell or not cell.isprintable():
+            raise self.error(column, repr(cell), "a name of one line without quotation marks")
+        return None if cell in {"", "n/a"} else cell
 
     def number(self, column: str, default: int) -> int:
         """Return the whole number in a column of this row."""

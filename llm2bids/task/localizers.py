@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from llm2bids.task.builtin import RUNS, catalogue, describe, too_few_prompts
@@ -48,6 +49,10 @@ def lay_out_localizer(name: str, design: Design) -> Iterator[Task]:
     task = Task(name, (), description=describe(name), **settings)
     texts = localizer_texts(name)
     first, second = texts
+    if design.hold_out:  # items have no clusters: each is one, of both conditions
+        items = design.draw_held_out(f"task {name}", map(str, texts[first]))
+        task = replace(task, held_out={f"{first} and {second}": items})
+        texts = {kind: {n: text for n, text in pile.items() if str(n) not in items} for kind, pile in texts.items()}
     order = [second, *[first, second] * design.blocks]
     runs = range(1, (design.runs or RUNS) + 1)
     counts = {kind: order.count(kind) * design.prompts_per_block for kind in (second, first)}
@@ -60,9 +65,9 @@ def lay_out_localizer(name: str, design: Design) -> Iterator[Task]:
         for run in runs:
             hand = next(hands)
             trials = tuple(
-                Trial(texts[kind][next(hand[kind])], kind, block)
+                Trial(texts[kind][item], kind, block, item=str(item))
                 for block, kind in enumerate(order, 1)
-                for _ in range(design.prompts_per_block)
+                for item in islice(hand[kind], design.prompts_per_block)
             )
             yield replace(task, trials=trials, session=session, run=run)
 
