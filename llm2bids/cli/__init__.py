@@ -13,6 +13,7 @@ from llm2bids.cli import (
     completion,
     demo,
     doctor,
+    fetch,
     fingerprint,
     glm,
     ica,
@@ -43,6 +44,7 @@ examples:
   llm2bids glm ds ds/derivatives/glm participant
   llm2bids networks identify ds/derivatives/glm   which task was it?
   llm2bids mask show MASK                         which units, layer by layer
+  llm2bids fetch smollm2                          a small pretrained model, for --model smollm2
   llm2bids doctor                                 is everything here that is needed
   eval "$(llm2bids completion bash)"              completes all of this in your shell
 
@@ -181,6 +183,7 @@ def build_parser() -> argparse.ArgumentParser:
         lesion,
         prune,
         report,
+        fetch,
         doctor,
         completion,
     )

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any, Final
 
 from llm2bids.cli.terminal import tell
+from llm2bids.model.options import MODEL_METAVAR
 from llm2bids.model.site_names import SITES
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ where scripts go:
   fish   llm2bids completion fish > ~/.config/fish/completions/llm2bids.fish
 in this bash only:  eval "$(llm2bids completion bash)"
 """
-_FOLDERS: Final = frozenset({"DIR", "BIDS_DIR", "OUT_DIR", "phantom|DIR|HUB_ID"})
+_FOLDERS: Final = frozenset({"DIR", "BIDS_DIR", "OUT_DIR", MODEL_METAVAR})
 _FILES: Final = frozenset({"FILE", "MAP", "MASK", "OUT", "A", "B"})
 """Metavars of arguments that take the path of a folder, or of a file or folder."""
 

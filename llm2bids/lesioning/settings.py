@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm2bids.errors import DatasetError, LesionError
-from llm2bids.model.options import LargeModelOptions
+from llm2bids.model.options import MODEL_METAVAR, LargeModelOptions
 from llm2bids.options import option, options
 
 if TYPE_CHECKING:
@@ -79,9 +79,10 @@ class LesionOptions(ControlOptions, EvaluationOptions):
         "masks of any format, all of this model; each is a lesion", flag="--mask", many=True, metavar="FILE"
     )
     model: ModelSource = option(
-        "phantom, a folder made by save_pretrained, a hub id, or a model in memory; it must predict the next token",
+        "phantom, smollm2, a folder made by save_pretrained, a hub id, or a model in memory; it must predict the next "
+        "token",
         default="phantom",
-        metavar="phantom|DIR|HUB_ID",
+        metavar=MODEL_METAVAR,
     )
     text: Sequence[str | Path] = _scoring("text files in UTF-8, each one document", default=(), metavar="FILE")
     task: Sequence[str | Path] = _scoring(

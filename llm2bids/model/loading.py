@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
@@ -26,10 +26,11 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from llm2bids.errors import ModelError
 from llm2bids.model.memory import explain_memory_errors
+from llm2bids.model.smollm2 import read_provenance
 from llm2bids.space.identity import check_same_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -107,6 +108,8 @@ class Subject:
         Whether it predicts the next token, so that it can generate and surprisal is defined.
     sampling : Sampling
         How the model's makers advise to choose the next token.
+    provenance : mapping
+        Licence, source and the like, as the file ``llm2bids_provenance.json`` beside the model says; often empty.
     """
 
     model: PreTrainedModel
@@ -114,6 +117,7 @@ class Subject:
     identity: Identity
     causal: bool = True
     sampling: Sampling = Sampling()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -194,7 +198,7 @@ class Subject:
         Returns
         -------
         dict
-            Name, revision, hash of the weights, class, type, sizes, dtype and tokenizer.
+            Name, revision, hash of the weights, class, type, sizes, dtype and tokenizer; provenance if it is known.
         """
         config = self.model.config.get_text_config()
         return {
@@ -205,6 +209,7 @@ class Subject:
             "NumberOfParameters": self.model.num_parameters(),
             "Dtype": self.dtype,
             "Tokenizer": type(self.tokenizer).__name__,
+            **({"ModelProvenance": dict(self.provenance)} if self.provenance else {}),
         }
 
 
@@ -256,7 +261,8 @@ def load_pretrained(
         revision="local" if local else getattr(config, "_commit_hash", None) or options["revision"],
         weights_sha256=_hash_files(_weight_files(folder if local else _cached(name, revision))),
     )
-    return make_subject(model, tokenizer, identity, causal=causal)
+    subject = make_subject(model, tokenizer, identity, causal=causal)
+    return replace(subject, provenance=read_provenance(folder)) if local else subject
 
 
 def make_subject(

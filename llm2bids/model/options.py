@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from llm2bids.options import option, options
 
+MODEL_METAVAR: Final = "phantom|smollm2|DIR|HUB_ID"
+"""How ``--help`` writes what names a model."""
 _model = partial(option, group="model")
 
 

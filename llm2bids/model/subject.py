@@ -1,4 +1,4 @@
-"""`load`: the phantom, a folder, a model of the hub or a model in memory becomes a `Subject`."""
+"""`load`: the phantom, SmolLM2, a folder, a model of the hub or a model in memory becomes a `Subject`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llm2bids.errors import ModelError
 from llm2bids.model.loading import Identity, Subject, hash_weights, is_causal, load_pretrained, make_subject
 from llm2bids.model.phantom import build_phantom
+from llm2bids.model.smollm2 import SMOLLM2, smollm2_folder
 
 ModelSource: TypeAlias = (
     str
@@ -37,8 +38,8 @@ def load(
     Parameters
     ----------
     model : str, Path, Subject or tuple
-        ``"phantom"``, a folder made by ``save_pretrained``, a hub id, a subject, or a loaded model with its tokenizer:
-        ``(model, tokenizer)``, or ``(model, tokenizer, name)``.
+        ``"phantom"``, ``"smollm2"`` (see `llm2bids.model.smollm2.fetch`), a folder made by ``save_pretrained``, a hub
+        id, a subject, or a loaded model with its tokenizer: ``(model, tokenizer)``, or ``(model, tokenizer, name)``.
     name : str, optional
         What the model is called in files. By default the hub id or the name of the folder; for a loaded model the one
         that its configuration holds, else its class.
@@ -81,7 +82,7 @@ def load(
         subject = model
     elif isinstance(model, str | Path) and str(model) != "phantom":
         subject = load_pretrained(
-            str(model),
+            str(smollm2_folder() if str(model) == SMOLLM2 else model),
             revision=revision,
             device=device,
             dtype=dtype,
@@ -92,6 +93,8 @@ def load(
         subject = build_phantom(revision=revision, device=device, dtype=dtype, device_map=device_map)
     else:
         subject = in_memory(model)
+    if isinstance(model, str | Path) and str(model) == SMOLLM2:
+        name = name or SMOLLM2
     return subject if name is None else replace(subject, identity=replace(subject.identity, name=name))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm2bids.errors import PruneError
-from llm2bids.model.options import ModelOptions
+from llm2bids.model.options import MODEL_METAVAR, ModelOptions
 from llm2bids.options import option, options
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ class PruneOptions(ModelOptions):
     """Options of ``prune``."""
 
     model: ModelSource = option(
-        "the model the mask was made of: phantom, a folder made by save_pretrained, a hub id, or a model in memory, "
-        "which stays as it is",
+        "the model the mask was made of: phantom, smollm2, a folder made by save_pretrained, a hub id, or a model in "
+        "memory, which stays as it is",
         kw_only=False,
-        metavar="phantom|DIR|HUB_ID",
+        metavar=MODEL_METAVAR,
     )
     mask: str | Path | UnitMask = option("units to take out, of site neuron or head", kw_only=False, metavar="FILE")
     out: str | Path = option("folder to write", kw_only=False, metavar="DIR")

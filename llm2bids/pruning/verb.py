@@ -20,6 +20,7 @@ from llm2bids.model.lesions import lesion, mean_activations
 from llm2bids.model.loading import load_pretrained
 from llm2bids.model.memory import explain_memory_errors
 from llm2bids.model.scoring import measure_surprisal, split_texts
+from llm2bids.model.smollm2 import SMOLLM2
 from llm2bids.model.subject import load
 from llm2bids.options import takes
 from llm2bids.pruning.output import check_folder, describe_model, published, write_model
@@ -140,7 +141,8 @@ def _write_smaller(
 ) -> Subject:
     """Write the smaller model, load it again, and check that it computes what the lesioned model does."""
     shrunk = cut_model(subject.model, cut, means)
-    if options.dtype == "auto" and isinstance(options.model, str | Path) and str(options.model) != "phantom":
+    named = isinstance(options.model, str | Path) and str(options.model) not in {"phantom", SMOLLM2}
+    if options.dtype == "auto" and named:
         shrunk = shrunk.to(_stored_dtype(str(options.model), subject, options))
     write_model(subject, shrunk, stage)
     smaller = load_pretrained(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from llm2bids.errors import RecordError
-from llm2bids.model.options import LargeModelOptions
+from llm2bids.model.options import MODEL_METAVAR, LargeModelOptions
 from llm2bids.options import option, options
 from llm2bids.task import Design
 
@@ -75,11 +75,11 @@ class RecordOptions(Protocol, LargeModelOptions):
 
     bids_dir: str | Path = option("dataset to make or to add to", kw_only=False, place=True, metavar="BIDS_DIR")
     model: ModelSource = option(
-        "phantom, a folder made by save_pretrained, or a hub id; in Python also a Subject, or a loaded model with its "
-        "tokenizer: (model, tokenizer)",
+        "phantom, smollm2 (see llm2bids fetch), a folder made by save_pretrained, or a hub id; in Python also a "
+        "Subject, or a loaded model with its tokenizer: (model, tokenizer)",
         default="phantom",
         kw_only=False,
-        metavar="phantom|DIR|HUB_ID",
+        metavar=MODEL_METAVAR,
         group="what is recorded",
     )
     task: str | Path | Sequence[str | Path] = option(
