@@ -83,8 +83,11 @@ _SHARED_SAY: Final = 0.1
 _GRID: Final = 2.0**13
 """Noise is rounded to its inverse: its last bits depend on processor and threads, and the phantom must not."""
 _DRAW: Final = 2
-"""Added to the seed of the noise. Means of the noise are balanced exactly, but what is left of the interplay of noise and
-text differs between draws: with seed 0 it is small for all tasks, in this draw."""
+"""Added to the seed of the noise.
+
+The noise is balanced in its means over prompts. Over generated text a small difference between conditions is left. It
+depends on the draw: with this one and seed 0 it is small for all tasks.
+"""
 _SHARE: Final = 0.5
 """Share of a topic's own words in the text the phantom writes on it."""
 
