@@ -186,11 +186,11 @@ def _pool(name: str, kind: str | None) -> list[tuple[Prompt, ...]]:
 def _deck(name: str, kind: str | None, session: int, design: Design) -> Iterator[Prompt]:
     """Prompts in a random order in which the topics take turns; raises when there are no more."""
     rng = design.rng(name, kind, session)
-    shown = [
+    remaining = [
         tuple(prompt for prompt in prompts if prompt.cluster not in _held_out(prompts[0].topic, design))
         for prompts in _pool(name, kind)
     ]
-    pool = [prompts for prompts in shown if prompts]
+    pool = [prompts for prompts in remaining if prompts]
     last = ""
     while True:
         piles = [rng.sample(pile, len(pile)) for pile in pool]

@@ -52,13 +52,13 @@ def _without_held_out(
         for conditions, clusters in _condition_groups(runs)
     }
     hidden = frozenset().union(*held_out.values())
-    shown = [tuple(trial for trial in trials if trial.sample not in hidden) for trials in runs]
-    for number, trials in enumerate(shown, 1):
+    remaining = [tuple(trial for trial in trials if trial.sample not in hidden) for trials in runs]
+    for number, trials in enumerate(remaining, 1):
         if not trials:
             raise TaskError(
                 f"no prompt of run {number} of task {task.name} is left by hold_out={design.hold_out}; hold out fewer"
             )
-    return replace(task, held_out=held_out), shown
+    return replace(task, held_out=held_out), remaining
 
 
 def _condition_groups(runs: Sequence[tuple[Trial, ...]]) -> list[tuple[list[str], set[str]]]:
