@@ -97,7 +97,7 @@ def test_a_recording_that_is_not_prepared_is_refused(copied: Path) -> None:
 
 def test_a_recording_made_anew_is_refused(copied: Path) -> None:
     record(copied, task="pathology", sites=["mlp"], seed=1, overwrite=True, **SMALL)
-    refused(DatasetError, "run-01 was recorded anew, .* llm2bids prep .* --overwrite", copied)
+    refused(DatasetError, "run-01 was recorded anew, .* llm2bids prep .* with overwrite=True", copied)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_folders_made_for_nothing_go(copied: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [truncated, no_image, Path.unlink])
 def test_damaged_masks_are_refused(copied: Path, damage: Callable[[Path], None]) -> None:
     damage(files_of(copied, "_mask.nii.gz")[0])
-    refused(DatasetError, r"run-01_.*_mask\.nii\.gz cannot be read .* llm2bids prep --overwrite", copied)
+    refused(DatasetError, r"run-01_.*_mask\.nii\.gz cannot be read .* llm2bids prep with overwrite=True", copied)
 
 
 def test_what_was_complete_stays_when_a_later_analysis_fails(copied: Path) -> None:

@@ -89,9 +89,8 @@ class Dataset:
         folder = self.root / STAGING / name
         if not folder.exists():
             return
-        ready = (folder / _READY).exists()
         with self.lock():
-            if ready:
+            if (folder / _READY).exists():  # asked with the lock held: another process may be moving the run
                 self._move(folder)
             else:
                 with self._claimed(folder):

@@ -71,7 +71,7 @@ class PreparedRun:
             return UnitMask.from_image(nib.load(path), self.volumes.space)
         except (OSError, EOFError, zlib.error, ImageFileError) as error:
             raise DatasetError(
-                f"{path} cannot be read ({error}); prepare the run again with llm2bids prep --overwrite"
+                f"{path} cannot be read ({error}); prepare the run again: llm2bids prep with overwrite=True"
             ) from error
 
     def stimuli(self, prompts: Iterable[str]) -> list[str]:
@@ -111,7 +111,7 @@ class PreparedRun:
         if not recordings or self.volumes.metadata.get("SourceSHA256") != recordings[0].fingerprint:
             raise DatasetError(
                 f"{self.volumes.name} was recorded anew, or its events changed or its recording removed, since it was "
-                f"prepared; run: llm2bids prep {self.raw} --overwrite"
+                f"prepared; run llm2bids prep {self.raw} with overwrite=True"
             )
         return recordings[0]
 
@@ -144,7 +144,7 @@ def choose_prepared(recorded: BoldRun, prepared: Mapping[str, PreparedRun]) -> P
     """Choose the prepared run of a recording; raise if there is none or the recording changed since."""
     run = prepared.get(recorded.name)
     if run is None:
-        raise DatasetError(f"{recorded.name} is recorded but not prepared; run: llm2bids prep {recorded.root} --resume")
+        raise DatasetError(f"{recorded.name} is recorded but not prepared; run llm2bids prep {recorded.root} with resume=True")
     run.recording()
     return run
 
