@@ -82,12 +82,6 @@ _SHARED_SAY: Final = 0.1
 """Part of the output layer's evidence for a topic that comes from channels it shares."""
 _GRID: Final = 2.0**13
 """Noise is rounded to its inverse: its last bits depend on processor and threads, and the phantom must not."""
-_DRAW: Final = 2
-"""Added to the seed of the noise.
-
-The noise is balanced in its means over prompts. Over generated text a small difference between conditions is left. It
-depends on the draw: with this one and seed 0 it is small for all tasks.
-"""
 _SHARE: Final = 0.5
 """Share of a topic's own words in the text the phantom writes on it."""
 
@@ -295,7 +289,7 @@ def build_phantom(
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     model = model.to_empty(device="cpu")
-    rng = np.random.default_rng(seed + _DRAW)
+    rng = np.random.default_rng(seed)
     _set_weights(model, _weights(lexicon, plan, rng))
     _restore_rotary(model, config)
     model.generation_config = GenerationConfig(do_sample=True, temperature=1.0, eos_token_id=2)
