@@ -205,7 +205,9 @@ def test_recordings_that_are_others_by_now_are_refused(two_sites: Path, tmp_path
     fingerprint(out, out, n_draws=2, progress=False)
     events = next(raw.glob("sub-*/func/*acq-block_run-02_events.tsv"))
     events.write_text(events.read_text().replace("\ton\t", "\tcalled\t"))
-    with pytest.raises(DatasetError, match=r"acq-block_run-02 was recorded anew.* llm2bids prep .* with overwrite=True"):
+    with pytest.raises(
+        DatasetError, match=r"acq-block_run-02 was recorded anew.* llm2bids prep .* with overwrite=True"
+    ):
         fingerprint(out, out, n_draws=2, overwrite=True, progress=False)
     prep(raw, overwrite=True, progress=False)
     with pytest.raises(

@@ -144,7 +144,9 @@ def choose_prepared(recorded: BoldRun, prepared: Mapping[str, PreparedRun]) -> P
     """Choose the prepared run of a recording; raise if there is none or the recording changed since."""
     run = prepared.get(recorded.name)
     if run is None:
-        raise DatasetError(f"{recorded.name} is recorded but not prepared; run llm2bids prep {recorded.root} with resume=True")
+        raise DatasetError(
+            f"{recorded.name} is recorded but not prepared; run llm2bids prep {recorded.root} with resume=True"
+        )
     run.recording()
     return run
 
