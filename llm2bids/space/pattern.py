@@ -45,8 +45,8 @@ class UnitPattern:
     reference : ndarray of float, shape (n_units,), optional
         Mean activation over the reference, to which a component is set when it is removed.
     spread : ndarray of float, shape (n_directions, n_hookpoints), optional
-        Standard deviation over prompts, within conditions, of the component along the direction of unit length: the
-        step of steering.
+        Standard deviation over prompts, within conditions, of the component along the filter (where there is none, the
+        pattern) of unit length: the step of steering.
     provenance : mapping
         Where it comes from: model, revision, contrast, reference and the like; JSON values.
 
@@ -103,6 +103,12 @@ class UnitPattern:
         """What there is: ``"pattern"``, ``"filter"`` or ``"pattern and filter"``."""
         return " and ".join(name for name in ("pattern", "filter") if getattr(self, name) is not None)
 
+    @property
+    def name(self) -> str:
+        """Name of its contrast; empty where its provenance names none."""
+        contrast = self.provenance.get("Contrast", "")
+        return str(contrast.get("Name", "") if isinstance(contrast, dict) else contrast)
+
     def directions(self, along: Along | None = None) -> NDArray[np.float64]:
         """Give the direction that is read from the activations.
 
@@ -135,6 +141,7 @@ class UnitPattern:
         kind: Literal["pattern", "filter"] = "pattern",
         *,
         scale: SpatialImage | ArrayLike | None = None,
+        one_sd: float = 1.0,
         reference: SpatialImage | ArrayLike | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> UnitPattern:
@@ -149,8 +156,11 @@ class UnitPattern:
         kind : {"pattern", "filter"}
             An effect per unit is a pattern, the weights of a decoder are a filter.
         scale : nibabel image or array_like, shape (n_units,), optional
-            Raw activation per unit of the image: a map of prepared volumes takes the ``stat-sd`` map that prep writes.
-            By default the image is in raw activation.
+            Raw activation per standard deviation of each unit: the ``stat-sd`` map that prep writes. By default the
+            image is in raw activation.
+        one_sd : float
+            With `scale`: what the image counts for one standard deviation. 1 in maps that glm writes, 100 in maps that
+            other programs make of prepared volumes (``OneStandardDeviation`` in their sidecar).
         reference : nibabel image or array_like, shape (n_units,), optional
             Mean raw activation over the reference, for instance the ``stat-mean`` map that prep writes.
         provenance : mapping, optional
@@ -167,7 +177,7 @@ class UnitPattern:
             If the grid differs or a value is not finite.
         """
         signals = np.atleast_2d(np.asarray(space.to_signals(image), np.float64))
-        steps = np.ones(space.n_units) if scale is None else _per_unit(scale, space)
+        steps = np.ones(space.n_units) if scale is None else _per_unit(scale, space) / one_sd
         # A pattern is in units of the map; a filter is read from the map, so it goes the other way.
         raw = signals * steps if kind == "pattern" else signals / np.where(steps == 0, np.inf, steps)
         means = None if reference is None else _per_unit(reference, space)
@@ -229,13 +239,16 @@ class UnitPattern:
         Returns
         -------
         ndarray, shape (n_scans, n_directions, n_hookpoints)
-            Component along the direction of unit length, from the reference, in units of `spread` where it is there.
+            Component along the direction of unit length, from the reference; in units of `spread` where it is there and
+            of that direction.
         """
-        values = np.asarray(signals, np.float64)
+        values, rows = np.asarray(signals, np.float64), unit_length(self.directions(along), self.space)
         centred = values if self.reference is None else values - self.reference
-        weighted = centred[:, None] * unit_length(self.directions(along), self.space)
-        components = np.add.reduceat(weighted, self.space.starts(), axis=-1)
-        return components if self.spread is None else components / np.maximum(self.spread, _TINY)
+        parts = zip(self.space.split(centred), self.space.split(rows), strict=True)
+        components = np.stack([part @ direction.T for part, direction in parts], axis=-1)
+        if self.spread is None or self.directions(along) is not self.directions():
+            return components
+        return components / np.maximum(self.spread, _TINY)
 
     def cosines(self, other: UnitPattern, kind: Literal["pattern", "filter"] = "pattern") -> NDArray[np.float64]:
         """Compare the first direction with that of another pattern.
@@ -289,7 +302,7 @@ class UnitPattern:
                 basis = _basis(span)
                 rows[:, start:stop] -= rows[:, start:stop] @ basis @ basis.T
             changed[name] = rows
-        names = [str(each.provenance.get("Contrast", "")) for each in others]
+        names = [each.name for each in others]
         return replace(self, **changed, spread=None, provenance={**self.provenance, "OrthogonalTo": names})
 
     @classmethod
