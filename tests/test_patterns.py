@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.covariance import ledoit_wolf_shrinkage
@@ -23,10 +24,10 @@ from llm2bids.statistics.pattern_measures import (
     measure,
     noise_ceiling,
 )
-from llm2bids.statistics.patterns import PatternSamples, PrincipalAxes, fit_labels, fit_patterns
+from llm2bids.statistics.pattern_samples import PatternSamples, PromptMeans
+from llm2bids.statistics.patterns import PrincipalAxes, fit_labels, fit_patterns
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -111,6 +112,40 @@ def test_units_that_never_vary_and_texts_without_noise_give_finite_filters() -> 
     fit = fit_patterns(samples_of(activations, 2))
     np.testing.assert_allclose(fit.filters, fit.patterns)
     assert np.flatnonzero(fit.filters).tolist() == [3]
+
+
+def test_filters_take_the_spread_of_texts_not_fitted_on() -> None:
+    fit = fit_patterns(noisy())
+    scaled = fit.rescaled(np.array([3 * fit.spread[0, 0], np.nan]))
+    first, second = SPACE.split(scaled.filters / fit.filters)
+    np.testing.assert_allclose(first, 1 / 3)
+    np.testing.assert_allclose(second, 1)
+    lengths = [np.linalg.norm(part) for part in SPACE.split(scaled.filters[0])]
+    np.testing.assert_allclose(scaled.spread[0], 1 / np.array(lengths))
+
+
+def prompts_of(*rows: tuple[str, str, str, int, float]) -> PromptMeans:
+    """Prompts by text, condition, cluster, number of tokens and activation of all units."""
+    table = pd.DataFrame(rows, columns=["stimulus", "trial_type", "cluster", "n_averaged", "value"])
+    activations = np.repeat(table.pop("value").to_numpy(np.float32)[:, None], SPACE.n_units, axis=1)
+    return PromptMeans(table, activations)
+
+
+def test_a_text_shown_again_is_one_sample_and_never_its_own_reference() -> None:
+    shown = prompts_of(
+        ("a", "on", "x", 3, 1.0),
+        ("b", "off", "y", 3, 2.0),
+        ("a", "on", "x", 5, 4.0),
+        ("c", "other", "z", 3, 8.0),
+        ("e", "on", "x", 0, 99.0),
+    )
+    others = prompts_of(("b", "off", "y", 3, 3.0), ("a", "off", "x", 3, 77.0), ("d", "on", "w", 3, 5.0))
+    task = PatternSamples.from_prompts(SPACE, shown, ({"on"}, {"off"}))
+    assert task.activations[:, 0].tolist() == [2.5, 2.0]
+    whole = PatternSamples.from_prompts(SPACE, shown, ({"on"}, {"off"}), others)
+    assert (whole.texts.tolist(), whole.clusters.tolist()) == (["a", "b", "d"], ["x", "y", "w"])
+    assert whole.on.tolist() == [True, False, False]
+    assert whole.activations[:, -1].tolist() == [2.5, 2.5, 5.0]
 
 
 def test_texts_of_one_condition_only_are_refused() -> None:

@@ -26,7 +26,7 @@ from llm2bids.statistics.patterns import Labelled, PrincipalAxes, comparison, fi
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llm2bids.statistics.patterns import PatternSamples
+    from llm2bids.statistics.pattern_samples import PatternSamples
 
 N_FOLDS: Final = 3
 N_SPLITS: Final = 20

@@ -16,52 +16,22 @@ eigendecomposition per hookpoint. That is exact: each labelling has the shrinkag
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from llm2bids.errors import InferenceError
 from llm2bids.space import UnitPattern
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
     from llm2bids.space import UnitSpace
+    from llm2bids.statistics.pattern_samples import PatternSamples
 
 _TINY: Final = 1e-12
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PatternSamples:
-    """What a pattern is fitted to; one row per text.
-
-    - `activations` (n_samples, n_units): raw, mean over the tokens of the text.
-    - `on` (n_samples,): True for the condition, False for the reference.
-    - `clusters` (n_samples,): which texts belong together, so that none is fitted on while another is judged.
-    - `texts` (n_samples,): start of the SHA-256 of each text.
-    """
-
-    space: UnitSpace
-    activations: NDArray[np.floating]
-    on: NDArray[np.bool_]
-    clusters: NDArray[np.str_]
-    texts: NDArray[np.str_]
-
-    def __post_init__(self) -> None:
-        """Raise if there is nothing to compare."""
-        if not 0 < int(self.on.sum()) < len(self.on):
-            raise InferenceError(
-                f"{int(self.on.sum())} of {len(self.on)} texts are of the condition; a pattern needs texts of it and "
-                "of a reference"
-            )
-
-    def hookpoints(self) -> Iterator[NDArray[np.float64]]:
-        """Give the activations at one hookpoint after another, (n_samples, n_channels), so that memory is bounded."""
-        for part in self.space.split(self.activations):
-            yield np.asarray(part, np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +43,8 @@ class FittedPatterns:
     - `references` (n_labellings, n_units): mean over the reference.
     - `shrinkage`, `spread` (n_labellings, n_hookpoints): of the covariance; and the standard deviation within
       conditions, in raw activation, of the component along the filter of length 1.
+
+    On texts that were not fitted on the spread is larger, the more so the more channels there are per text: `rescaled`.
     """
 
     space: UnitSpace
@@ -85,6 +57,16 @@ class FittedPatterns:
     def __len__(self) -> int:
         """Number of labellings."""
         return len(self.patterns)
+
+    def rescaled(self, spread: NDArray[np.float64]) -> FittedPatterns:
+        """Scale filters by another spread (n_hookpoints,), e.g. that of texts not fitted on; NaN and 0 change nothing.
+
+        A filter of length 1 / spread reads standard deviation 1.
+        """
+        spreads = np.where((spread > 0) & (self.spread > 0), spread, self.spread)
+        change = np.divide(self.spread, spreads, out=np.ones_like(spreads), where=spreads > 0)
+        filters = self.filters * np.repeat(change, self.space.n_channels, axis=1)
+        return replace(self, filters=filters, spread=spreads)
 
     def pattern(self, number: int = 0, provenance: Mapping[str, Any] | None = None) -> UnitPattern:
         """Give the pattern of one labelling."""
