@@ -36,11 +36,8 @@ def prompt_means(run: PreparedRun) -> PromptMeans:
         start += len(signals)
     n_averaged = belongs.sum(axis=1)
     stimuli = run.stimuli(prompts)
-    columns = {"run": run.label, "prompt": prompts, "stimulus": stimuli, "trial_type": conditions}
-    if "cluster" in run.events:
-        clusters = run.events["cluster"].groupby(codes).first()
-        columns["cluster"] = np.where(clusters.isin(_NO_CLUSTER), stimuli, clusters)
-    else:
-        columns["cluster"] = stimuli
-    table = pd.DataFrame(columns | {"n_averaged": n_averaged})
+    table = pd.DataFrame({"run": run.label, "prompt": prompts, "stimulus": stimuli, "trial_type": conditions})
+    clusters = run.events.get("cluster", pd.Series("n/a", run.events.index)).groupby(codes).first()
+    table["cluster"] = clusters.where(~clusters.isin(_NO_CLUSTER), table["stimulus"])
+    table["n_averaged"] = n_averaged
     return PromptMeans(table, (sums / np.maximum(n_averaged, 1)[:, None]).astype(np.float32))
