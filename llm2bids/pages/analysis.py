@@ -110,6 +110,7 @@ def _contrast_panel(folder: Path, entry: dict[str, Any], space: UnitSpace, ancho
         f"{f', |z| from {threshold}' if threshold else ''}: <code>{escape(entry['mask'])}</code>.</p>"
     )
     text += "".join(map(_top_share, entry.get("top", [])))
+    text += _pattern(entry["pattern"]) if entry.get("pattern") else ""
     text += figure_html(
         as_png(draw_layers(z, network, space)),
         f"z map of contrast {name}, layer by layer",
@@ -145,6 +146,19 @@ def _top_share(top: dict[str, Any]) -> str:
         f"<p>Top {100 * top['share']:g} % of the units tested, uncorrected: {top['n_selected']} units{threshold}, of "
         f"which {top['n_outside']} are not in the network: <code>{escape(top['mask'])}</code>.</p>"
     )
+
+
+def _pattern(pattern: dict[str, Any]) -> str:
+    """Measures of a pattern on clusters it was not fitted on, over all hookpoints."""
+    if pattern["auc"] is None:
+        measures = "not judged, since a condition has a single cluster of texts"
+    else:
+        measures = (
+            f"AUC {pattern['auc']:.3f} [{pattern['auc_low']:.3f}, {pattern['auc_high']:.3f}], cosine of halves "
+            f"{pattern['cosine_halves']:.2f} (ceiling {pattern['noise_ceiling']:.2f}), crossnobis distance "
+            f"{pattern['crossnobis']:.3g}, p = {pattern['p']:.2g}, on clusters of texts that it was not fitted on"
+        )
+    return f"<p>Pattern: {measures}: <code>{escape(pattern['filter'])}</code>.</p>"
 
 
 def _transformations(instructions: Sequence[dict[str, Any]]) -> str:

@@ -11,8 +11,10 @@ import numpy as np
 
 from llm2bids.bids.names import sidecar_of
 from llm2bids.bids.tables import read_json, read_tsv
+from llm2bids.errors import DatasetError
+from llm2bids.results.patterns import read_pattern
 from llm2bids.results.targets import read_map
-from llm2bids.space import UnitMask, UnitSpace
+from llm2bids.space import UnitMask, UnitPattern, UnitSpace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +51,8 @@ class ContrastResult:
         Whether it was there already (``resume``).
     top_files : tuple of Path
         Masks of the units with the largest statistic, uncorrected; one per share of ``top``.
+    pattern_file : Path or None
+        The filter of the pattern; None if the contrast does not compare conditions.
     """
 
     subject: str
@@ -65,6 +69,7 @@ class ContrastResult:
     summary_file: Path
     skipped: bool = False
     top_files: tuple[Path, ...] = ()
+    pattern_file: Path | None = None
 
     @cached_property
     def mask(self) -> UnitMask:
@@ -82,6 +87,16 @@ class ContrastResult:
         """Units of the network, the strongest first: where they are, effect, z and corrected p."""
         numbers = {"unit": int, "block": int, "channel": int, "effect": float, "z": float, "p_corrected": float}
         return read_tsv(self.units_file).astype(numbers)
+
+    @cached_property
+    def pattern(self) -> UnitPattern:
+        """The activation pattern, its filter, the mean of the reference and the spread along the filter."""
+        if self.pattern_file is None:
+            raise DatasetError(
+                f"contrast {self.contrast} has no pattern, since it is no t contrast between conditions; ask one such "
+                'as "on - off"'
+            )
+        return read_pattern(self.pattern_file)
 
     @property
     def files(self) -> list[Path]:
@@ -105,6 +120,7 @@ class ContrastResult:
         return {
             **{name: getattr(self, name) for name in counts},
             **{name: str(path) for name, path in files.items()},
+            "pattern": None if self.pattern_file is None else str(self.pattern_file),
             "skipped": self.skipped,
             "top": [str(path) for path in self.top_files],
         }
@@ -165,6 +181,7 @@ def contrast_results(summary: Mapping[str, Any], path: Path, *, skipped: bool = 
             summary_file=path,
             skipped=skipped,
             top_files=tuple(folder / share["mask"] for share in contrast.get("top", ())),
+            pattern_file=folder / pattern["filter"] if (pattern := contrast.get("pattern")) else None,
         )
         for contrast in summary["Found"]
     ]

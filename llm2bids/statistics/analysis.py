@@ -28,7 +28,7 @@ from llm2bids.errors import DatasetError, DesignError, StatsModelError, did_you_
 from llm2bids.statistics.samples import SplitContrast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -45,11 +45,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Analysis:
-    """A subject, task and site; `runs` are in order of session and run."""
+    """A subject, task and site; `runs` are in order of session and run.
+
+    `others`: runs of the other tasks of the subject at this site, if patterns are compared with them.
+    """
 
     runs: tuple[PreparedRun, ...]
     model: StatsModel
     settings: GLMSettings
+    others: tuple[PreparedRun, ...] = ()
 
     @property
     def entities(self) -> dict[str, str]:
@@ -309,8 +313,25 @@ def find_analyses(
     for (_, task, _), runs in groups.items():
         check_compatible(runs)
         stats_model = models[task].with_contrasts(contrasts) if contrasts else models[task]
-        analyses.append(Analysis(tuple(runs), stats_model, settings))
+        others = _other_tasks(raw, runs, prepared) if settings.reference == "dataset" else ()
+        analyses.append(Analysis(tuple(runs), stats_model, settings, others))
     return analyses
+
+
+def _other_tasks(
+    raw: Path, runs: Sequence[PreparedRun], prepared: Mapping[str, PreparedRun]
+) -> tuple[PreparedRun, ...]:
+    """Runs of the other tasks of a subject at a site."""
+    entities = runs[0].volumes.entities
+    recorded = find_runs(raw, [entities["sub"]], sites=[entities["acq"]] if "acq" in entities else [])
+    others = [choose_prepared(run, prepared) for run in recorded if run.entities["task"] != entities["task"]]
+    if not others:
+        raise DesignError(
+            f'reference="dataset" found, but sub-{entities["sub"]} has no other task at this site than '
+            f'{entities["task"]}; record another, or use reference="task"'
+        )
+    check_compatible([*runs, *others])
+    return tuple(others)
 
 
 def _models(raw: Path, runs: Sequence[BoldRun], path: Path | None, *, may_skip: bool) -> dict[str, StatsModel]:

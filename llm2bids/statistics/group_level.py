@@ -304,7 +304,7 @@ def find_groups(  # noqa: PLR0913 - filters of BIDS apps
 def _check_first_level_defaults(settings: GLMSettings) -> None:
     """Raise if settings of the first level are given, which apply to subjects only."""
     defaults = GLMSettings()
-    for name in ("inference", "level", "drift", "high_pass", "confounds"):
+    for name in ("inference", "level", "drift", "high_pass", "confounds", "reference"):
         if getattr(settings, name) != getattr(defaults, name):
             raise InferenceError(
                 f"{name} {getattr(settings, name)} asked for a group, but that is asked of subjects; analyse them anew "

@@ -188,15 +188,21 @@ def write_tested(target: Target) -> None:
     )
 
 
-def write_prompts(target: Target, prompts: pd.DataFrame, effects: NDArray[np.float64]) -> None:
-    """Write effects of prompts (n_prompts, n_tested) as one image, and their table (n_prompts, n_columns)."""
+def write_prompts(
+    target: Target, prompts: pd.DataFrame, effects: NDArray[np.float64], means: pd.DataFrame | None = None
+) -> None:
+    """Write effects of prompts (n_prompts, n_tested) as one image, and their table (n_prompts, n_columns).
+
+    `means`: table of their raw means, in the same order, if there are any.
+    """
     image = target.path("statmap.nii.gz", stat="effect", desc="prompts")
     description = (
         "Effect of each prompt, in standard deviations of the unit over the run; prompts along the fourth axis."
     )
     write_image(image, target.space.to_image(target.spread(effects)))
     write_json(sidecar_of(image), target.sidecar(description, {}))
-    write_tsv(target.path("prompts.tsv"), prompts)
+    further = {} if means is None else {name: means[name] for name in ("cluster", "n_averaged")}
+    write_tsv(target.path("prompts.tsv"), prompts.assign(**further))
 
 
 def write_designs(target: Target, designs: Mapping[str, pd.DataFrame]) -> None:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from llm2bids.bids.provenance import hash_parts, versions
 from llm2bids.bids.runs import PREPARED, REPEATED
+from llm2bids.bids.tables import write_tsv
 from llm2bids.design.statsmodel import Contrast
 from llm2bids.results.jobs import describe_output, stage_of
 from llm2bids.results.summaries import LIBRARIES, SUMMARY
 from llm2bids.results.targets import Target
 from llm2bids.statistics.analysis import find_analyses
+from llm2bids.statistics.contrast_patterns import write_patterns
 from llm2bids.statistics.output import (
     describe_contrast,
     publish,
@@ -56,10 +58,16 @@ class SubjectJob:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that the result depends on."""
-        runs = [(run.label, run.volumes.metadata.get("SourceSHA256")) for run in self.analysis.runs]
+        runs, others = (
+            [(run.label, run.volumes.metadata.get("SourceSHA256")) for run in some]
+            for some in (self.analysis.runs, self.analysis.others)
+        )
         contrasts = [describe_contrast(contrast) for contrast in self.analysis.contrasts]
         x, settings = self.analysis.model.run.x, self.analysis.settings.to_json()
-        return hash_parts(runs, contrasts, x, settings, self.analysis.cutoff, *self._transformations.values())
+        patterns = ("patterns", self.analysis.settings.reference, others)
+        return hash_parts(
+            runs, contrasts, x, settings, self.analysis.cutoff, *self._transformations.values(), *patterns
+        )
 
     def describe(self) -> None:
         """Describe the output as a BIDS derivative."""
@@ -78,11 +86,13 @@ class SubjectJob:
         """Write all files but the summary; returns the entries of the summary."""
         settings = self.analysis.settings
         entries = []
+        patterns, prompts = write_patterns(target, self.analysis)
         for contrast in self.analysis.contrasts:
             sample_fields = results.sample_fields.get(contrast.name, {})
             fields = {"RunsDropped": results.dropped[contrast.name], **sample_fields}
             maps, adjusted = results.maps[contrast.name], results.adjusted[contrast.name]
-            entries.append(write_contrast(target, contrast, maps, adjusted, settings, fields))
+            entry = write_contrast(target, contrast, maps, adjusted, settings, fields)
+            entries.append(entry | {"pattern": patterns.get(contrast.name)})
             for run, run_maps in results.by_run.get(contrast.name, {}).items():
                 run_fields = {**describe_contrast(contrast), "DegreesOfFreedom": run_maps.dof, "Run": run} | {
                     key: sample_fields[key] for key in ("EffectOf", "Kinds") if key in sample_fields
@@ -91,7 +101,9 @@ class SubjectJob:
         write_tested(target)
         write_designs(target, results.designs)
         if len(results.prompts):
-            write_prompts(target, results.prompts, results.effects)
+            write_prompts(target, results.prompts, results.effects, prompts)
+        elif prompts is not None:
+            write_tsv(target.path("prompts.tsv"), prompts)
         return entries
 
     @property

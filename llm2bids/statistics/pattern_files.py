@@ -33,18 +33,9 @@ OTHERS: Final = "dataset"
 AGAINST_DATASET: Final = "AgainstDataset"
 """End of the label of a contrast whose reference is joined by the other tasks."""
 MAPS: Final = {
-    "effect": (
-        "pattern",
-        "activation pattern, mean raw activation over texts of the condition minus mean over those of the reference"
-        "{reference}.",
-    ),
-    "filter": (
-        "pattern",
-        "extraction filter, the pattern whitened by the noise covariance, per raw activation; scaled so that what it "
-        "reads has standard deviation 1 within conditions (where there are clusters to judge it, on those it was not "
-        "fitted on).",
-    ),
-    "mean": ("reference", "mean raw activation over texts of the reference{reference}."),
+    "effect": ("pattern", "activation pattern, mean raw activation of the condition minus that of the reference"),
+    "filter": ("pattern", "extraction filter, the pattern whitened by the noise within conditions"),
+    "mean": ("reference", "mean raw activation of the reference"),
 }
 """Value of ``desc`` and description of the maps of a pattern, by ``stat``."""
 MEASURES: Final = COLUMNS[2:9]
@@ -102,13 +93,13 @@ def write_pattern(
     table["shrinkage"] = [*fit.shrinkage[0], np.nan]
     pattern = comparison.to_json() | _describe(samples, fit)
     metadata = {**metadata, "Pattern": pattern}
-    name, reference = metadata["Contrast"]["Name"], " and of other tasks" if comparison.tasks else ""
+    name, reference = metadata["Contrast"]["Name"], ", which other tasks join" if comparison.tasks else ""
     values = {"effect": fit.patterns, "filter": fit.filters, "mean": fit.references}
     for statistic, (description, text) in MAPS.items():
         path = target.path("statmap.nii.gz", contrast=comparison.label, stat=statistic, desc=description)
         write_image(path, target.space.to_image(values[statistic][0].astype(np.float32)))
-        text = f"{name}: {text.format(reference=reference)}"
-        write_json(sidecar_of(path), target.sidecar(text, metadata, Sources=sources, Units="arbitrary"))
+        sidecar = target.sidecar(f"{name}: {text}{reference}.", metadata, Sources=sources, Units="arbitrary")
+        write_json(sidecar_of(path), sidecar)
     measures = target.path("measures.tsv", contrast=comparison.label, desc="pattern")
     write_tsv(measures, table[list(COLUMNS)])
     procedure = {"Folds": n_folds_of(samples), "Exchanges": N_EXCHANGES, "Bootstraps": N_BOOTSTRAPS, "Seed": SEED}
@@ -116,7 +107,7 @@ def write_pattern(
     sidecar = target.sidecar(text, metadata | {"Measures": procedure}, Sources=sources)
     write_json(measures.with_suffix(".json"), template_json("pattern_measures.json") | sidecar)
     filters = target.path("statmap.nii.gz", contrast=comparison.label, stat="filter", desc="pattern")
-    of_all = {key: None if np.isnan(value) else float(value) for key, value in table.iloc[-1][[*MEASURES]].items()}
+    of_all = {name: None if np.isnan(value := table[name].iloc[-1]) else float(value) for name in MEASURES}
     return {"filter": filters.name, "measures": measures.name, **of_all}
 
 
@@ -129,6 +120,8 @@ def _describe(samples: PatternSamples, fit: FittedPatterns) -> dict[str, Any]:
         "NumberOfClusters": clusters[0],
         "NumberOfReferenceClusters": clusters[1],
         "Covariance": "within conditions, Ledoit-Wolf",
+        "Scale": "The filter reads standard deviation 1 within conditions; if there are several clusters, from texts "
+        "of clusters that it was not fitted on.",
         "FirstPosition": "left out",
         "Shrinkage": fit.shrinkage[0].tolist(),
         "Spread": fit.spread[0].tolist(),

@@ -77,6 +77,12 @@ class GLMSettings:
         default=False,
         sidecar="DropMissing",
     )
+    reference: Literal["task", "dataset"] = option(
+        "what the pattern of a contrast is compared with: its other condition, or all prompts of the other tasks too, "
+        "which makes it specific",
+        default="task",
+        group="patterns",
+    )
     top: Sequence[float] = _tested(
         "shares of the tested units, e.g. 1% or 0.01: masks of the units with the largest statistic, uncorrected",
         default=(),
