@@ -7,12 +7,13 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, simplefilter
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from nilearn.glm.first_level import first_level_from_bids
+from nilearn.glm.first_level import FirstLevelModel, first_level_from_bids
 from nilearn.interfaces.fmriprep import load_confounds
 from nilearn.maskers import NiftiLabelsMasker
 from tokenizers import processors
@@ -27,7 +28,7 @@ from llm2bids.errors import DatasetError, LLM2BIDSError
 from llm2bids.preparation import PrepResult, prep
 from llm2bids.preparation.atlas import layer_table
 from llm2bids.recording import record
-from llm2bids.space import UnitSpace
+from llm2bids.space import UnitPattern, UnitSpace
 from llm2bids.validation import validate
 
 from .families import tiny_subject
@@ -81,12 +82,45 @@ def files_of(root: Path) -> dict[str, bytes]:
     return {name: content for name, content in named.items() if STAGING not in name and HISTORY not in name}
 
 
+def test_an_effect_of_prepared_volumes_goes_back_to_raw_activation_exactly(
+    prepared: tuple[Path, list[PrepResult]],
+) -> None:
+    root, results = prepared
+    result = results[0]
+    assert result.n_clipped == 0
+    mean, sd, mask = (
+        nib.load(next(path for path in result.files if path.name.endswith(ending)))
+        for ending in ("_stat-mean_statmap.nii.gz", "_stat-sd_statmap.nii.gz", "_desc-brain_mask.nii.gz")
+    )
+    run = BoldRun(root / PREPARED, result.bold)
+    events = read_events(next(root.glob("sub-*/func/*task-medicalimaging*run-01_events.tsv")), run.n_scans * run.t_r)
+    design = token_design(events, frame_times(run.n_scans, run.t_r), ["on", "off"]).drop(columns="constant")
+    model = FirstLevelModel(mask_img=mask, noise_model="ols", signal_scaling=False, minimize_memory=False)
+    with catch_warnings():
+        simplefilter("ignore", RuntimeWarning)  # nilearn says that it uses the mask it was given
+        cope = model.fit(result.bold, design_matrices=design).compute_contrast(
+            np.array([1, -1]), output_type="effect_size"
+        )
+    pattern = UnitPattern.from_image(cope, run.space, scale=sd, one_sd=run.metadata["OneStandardDeviation"])
+
+    raw = nib.load(root / run.folder / result.bold.name.replace("_space-L6C128block_desc-preproc", ""))
+    signals = run.space.to_signals(raw).astype(np.float64)
+    on = design["trial_type.on"].to_numpy() > 0
+    effect = signals[on].mean(0) - signals[~on].mean(0)
+    varies = run.space.to_signals(mask) > 0
+    error = np.abs(pattern.directions()[0] - effect)[varies] / run.space.to_signals(sd)[varies]
+    assert error.max() < 1e-5, "rounding of volumes in single precision at a baseline of 10000"
+    np.testing.assert_allclose(run.space.to_signals(mean), signals.mean(0), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(run.space.to_signals(sd)[varies], signals.std(0)[varies], rtol=1e-6)
+
+
 def test_everything_promised_is_written_and_the_recording_stays(
     small_dataset: tuple[Path, list[Recording]], prepared: tuple[Path, list[PrepResult]]
 ) -> None:
     before, after = files_of(small_dataset[0]), files_of(prepared[0])
     assert {name: after.pop(name) for name in before} == before
     suffixes = ["space-L6C128block_desc-preproc_bold", "space-L6C128block_desc-brain_mask", "desc-confounds_timeseries"]
+    suffixes += ["space-L6C128block_stat-mean_statmap", "space-L6C128block_stat-sd_statmap"]
     runs = [run for run in find_runs(prepared[0]) if run.root == prepared[0]]
     expected = {f"sub-phantom/func/{run.name}_{suffix}.json" for run in runs for suffix in suffixes}
     expected |= {name.replace("json", "tsv" if "timeseries" in name else "nii.gz") for name in expected}
@@ -206,7 +240,7 @@ def test_several_processes_write_the_same_bytes(prepared: tuple[Path, list[PrepR
     alone = files_of(prepared[0])
     both = {name: content for name, content in files_of(raw / PREPARED).items() if "medicalimaging" not in name}
     assert both == {name: alone[f"{PREPARED}/{name}"] for name in both}
-    assert len(both) == 2 * 6 + 7
+    assert len(both) == 2 * 10 + 7
 
 
 def test_repetition_time_is_that_of_the_recording(raw: Path) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from llm2bids import __version__
 from llm2bids.bids.names import parse_name, sidecar_of
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.runs import PREPROC, REPEATED, SLICE_TIME_REF, BoldRun
 from llm2bids.bids.tables import read_tsv, write_json, write_tsv
-from llm2bids.bids.templates import template_json
+from llm2bids.bids.templates import template_json, template_text
 from llm2bids.errors import DatasetError
 from llm2bids.preparation.atlas import add_atlas, atlas_files
 from llm2bids.preparation.confounds import confounds, describe
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from llm2bids.bids.dataset import Dataset
     from llm2bids.design.statsmodel import StatsModel
     from llm2bids.results.work import Work
+
+MOMENTS: Final = {
+    "mean": "Mean of each unit over the run, in raw activation.",
+    "sd": "Standard deviation of each unit over the run, in raw activation; 0 if it does not vary.",
+}
+"""Maps of a run, with which effects in standard deviations go back to raw activation exactly, by ``stat``."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,9 @@ class PrepJob:
         """Files that a complete run has."""
         derived = BoldRun(self.out.root, self.bold)
         table = derived.beside("timeseries.tsv", space=None, desc="confounds")
-        mask = derived.beside("mask.nii.gz", desc="brain")
-        files = [self.bold, derived.beside("bold.json"), mask, sidecar_of(mask), table, table.with_suffix(".json")]
+        images = [derived.beside("mask.nii.gz", desc="brain"), *(_moment_map(derived, name) for name in MOMENTS)]
+        files = [self.bold, derived.beside("bold.json"), table, table.with_suffix(".json")]
+        files += [path for image in images for path in (image, sidecar_of(image))]
         return files + ([fsl_folder(self.out.root, self.run) / "design.fsf"] if self.model else [])
 
     @property
@@ -105,8 +112,8 @@ class PrepJob:
 
     @property
     def outdated(self) -> list[Path]:
-        """Volumes and masks of an earlier recording of this run in another space."""
-        files = self.bold.parent.glob(f"{self.run.name}_space-*_desc-*")
+        """Volumes, masks and maps of an earlier recording of this run in another space."""
+        files = self.bold.parent.glob(f"{self.run.name}_space-*")
         return [path for path in files if parse_name(path.name)[1]["space"] != self.run.space.label]
 
     def is_done(self, work: Work) -> bool:
@@ -176,6 +183,12 @@ class PrepJob:
             volumes = template_json("preproc_bold.json", **texts) | timing
             write_json(staged.beside("bold.json"), volumes | {"Llm2bids": metadata})
             write_json(sidecar_of(mask), template_json("brain_mask.json", **texts) | {"Llm2bids": metadata})
+            for name, description in MOMENTS.items():
+                # A unit that does not vary is 0 in the volumes, so its sd is 0: it has no effect in raw activation.
+                values = moments.mean if name == "mean" else moments.sd * moments.varies
+                write_image(_moment_map(staged, name), space.to_image(values))
+                sidecar = template_json("prep_statmap.json", **texts, description=description)
+                write_json(sidecar_of(_moment_map(staged, name)), sidecar | {"Llm2bids": metadata})
             if self.model:
                 roots = (stage, self.out.root.resolve())
                 export_fsl(run, self.model, self.bold.resolve(), self.cutoff, table, roots)
@@ -215,6 +228,11 @@ class PrepJob:
         """Write the files that all runs share; call with the lock held, and only once a run is complete."""
         self.out.add_missing("dataset_description.json", template_json("prep_description.json", version=__version__))
         self.out.add_missing("README.md", "prep_README.md")
-        self.out.add_missing(".bidsignore", "prep_bidsignore")
+        self.out.ignore(*template_text("prep_bidsignore").splitlines())
         self.out.add_missing("atlas-layers_description.json", template_json("atlas_description.json"))
         add_atlas(self.out, self.run.space)
+
+
+def _moment_map(derived: BoldRun, name: str) -> Path:
+    """Path of the map of a moment beside the preprocessed volumes."""
+    return derived.beside("statmap.nii.gz", desc=None, stat=name)
