@@ -20,7 +20,9 @@ from llm2bids.model.recording import generate, read, tokenize
 from llm2bids.model.site_names import SITES
 from llm2bids.model.sites import find_site, measure_widths, record_hookpoints
 from llm2bids.model.subject import load
-from llm2bids.space import UnitMask, UnitSpace
+from llm2bids.space import UnitMask, UnitPattern, UnitSpace
+from llm2bids.statistics.pattern_samples import PatternSamples
+from llm2bids.statistics.patterns import fit_patterns
 from llm2bids.task import Design, lay_out, on_topics
 
 if TYPE_CHECKING:
@@ -99,6 +101,19 @@ def test_rates_at_the_null_are_nominal_over_tasks(mode: str) -> None:
         p = stats.ttest_ind(means[on], means[~on], equal_var=False).pvalue
         rates.append(np.mean(p[~planted & np.isfinite(p)] < 0.05))
     assert np.mean(rates) < 0.07, rates
+
+
+@pytest.mark.parametrize("site", ["block", "neuron"])
+def test_the_pattern_of_a_network_points_where_it_is_planted(site: str, mode: str) -> None:
+    units = np.cumsum([0, *(space.n_units for space in SPACES.values())])
+    start = units[list(SPACES).index(site)]
+    for task in on_topics():
+        means, on = prompt_means(task, mode)
+        names = np.array([f"text{number}" for number in range(len(on))])
+        signals = means[:, start : start + SPACES[site].n_units]
+        pattern = fit_patterns(PatternSamples(SPACES[site], signals, on, names, names)).pattern()
+        truth = UnitPattern(SPACES[site], pattern=phantom_truth(SPACES[site])[task].selected.astype(float))
+        assert pattern.cosines(truth).min() > 0.95, task
 
 
 @pytest.mark.parametrize("site", SITES)

@@ -20,8 +20,8 @@ _NO_CLUSTER: Final = ("", "n/a")
 def prompt_means(run: PreparedRun) -> PromptMeans:
     """Average the recording of a run over the tokens of each prompt, a few scans at a time.
 
-    Position 0 of the context is left out: models park attention there, and its activations are far off (Xiao et al.
-    2024, "attention sinks").
+    Position 0 of the context is left out: it is an attention sink with extreme activations (Xiao et al. 2023,
+    arXiv:2309.17453).
     """
     codes, prompts, conditions = name_prompts(run.events)
     belongs = np.zeros((len(prompts), len(run.times)), bool)
