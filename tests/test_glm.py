@@ -238,7 +238,7 @@ def test_every_sidecar_says_where_its_image_comes_from(prepared: Path, found: Co
     out = found.mask_file.parents[2]
     links = read_json(out / "dataset_description.json")["DatasetLinks"]
     images = sorted(found.mask_file.parent.glob("*acq-mlp*.nii.gz"))
-    assert len(images) == 8
+    assert len(images) == 12
     for image in images:
         sidecar = read_json(image.with_name(image.name.replace(".nii.gz", ".json")))
         own = sidecar["Llm2bids"]

@@ -71,7 +71,8 @@ def write_patterns(target: Target, analysis: Analysis) -> tuple[dict[str, dict[s
         fields = describe_contrast(contrast)
         fields["Contrast"]["Name"] += AGAINST_DATASET if comparison.tasks else ""
         samples = comparison.samples(analysis.space, prompts, others)
-        fields |= {"Stimuli": [stimuli for number, stimuli in enumerate(shown) if stimuli not in shown[:number]]}
+        fields["RunsDropped"] = [run.label for run in analysis.runs if run.label not in comparison.runs]
+        fields["Stimuli"] = [stimuli for number, stimuli in enumerate(shown) if stimuli not in shown[:number]]
         sources_of_both = sources + _sources(analysis.others)
         entries[contrast.name] = write_pattern(target, comparison, samples, fields, sources_of_both)
     return entries, table
