@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llm2bids.bids.prepared import find_prepared
 from llm2bids.bids.names import sidecar_of
+from llm2bids.bids.prepared import find_prepared
 from llm2bids.bids.tables import read_json, read_tsv, write_json
 from llm2bids.design.regressors import FACTOR, Column
 from llm2bids.design.statsmodel import Contrast

@@ -8,6 +8,9 @@ On the way from prepared runs to networks, the modules come in this order:
 - `samples`: effects of prompts to the samples of a contrast.
 - `second_level`: samples to maps of every contrast.
 - `correction`: maps to corrected p-values.
+- `prompt_means`, `pattern_samples`: raw activations of prompts, to samples of a pattern.
+- `patterns`, `pattern_measures`: patterns and filters, and how well they hold on texts of other clusters.
+- `contrast_patterns`, `pattern_files`: patterns of the contrasts of an analysis, as files.
 - `output`: maps, networks (masks), tables and designs as files.
 - `participant_level`: the job that does this for one subject.
 - `group_maps`, `group_design`, `group_level`: effects of subjects, the design over them, and the job of a group.

@@ -63,7 +63,7 @@ def write_patterns(target: Target, analysis: Analysis) -> tuple[dict[str, dict[s
     table = write_prompt_means(target, prompts, "prompts", sources)
     if others is not None:
         write_prompt_means(target, others, OTHERS, _sources(analysis.others))
-    shown = [run.stimuli_metadata for run in (*analysis.runs, *analysis.others)]
+    stimuli = [run.stimuli_metadata for run in (*analysis.runs, *analysis.others)]
     entries = {}
     for contrast, comparison in comparisons.items():
         if comparison is None:
@@ -72,7 +72,7 @@ def write_patterns(target: Target, analysis: Analysis) -> tuple[dict[str, dict[s
         fields["Contrast"]["Name"] += AGAINST_DATASET if comparison.tasks else ""
         samples = comparison.samples(analysis.space, prompts, others)
         fields["RunsDropped"] = [run.label for run in analysis.runs if run.label not in comparison.runs]
-        fields["Stimuli"] = [stimuli for number, stimuli in enumerate(shown) if stimuli not in shown[:number]]
+        fields["Stimuli"] = [texts for number, texts in enumerate(stimuli) if texts not in stimuli[:number]]
         sources_of_both = sources + _sources(analysis.others)
         entries[contrast.name] = write_pattern(target, comparison, samples, fields, sources_of_both)
     return entries, table

@@ -58,12 +58,10 @@ class SubjectJob:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that the result depends on."""
-        runs, others = (
-            [(run.label, run.volumes.metadata.get("SourceSHA256")) for run in some]
-            for some in (self.analysis.runs, self.analysis.others)
-        )
+        runs = [(run.label, run.volumes.metadata.get("SourceSHA256")) for run in self.analysis.runs]
         contrasts = [describe_contrast(contrast) for contrast in self.analysis.contrasts]
         x, settings = self.analysis.model.run.x, self.analysis.settings.to_json()
+        others = [(run.volumes.name, run.volumes.metadata.get("SourceSHA256")) for run in self.analysis.others]
         patterns = ("patterns", self.analysis.settings.reference, others)
         return hash_parts(
             runs, contrasts, x, settings, self.analysis.cutoff, *self._transformations.values(), *patterns
