@@ -12,7 +12,7 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.metrics import roc_auc_score
 
 from llm2bids.errors import InferenceError
-from llm2bids.space import UnitSpace
+from llm2bids.space import UnitPattern, UnitSpace
 from llm2bids.statistics.pattern_measures import (
     ALL,
     Comparisons,
@@ -104,6 +104,29 @@ def test_a_fitted_pattern_reads_standard_deviation_one_within_conditions() -> No
     np.testing.assert_allclose(np.sqrt((residuals**2).sum(0) / (len(read) - 2)), 1, rtol=1e-9)
     np.testing.assert_allclose(read[~samples.on].mean(0), 0, atol=1e-9)
     assert pattern.provenance == {"Contrast": "a"}
+
+
+def test_expression_is_in_steps_of_the_direction_that_was_measured() -> None:
+    samples = noisy()
+    pattern = fit_patterns(samples).pattern()
+    along = pattern.expression(samples.activations, "pattern")
+    alone = UnitPattern(SPACE, pattern=pattern.pattern, reference=pattern.reference)
+    np.testing.assert_allclose(along, alone.expression(samples.activations))
+    both = UnitPattern.together([pattern, pattern])
+    read = both.expression(samples.activations)
+    assert read.shape == (N_ON + N_OFF, 2, 2)
+    np.testing.assert_allclose(read, np.repeat(pattern.expression(samples.activations), 2, axis=1))
+
+
+def test_maps_in_standard_deviations_become_raw() -> None:
+    rng = np.random.default_rng(0)
+    raw, sd = rng.standard_normal(SPACE.n_units), rng.uniform(0.5, 2, SPACE.n_units)
+    sd[3], raw[3] = 0, 0
+    effect = SPACE.to_image(100 * np.divide(raw, sd, out=np.zeros_like(raw), where=sd > 0))
+    pattern = UnitPattern.from_image(effect, SPACE, scale=SPACE.to_image(sd), one_sd=100)
+    np.testing.assert_allclose(pattern.directions()[0], raw, rtol=1e-6)
+    weights = UnitPattern.from_image(SPACE.to_image(raw * sd / 100), SPACE, "filter", scale=sd, one_sd=100)
+    np.testing.assert_allclose(weights.directions()[0], raw, rtol=1e-6)
 
 
 def test_units_that_never_vary_and_texts_without_noise_give_finite_filters() -> None:
