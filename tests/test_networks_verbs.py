@@ -137,14 +137,14 @@ def test_a_folder_without_results_is_refused(tmp_path: Path, planted: Path) -> N
 
 
 def test_a_file_that_is_gone_is_named(planted_results: Path) -> None:
-    gone = next(planted_results.glob("sub-*/func/*task-pathology*desc-prompts_statmap.nii.gz"))
+    gone = next(planted_results.glob("sub-*/func/*task-pathology*stat-effect_desc-prompts_statmap.nii.gz"))
     gone.unlink()
     with pytest.raises(Exception, match=gone.name):
         identify(planted_results, n_permutations=1, progress=False)
 
 
 def test_a_file_that_is_truncated_is_named(planted_results: Path) -> None:
-    short = next(planted_results.glob("sub-*/func/*task-pathology*desc-prompts_statmap.nii.gz"))
+    short = next(planted_results.glob("sub-*/func/*task-pathology*stat-effect_desc-prompts_statmap.nii.gz"))
     short.write_bytes(short.read_bytes()[:2000])
     with pytest.raises(Exception, match=short.name):
         identify(planted_results, n_permutations=1, progress=False)
