@@ -100,9 +100,8 @@ class PrepJob:
         """Files that a complete run has."""
         derived = BoldRun(self.out.root, self.bold)
         table = derived.beside("timeseries.tsv", space=None, desc="confounds")
-        images = [derived.beside("mask.nii.gz", desc="brain"), *(_moment_map(derived, name) for name in MOMENTS)]
-        files = [self.bold, derived.beside("bold.json"), table, table.with_suffix(".json")]
-        files += [path for image in images for path in (image, sidecar_of(image))]
+        mask = derived.beside("mask.nii.gz", desc="brain")
+        files = [self.bold, derived.beside("bold.json"), mask, sidecar_of(mask), table, table.with_suffix(".json")]
         return files + ([fsl_folder(self.out.root, self.run) / "design.fsf"] if self.model else [])
 
     @property
@@ -203,7 +202,10 @@ class PrepJob:
     def _files(self) -> list[Path]:
         """All files of the run once it is prepared, and the atlas of its space."""
         designs = fsl_folder(self.out.root, self.run).glob("*")
-        return sorted({*self.outputs, *designs, *atlas_files(self.out.root, self.run.space)})
+        derived = BoldRun(self.out.root, self.bold)
+        images = [_moment_map(derived, name) for name in MOMENTS]  # earlier versions did not write them
+        maps = [path for image in images for path in (image, sidecar_of(image)) if path.exists()]
+        return sorted({*self.outputs, *maps, *designs, *atlas_files(self.out.root, self.run.space)})
 
     def _metadata(self, n_varying: int, n_clipped: int, n_bytes: int) -> dict[str, Any]:
         """Object ``Llm2bids`` of the sidecars."""

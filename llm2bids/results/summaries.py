@@ -93,8 +93,8 @@ class ContrastResult:
         """The activation pattern, its filter, the mean of the reference and the spread along the filter."""
         if self.pattern_file is None:
             raise DatasetError(
-                f"contrast {self.contrast} has no pattern, since it is no t contrast between conditions; ask one such "
-                'as "on - off"'
+                f"contrast {self.contrast} has no pattern: it is no t contrast between conditions such as on - off, or "
+                "was analysed by an earlier version; in that case analyse it again with overwrite=True"
             )
         return read_pattern(self.pattern_file)
 

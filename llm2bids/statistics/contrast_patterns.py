@@ -50,14 +50,12 @@ def comparison_of(analysis: Analysis, contrast: Contrast) -> Comparison | None:
     return Comparison(label, conditions, reference, tuple(run.label for run in analysis.runs_of(contrast)), tasks)
 
 
-def write_patterns(target: Target, analysis: Analysis) -> tuple[dict[str, dict[str, Any]], pd.DataFrame | None]:
+def write_patterns(target: Target, analysis: Analysis) -> tuple[dict[str, dict[str, Any]], pd.DataFrame]:
     """Write the patterns of all contrasts between conditions, and the raw means of prompts.
 
-    Returns entries of the summary by name of the contrast, and the table of prompts; None where no contrast has one.
+    Returns entries of the summary by name of the contrast, and the table of prompts.
     """
     comparisons = {contrast: comparison_of(analysis, contrast) for contrast in analysis.contrasts}
-    if not any(comparisons.values()):
-        return {}, None
     sources = _sources(analysis.runs)
     prompts, others = _means(analysis.runs), _means(analysis.others) if analysis.others else None
     table = write_prompt_means(target, prompts, "prompts", sources)

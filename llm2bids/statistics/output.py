@@ -188,12 +188,10 @@ def write_tested(target: Target) -> None:
     )
 
 
-def write_prompts(
-    target: Target, prompts: pd.DataFrame, effects: NDArray[np.float64], means: pd.DataFrame | None = None
-) -> None:
+def write_prompts(target: Target, prompts: pd.DataFrame, effects: NDArray[np.float64], means: pd.DataFrame) -> None:
     """Write effects of prompts (n_prompts, n_tested) as one image, and their table (n_prompts, n_columns).
 
-    `means`: table of their raw means, in the same order, if there are any.
+    `means`: table of their raw means, in the same order.
     """
     image = target.path("statmap.nii.gz", stat="effect", desc="prompts")
     description = (
@@ -201,8 +199,7 @@ def write_prompts(
     )
     write_image(image, target.space.to_image(target.spread(effects)))
     write_json(sidecar_of(image), target.sidecar(description, {}))
-    further = {} if means is None else {name: means[name] for name in ("cluster", "n_averaged")}
-    write_tsv(target.path("prompts.tsv"), prompts.assign(**further))
+    write_tsv(target.path("prompts.tsv"), prompts.assign(cluster=means["cluster"], n_averaged=means["n_averaged"]))
 
 
 def write_designs(target: Target, designs: Mapping[str, pd.DataFrame]) -> None:

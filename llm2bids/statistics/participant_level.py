@@ -62,7 +62,7 @@ class SubjectJob:
         contrasts = [describe_contrast(contrast) for contrast in self.analysis.contrasts]
         x, settings = self.analysis.model.run.x, self.analysis.settings.to_json()
         others = [(run.volumes.name, run.volumes.metadata.get("SourceSHA256")) for run in self.analysis.others]
-        patterns = ("patterns", self.analysis.settings.reference, others)
+        patterns = ("patterns", others) if others else ()
         return hash_parts(
             runs, contrasts, x, settings, self.analysis.cutoff, *self._transformations.values(), *patterns
         )
@@ -100,7 +100,7 @@ class SubjectJob:
         write_designs(target, results.designs)
         if len(results.prompts):
             write_prompts(target, results.prompts, results.effects, prompts)
-        elif prompts is not None:
+        else:
             write_tsv(target.path("prompts.tsv"), prompts)
         return entries
 
