@@ -141,11 +141,11 @@ def run_of(
     values = noise(rng, lengths, n_units)
     ends = np.cumsum(lengths)
     for number, (stop, length) in enumerate(zip(ends, lengths, strict=True)):
-        own = slice(stop - length, stop)
+        scans = slice(stop - length, stop)
         on = kinds[number] == "on"
         slopes = rng.normal(slope * on, spread / 4, n_units)
-        values[own] += rng.normal(0, spread, n_units) + tokens["tok_surprisal"].to_numpy()[own, None] * slopes
-        values[own][4:8] += in_bin * on
+        values[scans] += rng.normal(0, spread, n_units) + tokens["tok_surprisal"].to_numpy()[scans, None] * slopes
+        values[scans][4:8] += in_bin * on
     return Run(label, tuple(map(str, kinds)), tuple(lengths), tokens, values)
 
 
@@ -169,11 +169,11 @@ def by_prompt(run: Run) -> list[slice]:
 
 def slopes_by_hand(run: Run, names: Sequence[str] = ("tok_surprisal",)) -> NDArray[np.float64]:
     """Slopes of each prompt by least squares, shape (n_prompts, n_modulators, n_units)."""
-    found = []
-    for own in by_prompt(run):
-        design = np.column_stack([np.ones(own.stop - own.start), run.tokens[list(names)].to_numpy()[own]])
-        found.append(np.linalg.lstsq(design, run.activity[own], rcond=None)[0][1:])
-    return np.array(found)
+    slopes = []
+    for scans in by_prompt(run):
+        design = np.column_stack([np.ones(scans.stop - scans.start), run.tokens[list(names)].to_numpy()[scans]])
+        slopes.append(np.linalg.lstsq(design, run.activity[scans], rcond=None)[0][1:])
+    return np.array(slopes)
 
 
 def vars_of(run: Run) -> dict[str, Any]:
@@ -182,8 +182,8 @@ def vars_of(run: Run) -> dict[str, Any]:
 
 
 def refused(
-    error: type[LLM2BIDSError], told: str, runs: Run | Sequence[Run], fields: dict[str, Any], **settings: Any
+    error: type[LLM2BIDSError], message: str, runs: Run | Sequence[Run], fields: dict[str, Any], **settings: Any
 ) -> None:
-    with pytest.raises(error, match=told) as stop:
+    with pytest.raises(error, match=message) as stop:
         check(analysis_of(runs, fields, **settings))
     assert "\n" not in str(stop.value)

@@ -26,8 +26,8 @@ PREPARED = Path("derivatives", "llm2bids", "sub-phantom", "func")
 
 def analysed(root: Path, name: str, **options: Any) -> ContrastResult:
     """The only network of an analysis."""
-    (one,) = glm(root, root / "derivatives" / name, progress=False, **{"sites": ["mlp"], **options})
-    return one
+    (result,) = glm(root, root / "derivatives" / name, progress=False, **{"sites": ["mlp"], **options})
+    return result
 
 
 def files_of(root: Path, ending: str) -> list[Path]:
@@ -41,9 +41,9 @@ def values(path: Path) -> NDArray[np.float64]:
     return np.asarray(image.reshape(-1, *image.shape[3:]))
 
 
-def beside(one: ContrastResult, statistic: str) -> Path:
+def beside(result: ContrastResult, statistic: str) -> Path:
     """Another map of the same contrast."""
-    return one.z_file.with_name(one.z_file.name.replace("stat-z", f"stat-{statistic}"))
+    return result.z_file.with_name(result.z_file.name.replace("stat-z", f"stat-{statistic}"))
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -52,10 +52,10 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-def refused(error: type[Exception], told: str, root: Path, **options: Any) -> None:
+def refused(error: type[Exception], message: str, root: Path, **options: Any) -> None:
     """The analysis stops with one line, and nothing is left of its output."""
     before = contents(root.parent)
-    with pytest.raises(error, match=told) as stop:
+    with pytest.raises(error, match=message) as stop:
         analysed(root, "new", **options)
     assert "\n" not in str(stop.value)
     assert contents(root.parent) == before

@@ -62,11 +62,11 @@ class Cohort:
         return self.out / f"sub-{label}" / "func" / f"sub-{label}_{STEM}_contrast-onVsOff_stat-effect_statmap.nii.gz"
 
     def ask(self, **options: Any) -> dict[str, ContrastResult]:
-        found = glm(self.raw, self.out, "group", progress=False, **options)
-        return {one.contrast: one for one in found}
+        results = glm(self.raw, self.out, "group", progress=False, **options)
+        return {result.contrast: result for result in results}
 
-    def read(self, one: ContrastResult, statistic: str = "z") -> NDArray[np.float64]:
-        path = one.z_file.with_name(one.z_file.name.replace("stat-z", f"stat-{statistic}"))
+    def read(self, result: ContrastResult, statistic: str = "z") -> NDArray[np.float64]:
+        path = result.z_file.with_name(result.z_file.name.replace("stat-z", f"stat-{statistic}"))
         signals: NDArray[np.float64] = self.space.to_signals(nib.load(path)).astype(np.float64)
         return signals
 
@@ -87,8 +87,8 @@ def made_of(phantoms: Path, raw: Path) -> Cohort:
         (raw / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(phantoms / name, raw / name)
     write_tsv(raw / "participants.tsv", MADE)
-    one = phantoms / "derivatives" / "glm" / "sub-p1" / "func"
-    summary = read_json(one / f"sub-p1_{STEM}_glm.json")
+    folder_of_first = phantoms / "derivatives" / "glm" / "sub-p1" / "func"
+    summary = read_json(folder_of_first / f"sub-p1_{STEM}_glm.json")
     space = UnitSpace.from_json(summary["Llm2bids"]["UnitSpace"])
     effects = np.random.default_rng(3).normal(0.3, 1, (8, space.n_units)).astype(np.float32)
     effects[:, :9] += 6
@@ -97,13 +97,15 @@ def made_of(phantoms: Path, raw: Path) -> Cohort:
     for label, row in zip("abcdefgh", effects, strict=True):
         folder = raw / "derivatives" / "glm" / f"sub-{label}" / "func"
         folder.mkdir(parents=True)
-        for path in one.glob("*"):
+        for path in folder_of_first.glob("*"):
             if "stat-effect_statmap" in path.name or "desc-brain_mask" in path.name:
                 shutil.copy(path, folder / path.name.replace("sub-p1", f"sub-{label}"))
         write_image(folder / f"sub-{label}_{STEM}_contrast-onVsOff_stat-effect_statmap.nii.gz", space.to_image(row))
-        own = json.loads(json.dumps(summary).replace("sub-p1", f"sub-{label}"))
-        write_json(folder / f"sub-{label}_{STEM}_glm.json", own | {"Subject": label, "Fingerprint": f"of {label}"})
-    shutil.copy(one.parents[1] / "dataset_description.json", raw / "derivatives" / "glm")
+        subject_summary = json.loads(json.dumps(summary).replace("sub-p1", f"sub-{label}"))
+        write_json(
+            folder / f"sub-{label}_{STEM}_glm.json", subject_summary | {"Subject": label, "Fingerprint": f"of {label}"}
+        )
+    shutil.copy(folder_of_first.parents[1] / "dataset_description.json", raw / "derivatives" / "glm")
     return Cohort(raw, effects, space)
 
 

@@ -50,10 +50,10 @@ def test_conditions_and_drift_are_nilearns(t_r: float, n_scans: int, cutoff: flo
     confounds = pd.DataFrame(rng.normal(size=(n_scans, 2)), columns=["tok_position", "cosine00"])
     ours = token_design(events, frame_times(n_scans, t_r), ["c", "a", "b"], confounds, cutoff)
     drift = {"drift_model": None} if cutoff is None else {"drift_model": "cosine", "high_pass": cutoff}
-    theirs = make_first_level_design_matrix(times, events, hrf_model=None, add_regs=confounds, **drift)
-    named = [column if column in confounds else column.removeprefix("trial_type.") for column in ours]
-    assert sorted(named) == sorted(theirs.columns)
-    np.testing.assert_allclose(ours, theirs[named], atol=1e-12)
+    expected = make_first_level_design_matrix(times, events, hrf_model=None, add_regs=confounds, **drift)
+    names = [column if column in confounds else column.removeprefix("trial_type.") for column in ours]
+    assert sorted(names) == sorted(expected.columns)
+    np.testing.assert_allclose(ours, expected[names], atol=1e-12)
     assert list(ours)[:5] == ["trial_type.c", "trial_type.a", "trial_type.b", "tok_position", "cosine00"]
 
 
@@ -63,10 +63,10 @@ def test_a_scan_belongs_to_the_event_that_it_lies_in(t_r: float, n_events: int) 
     rng = np.random.default_rng(n_events)
     kinds, lengths = rng.choice([*"ab", ""], n_events), rng.integers(1, 12, n_events)
     kinds[:3] = [*"ab", ""]
-    shown = np.repeat(kinds, lengths)
-    matrix = token_design(events_of(kinds, lengths, t_r), frame_times(len(shown), t_r), ["a", "b"])
-    np.testing.assert_allclose(matrix["trial_type.a"], shown == "a", atol=1e-12)
-    np.testing.assert_allclose(matrix["trial_type.b"], shown == "b", atol=1e-12)
+    conditions = np.repeat(kinds, lengths)
+    matrix = token_design(events_of(kinds, lengths, t_r), frame_times(len(conditions), t_r), ["a", "b"])
+    np.testing.assert_allclose(matrix["trial_type.a"], conditions == "a", atol=1e-12)
+    np.testing.assert_allclose(matrix["trial_type.b"], conditions == "b", atol=1e-12)
     assert (matrix["constant"] == 1).all()
 
 
@@ -98,8 +98,8 @@ def test_events_of_one_prompt_share_a_column_and_gaps_bring_a_constant() -> None
     confounds = pd.DataFrame({"tok_position": np.arange(20)}, index=range(5, 25))
     matrix, prompts = prompt_design(events, frame_times(20, 1.0), confounds)
     assert list(matrix) == ["prompt.0001", "prompt.0002", "prompt.0003", "tok_position", "constant"]
-    shown = np.repeat([1, 0, 1, 0, 1, 0, 2, 0, 2, 0, 3, 0], [1, 1, 2, 1, 3, 1, 2, 1, 2, 1, 4, 1])
-    np.testing.assert_allclose(matrix.iloc[:, :3], np.equal.outer(shown, [1, 2, 3]), atol=1e-12)
+    prompt_of_scan = np.repeat([1, 0, 1, 0, 1, 0, 2, 0, 2, 0, 3, 0], [1, 1, 2, 1, 3, 1, 2, 1, 2, 1, 4, 1])
+    np.testing.assert_allclose(matrix.iloc[:, :3], np.equal.outer(prompt_of_scan, [1, 2, 3]), atol=1e-12)
     assert matrix["tok_position"].tolist() == list(range(20))
     assert prompts[["trial_type", "n_scans"]].to_numpy().tolist() == [["n/a", 6], ["b", 4], ["c", 4]]
 
@@ -122,8 +122,8 @@ def test_averages_over_prompts_are_means_of_their_scans() -> None:
     events = events_of("aab", [3, 2, 4], gap=1)
     matrix, prompts = prompt_design(events, frame_times(12, 1.0))
     tokens = pd.DataFrame(np.random.default_rng(0).normal(size=(12, 2)), columns=["x", "y"])
-    shown = [1, 1, 1, 0, 2, 2, 0, 3, 3, 3, 3, 0]
-    expected = tokens.groupby(shown).mean().iloc[1:]
+    prompt_of_scan = [1, 1, 1, 0, 2, 2, 0, 3, 3, 3, 3, 0]
+    expected = tokens.groupby(prompt_of_scan).mean().iloc[1:]
     means = average_over_prompts(tokens, matrix[prompts["name"]])
     np.testing.assert_allclose(means, expected)
     assert (list(means.index), list(means.columns)) == (prompts["name"].tolist(), ["x", "y"])
@@ -168,8 +168,8 @@ def test_drift_leaves_most_of_the_task(seed: int) -> None:
 
     def kept(cutoff: float | None) -> float:
         drift = cosines(times, cutoff).to_numpy()
-        left = task - drift @ np.linalg.lstsq(drift, task, rcond=None)[0]
-        return float((left**2).sum() / (task**2).sum())
+        residuals = task - drift @ np.linalg.lstsq(drift, task, rcond=None)[0]
+        return float((residuals**2).sum() / (task**2).sum())
 
     assert kept(high_pass([events], [n_seconds])) > 0.7
     assert kept(0.01) < 0.3, "nilearn's default removes it"
@@ -266,15 +266,15 @@ def test_the_tested_column_carries_the_contrast(n_rows: int, n_columns: int, ran
     scale = np.linalg.norm(values, axis=0)
     samples = np.random.default_rng(1).normal(size=(n_rows, 6))
     contrast = values[0] + values[-1]
-    wanted = contrast / scale @ np.linalg.lstsq(values / scale, samples, rcond=1e-9)[0]
+    expected = contrast / scale @ np.linalg.lstsq(values / scale, samples, rcond=1e-9)[0]
     tested, nuisance = partition(values, contrast)
     assert (tested.shape, nuisance.shape) == ((n_rows, 1), (n_rows, rank - 1))
-    both = np.hstack([tested, nuisance])
-    np.testing.assert_allclose(np.linalg.lstsq(both, samples, rcond=None)[0][0], wanted, rtol=1e-7)
+    columns = np.hstack([tested, nuisance])
+    np.testing.assert_allclose(np.linalg.lstsq(columns, samples, rcond=None)[0][0], expected, rtol=1e-7)
     np.testing.assert_allclose(nuisance.T @ nuisance, np.eye(rank - 1), atol=1e-9)
     np.testing.assert_allclose(tested.T @ nuisance, np.zeros((1, rank - 1)), atol=1e-9 * np.abs(tested).max())
-    left = values / scale - both @ np.linalg.lstsq(both, values / scale, rcond=None)[0]
-    np.testing.assert_allclose(left, 0, atol=1e-9)
+    residuals = values / scale - columns @ np.linalg.lstsq(columns, values / scale, rcond=None)[0]
+    np.testing.assert_allclose(residuals, 0, atol=1e-9)
 
 
 def test_a_weak_column_beside_a_strong_one_stays_in_the_partition() -> None:
@@ -283,5 +283,5 @@ def test_a_weak_column_beside_a_strong_one_stays_in_the_partition() -> None:
     tested, nuisance = partition(matrix, np.eye(matrix.shape[1])[0])
     assert nuisance.shape[1] == matrix.shape[1] - 1
     samples = matrix / np.linalg.norm(matrix, axis=0)
-    found = np.linalg.lstsq(np.hstack([tested, nuisance]), samples, rcond=None)[0][0]
-    np.testing.assert_allclose(found, [1 / np.sqrt(2000), *[0.0] * (matrix.shape[1] - 1)], atol=1e-9)
+    effect = np.linalg.lstsq(np.hstack([tested, nuisance]), samples, rcond=None)[0][0]
+    np.testing.assert_allclose(effect, [1 / np.sqrt(2000), *[0.0] * (matrix.shape[1] - 1)], atol=1e-9)

@@ -69,24 +69,24 @@ def test_a_contrast_is_what_it_takes_of_a_prompt_times_how_it_compares_condition
     is_level: bool,  # noqa: FBT001
     text: str,
 ) -> None:
-    asked = Contrast("c", tuple(weights), (tuple(map(float, weights.values())),))
-    found = SplitContrast.from_contrast(asked, COLUMNS)
-    assert found.kinds == kinds
+    combined = Contrast("c", tuple(weights), (tuple(map(float, weights.values())),))
+    split = SplitContrast.from_contrast(combined, COLUMNS)
+    assert split.kinds == kinds
     assert (
         dict(
             zip(
-                (name.removeprefix("trial_type.") for name in found.between.columns),
-                found.between.weights[0],
+                (name.removeprefix("trial_type.") for name in split.between.columns),
+                split.between.weights[0],
                 strict=True,
             )
         )
         == over
     )
-    assert (found.is_level, found.description) == (is_level, text)
+    assert (split.is_level, split.description) == (is_level, text)
 
 
 @pytest.mark.parametrize(
-    ("weights", "rows", "told"),
+    ("weights", "rows", "message"),
     [
         (
             ["trial_type.a", "b_x_s"],
@@ -102,11 +102,11 @@ def test_a_contrast_is_what_it_takes_of_a_prompt_times_how_it_compares_condition
         ),
     ],
 )
-def test_what_is_no_product_of_the_two_is_refused(weights: list[str], rows: list[list[float]], told: str) -> None:
+def test_what_is_no_product_of_the_two_is_refused(weights: list[str], rows: list[list[float]], message: str) -> None:
     test = "F" if len(rows) > 1 else "t"
-    asked = Contrast("c", tuple(weights), tuple(map(tuple, rows)), test)  # type: ignore[arg-type]
-    with pytest.raises(InferenceError, match=told):
-        SplitContrast.from_contrast(asked, COLUMNS)
+    combined = Contrast("c", tuple(weights), tuple(map(tuple, rows)), test)  # type: ignore[arg-type]
+    with pytest.raises(InferenceError, match=message):
+        SplitContrast.from_contrast(combined, COLUMNS)
 
 
 # ---- what is refused
@@ -116,10 +116,10 @@ def test_prompts_without_a_slope_are_refused_where_they_are_needed() -> None:
     run = run_of(1, 3, lengths=[12, 1, 12, 1, 12, 12, 12, 12])
     kinds = ("on", "off", "on", "off", "on", "off", "on", "off")
     run = Run(**vars_of(run) | {"trial_types": kinds})
-    told = (
+    message = (
         "2 of 4 prompts of sub-x that contrast c compares have too few tokens, .* in tok_surprisal, .* longer prompts"
     )
-    refused(DesignError, told, run, model(SURPRISAL, SLOPES, contrast("c", off_x_surprisal=1)))
+    refused(DesignError, message, run, model(SURPRISAL, SLOPES, contrast("c", off_x_surprisal=1)))
     assert (
         fitted(run, model(SURPRISAL, SLOPES, contrast("c", on_x_surprisal=1))).sample_fields["c"]["NumberOfSamples"]
         == 4
@@ -129,7 +129,7 @@ def test_prompts_without_a_slope_are_refused_where_they_are_needed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "error", "told"),
+    ("fields", "error", "message"),
     [
         (model([{**SURPRISAL[1], "Input": ["trial_type.on", "tok_frequency"]}], SLOPES[:3], contrast("c", on_x_surprisal=1)),
          DesignError, "run-01: a Product names tok_frequency, which is no confound; there are tok_position"),
@@ -142,16 +142,18 @@ def test_prompts_without_a_slope_are_refused_where_they_are_needed() -> None:
         (model([BINS], DELAYS, contrast("c", on_delay_0=1, off_delay_4=-1)), InferenceError, "differently in its conditions"),
     ],
 )  # fmt: skip
-def test_what_a_run_does_not_have_is_refused(fields: dict[str, Any], error: type[LLM2BIDSError], told: str) -> None:
-    refused(error, told, run_of(2, 3), fields)
+def test_what_a_run_does_not_have_is_refused(fields: dict[str, Any], error: type[LLM2BIDSError], message: str) -> None:
+    refused(error, message, run_of(2, 3), fields)
 
 
 def test_bins_of_one_token_leave_nothing_for_the_noise() -> None:
     fields = model(
         [{**BINS, "FIRDelays": list(range(12))}], ["trial_type.*"], contrast("c", on_delay_0=1, off_delay_0=-1)
     )
-    told = 'run-01 has 288 scans, of 24 prompts with slopes or bins, and 288 columns: none left .* level="prompt-mean"'
-    refused(DesignError, told, run_of(3, 2), fields)
+    message = (
+        'run-01 has 288 scans, of 24 prompts with slopes or bins, and 288 columns: none left .* level="prompt-mean"'
+    )
+    refused(DesignError, message, run_of(3, 2), fields)
     assert np.isfinite(fitted(run_of(3, 2), fields, level="prompt-mean").maps["c"].z).all()
 
 
@@ -160,11 +162,11 @@ def test_dummies_are_products_and_bins_too() -> None:
         fields = model(steps, x)
         fields["Nodes"][0]["DummyContrasts"] = {"Test": "t"}
         analysis = analysis_of(run_of(2, 3), fields)
-        assert [one.name for one in analysis.contrasts] == [
+        assert [dummy.name for dummy in analysis.contrasts] == [
             name.removeprefix("trial_type.") for name in analysis.columns
         ]
-    asked = analysis_of(run_of(2, 3), model(SURPRISAL, ["*_x_surprisal"]))
-    assert list(asked.columns) == ["off_x_surprisal", "on_x_surprisal"]
+    products = analysis_of(run_of(2, 3), model(SURPRISAL, ["*_x_surprisal"]))
+    assert list(products.columns) == ["off_x_surprisal", "on_x_surprisal"]
 
 
 def test_products_are_named_without_the_factor_on_the_command_line() -> None:
@@ -194,19 +196,24 @@ def analysed(root: Path, out: Path, fields: dict[str, Any], **options: Any) -> l
 
 def test_files_say_what_was_made_and_keep_the_mean_effects(prepared: Path, tmp_path: Path) -> None:
     level = contrast("level", on=1, off=-1)
-    asked = [level, contrast("slope", on_x_surprisal=1, off_x_surprisal=-1)]
+    contrasts = [level, contrast("slope", on_x_surprisal=1, off_x_surprisal=-1)]
     (plain,) = analysed(prepared, tmp_path / "plain", model([], ["trial_type.*"], level))
-    both = analysed(prepared, tmp_path / "slopes", model(SURPRISAL, ["trial_type.*", *SLOPES[2:]], *asked))
+    level_and_slope = analysed(
+        prepared, tmp_path / "slopes", model(SURPRISAL, ["trial_type.*", *SLOPES[2:]], *contrasts)
+    )
     bins = model([BINS], ["trial_type.*"], contrast("bin", on_delay_4=1, off_delay_4=-1))
-    (one,) = analysed(prepared, tmp_path / "bins", bins)
+    (binned,) = analysed(prepared, tmp_path / "bins", bins)
     stem = plain.mask_file.name.split("_contrast")[0]
     for ending in ("_prompts.tsv", "_stat-effect_desc-prompts_statmap.nii.gz", "_desc-prompts_design.tsv"):
-        kept = plain.mask_file.with_name(f"{stem}{ending}").read_bytes()
-        assert [found.mask_file.with_name(f"{stem}{ending}").read_bytes() == kept for found in (*both, one)] == [
-            True
-        ] * 3
+        plain_bytes = plain.mask_file.with_name(f"{stem}{ending}").read_bytes()
+        assert [
+            result.mask_file.with_name(f"{stem}{ending}").read_bytes() == plain_bytes
+            for result in (*level_and_slope, binned)
+        ] == [True] * 3
     slope = read_json(
-        both[1].z_file.with_name(both[1].z_file.name.replace("stat-z_statmap.nii.gz", "stat-effect_statmap.json"))
+        level_and_slope[1].z_file.with_name(
+            level_and_slope[1].z_file.name.replace("stat-z_statmap.nii.gz", "stat-effect_statmap.json")
+        )
     )
     assert (
         slope["Description"]
@@ -226,9 +233,9 @@ def test_files_say_what_was_made_and_keep_the_mean_effects(prepared: Path, tmp_p
 def test_another_product_under_the_same_name_is_another_analysis(prepared: Path, tmp_path: Path) -> None:
     fields = model(SURPRISAL[1:], SLOPES[:3], contrast("c", on_x_surprisal=1))
     analysed(prepared, tmp_path / "out", fields)
-    assert [one.skipped for one in analysed(prepared, tmp_path / "out", fields, resume=True)] == [True]
-    other = model(
+    assert [result.skipped for result in analysed(prepared, tmp_path / "out", fields, resume=True)] == [True]
+    changed = model(
         [{**SURPRISAL[1], "Input": ["trial_type.on", "tok_entropy"]}], SLOPES[:3], contrast("c", on_x_surprisal=1)
     )
     with pytest.raises(LLM2BIDSError, match="made of other data or with other settings"):
-        analysed(prepared, tmp_path / "out", other, resume=True)
+        analysed(prepared, tmp_path / "out", changed, resume=True)

@@ -83,9 +83,9 @@ def test_fsf_names_files_that_are_there(dataset: Path) -> None:
     assert bold.shape == (*run.space.shape, run.n_scans)
     assert int(settings["npts"]) == run.n_scans
     assert int(settings["evs_orig"]) == 1  # the other condition is the reference
-    events = np.loadtxt(settings["custom1"], ndmin=2)
-    shown = read_events(run.beside("events.tsv"), run.n_scans)
-    np.testing.assert_array_equal(events[:, 0], shown.loc[shown["trial_type"] == "on", "onset"])
+    rows = np.loadtxt(settings["custom1"], ndmin=2)
+    events = read_events(run.beside("events.tsv"), run.n_scans)
+    np.testing.assert_array_equal(rows[:, 0], events.loc[events["trial_type"] == "on", "onset"])
     assert len(np.loadtxt(settings["confoundev_files(1)"], ndmin=2)) == run.n_scans
     period = 1 / find_runs(dataset / PREPARED, tasks=["pathology"], desc="preproc")[0].metadata["HighPassHz"]
     assert float(settings["paradigm_hp"]) == pytest.approx(period)
@@ -98,8 +98,8 @@ def test_feats_single_column_asks_what_two_columns_ask(dataset: Path) -> None:
     signal = np.random.default_rng(0).standard_normal(run.n_scans)
     two = np.linalg.lstsq(matrix, signal, rcond=None)[0][:2] @ [1, -1]
     demeaned = np.delete(matrix, 1, axis=1) - np.delete(matrix, 1, axis=1).mean(0)
-    one = np.linalg.lstsq(demeaned, signal - signal.mean(), rcond=None)[0][0]
-    assert one == pytest.approx(two)
+    slope = np.linalg.lstsq(demeaned, signal - signal.mean(), rcond=None)[0][0]
+    assert slope == pytest.approx(two)
 
 
 def test_the_derivative_is_valid(dataset: Path) -> None:

@@ -84,22 +84,22 @@ def two_sample(values: NDArray[np.float64], on: NDArray[np.bool_]) -> NDArray[np
 @pytest.mark.parametrize("contrast", [ON_OFF, EITHER], ids=["t", "F"])
 def test_a_run_equals_a_first_level_model(contrast: Contrast, noise_model: str) -> None:
     signals = noise(N_SCANS, int(np.prod(SHAPE)))
-    found = join_chunks(estimate_contrasts(signals, design(), [contrast], noise_model))[contrast.name]
+    result = join_chunks(estimate_contrasts(signals, design(), [contrast], noise_model))[contrast.name]
     by_hand = by_nilearn([signals], [design()], noise_model)
     weights = contrast.matrix(list(design().columns))
-    asked = weights[0] if contrast.test == "t" else weights
-    for output, values in (("stat", found.stat), ("z_score", found.z)):
-        volume = by_hand.compute_contrast(asked, stat_type=contrast.test, output_type=output)
+    vector_or_rows = weights[0] if contrast.test == "t" else weights
+    for output, values in (("stat", result.stat), ("z_score", result.z)):
+        volume = by_hand.compute_contrast(vector_or_rows, stat_type=contrast.test, output_type=output)
         np.testing.assert_allclose(values, flat(volume), atol=1e-6)
-    assert found.dof == N_SCANS - 4
+    assert result.dof == N_SCANS - 4
 
 
 def test_runs_add_up_as_in_a_first_level_model() -> None:
     runs = [noise(N_SCANS, int(np.prod(SHAPE)), seed=seed) for seed in range(3)]
     parts = [estimate_contrasts(run, design(), [ON_OFF], "ar1")["onVsOff"] for run in runs]
-    found = StatMaps.from_estimates(average_runs(parts))
+    result = StatMaps.from_estimates(average_runs(parts))
     by_hand = by_nilearn(runs, [design()] * 3, "ar1")
-    outputs = {"effect_size": found.effect, "effect_variance": found.variance, "z_score": found.z}
+    outputs = {"effect_size": result.effect, "effect_variance": result.variance, "z_score": result.z}
     for output, values in outputs.items():
         volume = by_hand.compute_contrast([np.array([1.0, -1, 0, 0])] * 3, output_type=output)
         np.testing.assert_allclose(values, flat(volume), atol=1e-6)
@@ -107,13 +107,13 @@ def test_runs_add_up_as_in_a_first_level_model() -> None:
 
 def test_redundant_columns_change_nothing_over_independent_samples() -> None:
     signals, matrix = np.random.default_rng(0).normal(size=(N_SCANS, 7)), design(redundant=True)
-    whole = join_chunks(estimate_contrasts(signals, matrix, [ON_OFF], "ols"))["onVsOff"]
+    redundant = join_chunks(estimate_contrasts(signals, matrix, [ON_OFF], "ols"))["onVsOff"]
     spare = join_chunks(estimate_contrasts(signals, matrix.drop(columns="constant"), [ON_OFF], "ols"))["onVsOff"]
-    assert whole.dof == spare.dof == N_SCANS - 3
-    np.testing.assert_allclose(whole.stat, spare.stat, rtol=1e-10)
+    assert redundant.dof == spare.dof == N_SCANS - 3
+    np.testing.assert_allclose(redundant.stat, spare.stat, rtol=1e-10)
     alone = matrix[["on", "off", "constant"]]
-    found = join_chunks(estimate_contrasts(signals, alone, [ON_OFF], "ols"))["onVsOff"]
-    np.testing.assert_allclose(found.stat, two_sample(signals, matrix["on"].to_numpy() > 0), rtol=1e-10)
+    result = join_chunks(estimate_contrasts(signals, alone, [ON_OFF], "ols"))["onVsOff"]
+    np.testing.assert_allclose(result.stat, two_sample(signals, matrix["on"].to_numpy() > 0), rtol=1e-10)
 
 
 @pytest.mark.parametrize("noise_model", ["ols", "ar1"])
@@ -123,9 +123,9 @@ def test_units_do_not_depend_on_how_many_are_fitted_at_a_time(noise_model: str) 
     signals = np.tile(noise(n_rows, 1).astype(np.float32), first + n_last)
     signals[:, -n_last:] = noise(n_rows, n_last, seed=1)
     assert len(list(chunks(signals.shape))) == 2
-    whole = join_chunks(estimate_contrasts(signals, design(n_rows), [ON_OFF], noise_model))["onVsOff"]
+    all_units = join_chunks(estimate_contrasts(signals, design(n_rows), [ON_OFF], noise_model))["onVsOff"]
     last = join_chunks(estimate_contrasts(signals[:, -n_last:], design(n_rows), [ON_OFF], noise_model))["onVsOff"]
-    np.testing.assert_array_equal(whole.z[-n_last:], last.z)
+    np.testing.assert_array_equal(all_units.z[-n_last:], last.z)
     matrix = design(n_rows).drop(columns="constant")
     effects = coefficients(signals, matrix, 2, noise_model)
     np.testing.assert_array_equal(effects[:, -n_last:], coefficients(signals[:, -n_last:], matrix, 2, noise_model))
@@ -154,12 +154,12 @@ def test_effects_with_autocorrelated_noise_equal_a_first_level_model() -> None:
     signals = noise(8 * 5, int(np.prod(SHAPE)))
     matrix = prompts(8, 5).assign(trend=np.linspace(-1, 1, 40))
     by_hand = by_nilearn([signals], [matrix], "ar1")
-    found = coefficients(signals, matrix, 8, "ar1")
+    effects = coefficients(signals, matrix, 8, "ar1")
     for number in range(8):
         np.testing.assert_allclose(
-            found[number], flat(by_hand.compute_contrast(f"p{number}", output_type="effect_size")), atol=1e-6
+            effects[number], flat(by_hand.compute_contrast(f"p{number}", output_type="effect_size")), atol=1e-6
         )
-    assert np.abs(found - coefficients(signals, matrix, 8, "ols")).max() > 0.01
+    assert np.abs(effects - coefficients(signals, matrix, 8, "ols")).max() > 0.01
 
 
 # ---- fixed effects over runs
@@ -171,18 +171,18 @@ def test_runs_are_weighed_as_by_nilearn() -> None:
     for dof in (10.0, 20.0, 15.0):
         effect, variance = rng.normal(size=int(np.prod(SHAPE))), rng.uniform(0.1, 1, int(np.prod(SHAPE)))
         runs.append(StatMaps("t", effect, variance, effect / np.sqrt(variance), effect, dof))
-    found = weight_runs(runs)
+    result = weight_runs(runs)
     volumes = [[image(getattr(run, name)[None]).slicer[..., 0] for run in runs] for name in ("effect", "variance")]
     mask = nib.Nifti1Image(np.ones(SHAPE, np.uint8), np.eye(4))
     effect, variance, t, z = compute_fixed_effects(*volumes, mask, precision_weighted=True, dofs=[10, 20, 15])
-    for values, volume in ((found.effect, effect), (found.variance, variance), (found.stat, t), (found.z, z)):
+    for values, volume in ((result.effect, effect), (result.variance, variance), (result.stat, t), (result.z, z)):
         np.testing.assert_allclose(values, flat(volume), atol=1e-6)
 
 
 def test_fixed_effects_of_f_are_refused() -> None:
-    one = join_chunks(estimate_contrasts(noise(N_SCANS, 3), design(), [EITHER], "ols"))["either"]
+    maps = join_chunks(estimate_contrasts(noise(N_SCANS, 3), design(), [EITHER], "ols"))["either"]
     with pytest.raises(InferenceError, match="fixed effects over runs of an F contrast"):
-        weight_runs([one, one])
+        weight_runs([maps, maps])
 
 
 # ---- p-values
@@ -218,16 +218,16 @@ def every_order(values: NDArray[np.float64], on: NDArray[np.bool_]) -> Iterator[
 
 def mean_t(values: NDArray[np.float64], age: NDArray[np.float64] | None) -> NDArray[np.float64]:
     """The t of the mean, with a centred covariate or without."""
-    left = values if age is None else values - np.outer(age, age @ values / (age @ age))
-    squares = ((left - left.mean(0)) ** 2).sum(0) / (len(values) - 1 - (age is not None))
+    residuals = values if age is None else values - np.outer(age, age @ values / (age @ age))
+    squares = ((residuals - residuals.mean(0)) ** 2).sum(0) / (len(values) - 1 - (age is not None))
     return np.asarray(values.mean(0) / np.sqrt(squares / len(values)))
 
 
 def every_sign(values: NDArray[np.float64], age: NDArray[np.float64] | None) -> Iterator[NDArray[np.float64]]:
     """The t of every way to flip rows, of what the covariate leaves (Freedman and Lane)."""
-    left = values if age is None else values - np.outer(age, age @ values / (age @ age))
+    residuals = values if age is None else values - np.outer(age, age @ values / (age @ age))
     for signs in product([-1.0, 1.0], repeat=len(values)):
-        yield mean_t(left * np.array(signs)[:, None], age)
+        yield mean_t(residuals * np.array(signs)[:, None], age)
 
 
 @pytest.mark.parametrize("tail", ["two", "positive", "negative"])
@@ -239,8 +239,8 @@ def test_max_t_of_two_groups_goes_through_their_orders(tail: str, *, constant: b
     sided = {"two": np.abs, "positive": np.positive, "negative": np.negative}[tail]
     largest = np.array([sided(t).max() for t in every_order(values, on)])
     exact = (largest[:, None] >= sided(two_sample(values, on)) - 1e-9).mean(0)
-    found = max_t(values, matrix, ON_OFF, GLMSettings(correction="maxt", tail=tail, n_permutations=2000))  # type: ignore[arg-type]
-    np.testing.assert_allclose(found, exact, atol=0.04)
+    p = max_t(values, matrix, ON_OFF, GLMSettings(correction="maxt", tail=tail, n_permutations=2000))  # type: ignore[arg-type]
+    np.testing.assert_allclose(p, exact, atol=0.04)
 
 
 @pytest.mark.parametrize("covariate", [False, True])
@@ -250,8 +250,8 @@ def test_max_t_of_a_mean_goes_through_its_signs(*, covariate: bool) -> None:
     largest = np.array([np.abs(t).max() for t in every_sign(values, age)])
     exact = (largest[:, None] >= np.abs(mean_t(values, age)) - 1e-9).mean(0)
     matrix = pd.DataFrame({"1": np.ones(8)} | ({} if age is None else {"age": age}))
-    found = max_t(values, matrix, MEAN, GLMSettings(correction="maxt", n_permutations=2000))
-    np.testing.assert_allclose(found, exact, atol=0.04)
+    p = max_t(values, matrix, MEAN, GLMSettings(correction="maxt", n_permutations=2000))
+    np.testing.assert_allclose(p, exact, atol=0.04)
 
 
 def test_max_t_ranks_units_as_their_t_in_any_design() -> None:
@@ -270,18 +270,18 @@ def test_max_t_finds_something_in_a_twentieth_of_null_data() -> None:
     on = np.arange(16) % 2 == 0
     matrix = pd.DataFrame({"on": on * 1.0, "off": ~on * 1.0})
     rng, settings = np.random.default_rng(5), GLMSettings(correction="maxt", n_permutations=99)
-    found = sum(max_t(rng.normal(size=(16, 30)), matrix, ON_OFF, settings).min() <= 0.05 for _ in range(200))
-    assert 2 <= found <= 20
+    n_hits = sum(max_t(rng.normal(size=(16, 30)), matrix, ON_OFF, settings).min() <= 0.05 for _ in range(200))
+    assert 2 <= n_hits <= 20
 
 
 def test_max_t_is_the_same_for_the_same_seed_only() -> None:
     values, matrix = np.random.default_rng(2).normal(size=(N_SCANS, 20)), design()
-    one, same, other = (
+    first, same, another = (
         max_t(values, matrix, ON_OFF, GLMSettings(correction="maxt", n_permutations=50, seed=seed))
         for seed in (0, 0, 1)
     )
-    np.testing.assert_array_equal(one, same)
-    assert (one != other).any()
+    np.testing.assert_array_equal(first, same)
+    assert (first != another).any()
 
 
 def test_permutation_of_f_is_refused() -> None:
@@ -293,7 +293,7 @@ def test_permutation_of_f_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("choice", "told"),
+    ("choice", "message"),
     [
         ({"inference": "voxel"}, "inference 'voxel' found; use prompt, run, token"),
         ({"correction": "rft"}, "correction 'rft'"),
@@ -311,8 +311,8 @@ def test_permutation_of_f_is_refused() -> None:
         ({"correction": "maxt", "n_permutations": 10}, "10 permutations found; level 0.05 needs 20"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(choice: dict[str, Any], told: str) -> None:
-    with pytest.raises((InferenceError, OptionError), match=told):
+def test_settings_that_mean_nothing_are_refused(choice: dict[str, Any], message: str) -> None:
+    with pytest.raises((InferenceError, OptionError), match=message):
         GLMSettings(**choice)
 
 

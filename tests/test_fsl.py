@@ -123,10 +123,10 @@ def test_every_setting_is_set_once() -> None:
 def test_fslpy_reads_the_run(tmp_path: Path) -> None:
     settings = loaded(RUN, tmp_path)
     assert featanalysis.isFirstLevelAnalysis(settings)
-    wanted = {"version": "6.00", "npts": str(N_SCANS), "tr": "1", "totalVoxels": str(960 * N_SCANS), "ndelete": "0"}
-    wanted |= {"feat_files(1)": str(RUN.bold), "outputdir": str(RUN.output), "confoundevs": "1"}
-    wanted |= {"confoundev_files(1)": str(RUN.confounds), "temphp_yn": "1", "paradigm_hp": "128"}
-    assert {key: settings[key] for key in wanted} == wanted
+    expected = {"version": "6.00", "npts": str(N_SCANS), "tr": "1", "totalVoxels": str(960 * N_SCANS), "ndelete": "0"}
+    expected |= {"feat_files(1)": str(RUN.bold), "outputdir": str(RUN.output), "confoundevs": "1"}
+    expected |= {"confoundev_files(1)": str(RUN.confounds), "temphp_yn": "1", "paradigm_hp": "128"}
+    assert {key: settings[key] for key in expected} == expected
 
 
 def test_what_means_nothing_for_a_model_is_off(tmp_path: Path) -> None:
@@ -246,6 +246,6 @@ def test_contrast_without_the_reference_equals_that_with_all_conditions(
     signals = np.random.default_rng(1).standard_normal((N_SCANS, 5)) + 10000
     design = boxcars(names) - boxcars(names).mean(0)
     effects = np.linalg.lstsq(design, signals - signals.mean(0), rcond=None)[0]
-    found = np.array([float(settings[f"con_real1.{n}"]) for n in (1, 2)]) @ effects
+    estimate = np.array([float(settings[f"con_real1.{n}"]) for n in (1, 2)]) @ effects
     means = [signals[boxcars([name])[:, 0] == 1].mean(0) for name in ("on", "off", "other")]
-    np.testing.assert_allclose(found, np.array(weights) @ means, atol=1e-9)
+    np.testing.assert_allclose(estimate, np.array(weights) @ means, atol=1e-9)

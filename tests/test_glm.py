@@ -58,7 +58,7 @@ def prepared(two_sites: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(prepared: Path) -> ContrastResult:
+def network(prepared: Path) -> ContrastResult:
     """The network of the default settings, at site mlp, in derivatives/glm."""
     return analysed(prepared, "glm")
 
@@ -79,7 +79,9 @@ def copied(prepared: Path, tmp_path: Path) -> Path:
 def test_tokens_equal_nilearn_through_its_bids_reader(
     prepared: Path, site: str, confounds: list[str], cutoff: float | None
 ) -> None:
-    one = analysed(prepared, f"glmtoken{site}", sites=[site], inference="token", confounds=confounds, high_pass=cutoff)
+    result = analysed(
+        prepared, f"glmtoken{site}", sites=[site], inference="token", confounds=confounds, high_pass=cutoff
+    )
     (sidecar, _) = sorted((prepared / PREPARED).glob(f"*acq-{site}*_bold.json"))
     masks = [nib.load(path) for path in (prepared / PREPARED).glob(f"*acq-{site}*_mask.nii.gz")]
     with catch_warnings():
@@ -87,7 +89,7 @@ def test_tokens_equal_nilearn_through_its_bids_reader(
         models, images, events, tables = first_level_from_bids(
             prepared,
             "pathology",
-            one.space,
+            result.space,
             img_filters=[("acq", site), ("desc", "preproc")],
             derivatives_folder="derivatives/llm2bids",
             slice_time_ref=None,
@@ -107,34 +109,36 @@ def test_tokens_equal_nilearn_through_its_bids_reader(
         by_hand = model.compute_contrast(vectors, output_type="z_score").get_fdata().reshape(-1)
     assert model.slice_time_ref == 0.5
     assert np.abs(by_hand).max() > 3
-    np.testing.assert_allclose(values(one.z_file), by_hand, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(values(result.z_file), by_hand, rtol=0, atol=1e-5)
 
 
 def mean_cosines(order: int) -> NDArray[np.float64]:
     """Cosine of a drift over the prompts of a run."""
-    whole = np.cos(np.pi / (N_PROMPTS * N_TOKENS) * (np.arange(N_PROMPTS * N_TOKENS) + 0.5) * order)
-    averaged: NDArray[np.float64] = whole.reshape(N_PROMPTS, N_TOKENS).mean(1)
+    cosine = np.cos(np.pi / (N_PROMPTS * N_TOKENS) * (np.arange(N_PROMPTS * N_TOKENS) + 0.5) * order)
+    averaged: NDArray[np.float64] = cosine.reshape(N_PROMPTS, N_TOKENS).mean(1)
     return averaged
 
 
 @pytest.mark.parametrize("cutoff", [None, CUTOFF])
 def test_prompts_equal_a_second_level_model_of_their_effects(prepared: Path, cutoff: float | None) -> None:
-    one = analysed(prepared, "glmprompt", high_pass=cutoff, overwrite=True)
-    shown = read_tsv(one.mask_file.with_name(one.mask_file.name.split("_contrast")[0] + "_prompts.tsv"))
+    result = analysed(prepared, "glmprompt", high_pass=cutoff, overwrite=True)
+    table = read_tsv(result.mask_file.with_name(result.mask_file.name.split("_contrast")[0] + "_prompts.tsv"))
     effects = nib.load(
-        one.mask_file.with_name(one.mask_file.name.split("_contrast")[0] + "_stat-effect_desc-prompts_statmap.nii.gz")
+        result.mask_file.with_name(
+            result.mask_file.name.split("_contrast")[0] + "_stat-effect_desc-prompts_statmap.nii.gz"
+        )
     )
-    assert effects.shape[3] == len(shown) == N_RUNS * N_PROMPTS
-    design = pd.DataFrame({"on": (shown["trial_type"] == "on") * 1.0})
+    assert effects.shape[3] == len(table) == N_RUNS * N_PROMPTS
+    design = pd.DataFrame({"on": (table["trial_type"] == "on") * 1.0})
     for run in range(N_RUNS):
-        own = np.repeat(np.arange(N_RUNS) == run, N_PROMPTS)
-        design[f"run{run}"] = own * 1.0
+        of_run = np.repeat(np.arange(N_RUNS) == run, N_PROMPTS)
+        design[f"run{run}"] = of_run * 1.0
         for order in (1, 2) if cutoff else ():
-            design[f"drift{run}{order}"] = own * np.tile(mean_cosines(order), N_RUNS)
-    mask = nib.load(one.mask_file.with_name(one.mask_file.name.split("_contrast")[0] + "_desc-brain_mask.nii.gz"))
+            design[f"drift{run}{order}"] = of_run * np.tile(mean_cosines(order), N_RUNS)
+    mask = nib.load(result.mask_file.with_name(result.mask_file.name.split("_contrast")[0] + "_desc-brain_mask.nii.gz"))
     model = SecondLevelModel(mask_img=mask).fit(list(nib.four_to_three(effects)), design_matrix=design)
     by_hand = model.compute_contrast("on", output_type="z_score").get_fdata().reshape(-1)
-    np.testing.assert_allclose(values(one.z_file), by_hand, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(values(result.z_file), by_hand, rtol=0, atol=1e-5)
 
 
 def prompt_means(root: Path) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -146,35 +150,35 @@ def prompt_means(root: Path) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
 
 
 def test_means_of_prompts_give_the_t_test_of_a_textbook(prepared: Path) -> None:
-    one = analysed(prepared, "glmmean", level="prompt-mean", drift="none", overwrite=True)
+    result = analysed(prepared, "glmmean", level="prompt-mean", drift="none", overwrite=True)
     means, on = prompt_means(prepared)
     within = on - on.mean(1, keepdims=True)
-    left = means - means.mean(1, keepdims=True)
-    slope = np.einsum("rp,rpv->v", within, left) / (within**2).sum()
-    rest = left - within[..., None] * slope
+    residuals = means - means.mean(1, keepdims=True)
+    slope = np.einsum("rp,rpv->v", within, residuals) / (within**2).sum()
+    rest = residuals - within[..., None] * slope
     dof = on.size - N_RUNS - 1
     error = np.sqrt((rest**2).sum((0, 1)) / dof / (within**2).sum())
-    tested = values(one.z_file) != 0
+    tested = values(result.z_file) != 0
     for statistic, expected in {"effect": slope, "variance": error**2, "t": slope / np.maximum(error, 1e-9)}.items():
-        np.testing.assert_allclose(values(beside(one, statistic))[tested], expected[tested], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(values(beside(result, statistic))[tested], expected[tested], rtol=1e-4, atol=1e-6)
     assert (
-        read_json(beside(one, "t").with_name(beside(one, "t").name.replace(".nii.gz", ".json")))["Llm2bids"][
+        read_json(beside(result, "t").with_name(beside(result, "t").name.replace(".nii.gz", ".json")))["Llm2bids"][
             "DegreesOfFreedom"
         ]
         == dof
     )
     p = 2 * stats.t.sf(np.abs(slope[tested] / error[tested]), dof)
-    np.testing.assert_allclose(values(beside(one, "p"))[tested], p, rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(values(beside(result, "p"))[tested], p, rtol=1e-3, atol=1e-7)
 
 
 def test_the_mean_of_a_prompt_is_its_effect_in_a_model_of_its_own(prepared: Path) -> None:
-    one = analysed(prepared, "glmmean", level="prompt-mean", drift="none", overwrite=True)
-    stem = one.mask_file.name.split("_contrast")[0]
-    effects = values(one.mask_file.with_name(f"{stem}_stat-effect_desc-prompts_statmap.nii.gz"))
+    result = analysed(prepared, "glmmean", level="prompt-mean", drift="none", overwrite=True)
+    stem = result.mask_file.name.split("_contrast")[0]
+    effects = values(result.mask_file.with_name(f"{stem}_stat-effect_desc-prompts_statmap.nii.gz"))
     means, _ = prompt_means(prepared)
-    tested = values(one.mask_file.with_name(f"{stem}_desc-brain_mask.nii.gz")) > 0
+    tested = values(result.mask_file.with_name(f"{stem}_desc-brain_mask.nii.gz")) > 0
     np.testing.assert_allclose(effects[tested], means.reshape(N_RUNS * N_PROMPTS, -1).T[tested], atol=1e-4)
-    mask = nib.load(one.mask_file.with_name(f"{stem}_desc-brain_mask.nii.gz"))
+    mask = nib.load(result.mask_file.with_name(f"{stem}_desc-brain_mask.nii.gz"))
     events = pd.DataFrame({"onset": np.arange(N_PROMPTS) * 5.0, "duration": 5.0, "trial_type": list("abcdefghij")})
     with catch_warnings():
         simplefilter("ignore")
@@ -187,105 +191,115 @@ def test_the_mean_of_a_prompt_is_its_effect_in_a_model_of_its_own(prepared: Path
 
 
 def test_runs_are_combined_by_fixed_effects(prepared: Path) -> None:
-    one = analysed(prepared, "glmrun", inference="run")
+    result = analysed(prepared, "glmrun", inference="run")
     runs = [
-        [beside(one, f"{name}").name.replace("_space", f"_run-0{run}_space") for run in (1, 2)]
+        [beside(result, f"{name}").name.replace("_space", f"_run-0{run}_space") for run in (1, 2)]
         for name in ("effect", "variance")
     ]
-    paths = [[one.z_file.with_name(name) for name in names] for names in runs]
+    paths = [[result.z_file.with_name(name) for name in names] for names in runs]
     dofs = [
         read_json(path.with_name(path.name.replace(".nii.gz", ".json")))["Llm2bids"]["DegreesOfFreedom"]
         for path in paths[0]
     ]
     assert dofs == [N_PROMPTS - 2] * N_RUNS
-    mask = nib.load(one.mask_file.with_name(one.mask_file.name.split("_contrast")[0] + "_desc-brain_mask.nii.gz"))
+    mask = nib.load(result.mask_file.with_name(result.mask_file.name.split("_contrast")[0] + "_desc-brain_mask.nii.gz"))
     *_, z = compute_fixed_effects(*paths, mask, precision_weighted=True, dofs=dofs)
-    np.testing.assert_allclose(values(one.z_file), z.get_fdata().reshape(-1), atol=1e-4)
+    np.testing.assert_allclose(values(result.z_file), z.get_fdata().reshape(-1), atol=1e-4)
 
 
 # ---- what is written
 
 
-def test_the_network_is_what_the_false_discovery_rate_leaves(found: ContrastResult) -> None:
-    stem = found.mask_file.name.split("_contrast")[0]
-    tested = values(found.mask_file.with_name(f"{stem}_desc-brain_mask.nii.gz")) > 0
-    p = 2 * stats.norm.sf(np.abs(values(found.z_file)[tested]))
+def test_the_network_is_what_the_false_discovery_rate_leaves(network: ContrastResult) -> None:
+    stem = network.mask_file.name.split("_contrast")[0]
+    tested = values(network.mask_file.with_name(f"{stem}_desc-brain_mask.nii.gz")) > 0
+    p = 2 * stats.norm.sf(np.abs(values(network.z_file)[tested]))
     ranks = np.arange(1, len(p) + 1)
     below = np.flatnonzero(np.sort(p) <= 0.05 * ranks / len(p))
-    network = values(found.mask_file)[tested] > 0
-    np.testing.assert_array_equal(network, p <= np.sort(p)[below[-1]])
-    assert (found.n_tested, found.n_selected) == (tested.sum(), network.sum())
-    assert found.threshold == pytest.approx(np.abs(values(found.z_file)[values(found.mask_file) > 0]).min(), rel=1e-5)
+    selected = values(network.mask_file)[tested] > 0
+    np.testing.assert_array_equal(selected, p <= np.sort(p)[below[-1]])
+    assert (network.n_tested, network.n_selected) == (tested.sum(), selected.sum())
+    assert network.threshold == pytest.approx(
+        np.abs(values(network.z_file)[values(network.mask_file) > 0]).min(), rel=1e-5
+    )
 
 
-def test_the_table_of_units_is_the_mask(found: ContrastResult) -> None:
-    table = read_tsv(found.units_file)
-    mask = load_mask(found.mask_file)
+def test_the_table_of_units_is_the_mask(network: ContrastResult) -> None:
+    table = read_tsv(network.units_file)
+    mask = load_mask(network.mask_file)
     assert sorted(map(int, table["unit"])) == mask.units.tolist()
-    volume = nib.load(found.z_file).get_fdata()
+    volume = nib.load(network.z_file).get_fdata()
     for row in table.head(3).itertuples():
         assert volume[mask.space.voxel_of(int(row.unit))] == pytest.approx(float(row.z), rel=1e-4)
     strength = table["z"].astype(float).abs()
     assert strength.is_monotonic_decreasing
-    assert strength.min() == pytest.approx(found.threshold, rel=1e-4)
+    assert strength.min() == pytest.approx(network.threshold, rel=1e-4)
 
 
-def test_every_sidecar_says_where_its_image_comes_from(prepared: Path, found: ContrastResult) -> None:
+def test_every_sidecar_says_where_its_image_comes_from(prepared: Path, network: ContrastResult) -> None:
     raw = next((prepared / "sub-phantom" / "func").glob("*acq-mlp*bold.json"))
     model = {
         key: read_json(raw)["Llm2bids"][key] for key in ("Model", "Revision", "WeightsSHA256", "Site", "UnitSpace")
     }
-    out = found.mask_file.parents[2]
+    out = network.mask_file.parents[2]
     links = read_json(out / "dataset_description.json")["DatasetLinks"]
-    images = sorted(found.mask_file.parent.glob("*acq-mlp*.nii.gz"))
+    images = sorted(network.mask_file.parent.glob("*acq-mlp*.nii.gz"))
     assert len(images) == 12
     for image in images:
         sidecar = read_json(image.with_name(image.name.replace(".nii.gz", ".json")))
-        own = sidecar["Llm2bids"]
-        assert {key: own[key] for key in model} == model
-        assert (own["Statistics"]["Correction"], own["Statistics"]["Alpha"]) == ("fdr", 0.05)
-        assert len(own["Stimuli"]) == N_RUNS
+        metadata = sidecar["Llm2bids"]
+        assert {key: metadata[key] for key in model} == model
+        assert (metadata["Statistics"]["Correction"], metadata["Statistics"]["Alpha"]) == ("fdr", 0.05)
+        assert len(metadata["Stimuli"]) == N_RUNS
         for source in (*sidecar["Sources"], sidecar["SpatialReference"]):
             _, name, path = source.split(":")
             assert (out / links[name] / path).is_file(), source
         if "_contrast-" in image.name:
-            assert own["Contrast"]["Name"] == "onVsOff"
-            assert own["RunsDropped"] == []
+            assert metadata["Contrast"]["Name"] == "onVsOff"
+            assert metadata["RunsDropped"] == []
     assert (
-        read_json(found.mask_file.with_name(found.mask_file.name.replace(".nii.gz", ".json")))["Llm2bids"]["ThresholdZ"]
-        == found.threshold
+        read_json(network.mask_file.with_name(network.mask_file.name.replace(".nii.gz", ".json")))["Llm2bids"][
+            "ThresholdZ"
+        ]
+        == network.threshold
     )
 
 
-def test_sidecars_hash_the_stimuli(prepared: Path, found: ContrastResult) -> None:
+def test_sidecars_hash_the_stimuli(prepared: Path, network: ContrastResult) -> None:
     raw = sorted((prepared / "sub-phantom" / "func").glob("*acq-mlp*bold.json"))
-    shown = [read_json(path)["Llm2bids"] for path in raw]
-    own = read_json(found.z_file.with_name(found.z_file.name.replace(".nii.gz", ".json")))["Llm2bids"]["Stimuli"]
-    texts = [[prompt["text"] for prompt in read_json(prepared / one["Stimuli"])["Prompts"]] for one in shown]
-    assert own == [
-        {
-            "File": one["Stimuli"],
-            "SHA256": one["Settings"]["StimuliSHA256"],
-            "Texts": sorted({hashlib.sha256(text.encode()).hexdigest()[:12] for text in said}),
-        }
-        for one, said in zip(shown, texts, strict=True)
+    recorded = [read_json(path)["Llm2bids"] for path in raw]
+    stimuli = read_json(network.z_file.with_name(network.z_file.name.replace(".nii.gz", ".json")))["Llm2bids"][
+        "Stimuli"
     ]
-    assert all(re.fullmatch("[0-9a-f]{64}", one["SHA256"]) for one in own)
+    texts = [[prompt["text"] for prompt in read_json(prepared / run["Stimuli"])["Prompts"]] for run in recorded]
+    assert stimuli == [
+        {
+            "File": run["Stimuli"],
+            "SHA256": run["Settings"]["StimuliSHA256"],
+            "Texts": sorted({hashlib.sha256(text.encode()).hexdigest()[:12] for text in run_texts}),
+        }
+        for run, run_texts in zip(recorded, texts, strict=True)
+    ]
+    assert all(re.fullmatch("[0-9a-f]{64}", run["SHA256"]) for run in stimuli)
 
 
-def test_the_page_needs_nothing_from_elsewhere(found: ContrastResult) -> None:
-    page = (found.mask_file.parents[2] / "sub-phantom.html").read_text()
+def test_the_page_needs_nothing_from_elsewhere(network: ContrastResult) -> None:
+    page = (network.mask_file.parents[2] / "sub-phantom.html").read_text()
     assert page.count("data:image/png;base64,") >= 3
     assert not re.findall(r"(?:src|href)=[\"']?(?!data:|#)[^\"'>]+", page)
-    assert f"{found.n_selected} of {found.n_tested} units" in page
+    assert f"{network.n_selected} of {network.n_tested} units" in page
 
 
-def test_results_are_valid_bids_inside_and_outside(prepared: Path, found: ContrastResult, tmp_path: Path) -> None:
+def test_results_are_valid_bids_inside_and_outside(prepared: Path, network: ContrastResult, tmp_path: Path) -> None:
     analysed(prepared, "glmrun", inference="run", overwrite=True)
     glm(prepared, tmp_path / "else where" / "out", sites=["mlp"], progress=False)
-    folders = [*validate(found.mask_file.parents[2]), *validate(tmp_path / "else where" / "out")]
+    folders = [*validate(network.mask_file.parents[2]), *validate(tmp_path / "else where" / "out")]
     folders += validate(prepared / "derivatives" / "glmrun")
-    assert [(one.n_errors, one.n_warnings, one.summary()) for one in folders if one.issues] == []
+    assert [
+        (validation.n_errors, validation.n_warnings, validation.summary())
+        for validation in folders
+        if validation.issues
+    ] == []
     links = read_json(tmp_path / "else where" / "out" / "dataset_description.json")["DatasetLinks"]
     assert (tmp_path / "else where" / "out" / links["raw"]).resolve() == prepared.resolve()
 
@@ -296,10 +310,10 @@ def test_two_processes_find_what_one_finds(prepared: Path, tmp_path: Path) -> No
         glm(prepared, tmp_path / str(n_jobs), n_jobs=n_jobs, progress=False)
     assert set(contents(tmp_path / "1")) == set(contents(tmp_path / "2"))
     for path in (tmp_path / "1").rglob("*.nii.gz"):
-        one, two = (
+        single, two = (
             nib.load(root / path.relative_to(tmp_path / "1")).get_fdata() for root in (tmp_path / "1", tmp_path / "2")
         )
-        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(single, two, rtol=1e-5, atol=1e-6)
 
 
 def test_a_model_of_ones_own_with_f_confounds_and_wildcards(prepared: Path, tmp_path: Path) -> None:
@@ -320,20 +334,20 @@ def test_a_model_of_ones_own_with_f_confounds_and_wildcards(prepared: Path, tmp_
     t, f = glm(prepared, tmp_path / "out", model=tmp_path / "own_smdl.json", progress=False)
     assert (t.contrast, f.contrast, t.site) == ("difference", "any", "mlp")
     np.testing.assert_allclose(values(beside(f, "F")), values(beside(t, "t")) ** 2, rtol=1e-4)
-    own = read_json(f.z_file.with_name(f.z_file.name.replace(".nii.gz", ".json")))["Llm2bids"]
-    assert (own["HighPassHz"], own["Contrast"]["Weights"]) == (CUTOFF, [[1.0, -1.0]])
+    metadata = read_json(f.z_file.with_name(f.z_file.name.replace(".nii.gz", ".json")))["Llm2bids"]
+    assert (metadata["HighPassHz"], metadata["Contrast"]["Weights"]) == (CUTOFF, [[1.0, -1.0]])
     (page,) = (tmp_path / "out").glob("*.html")
     assert "level 0.05, two-tailed, F tests one-tailed." in page.read_text()
-    (one,) = glm(prepared, tmp_path / "half", sites=["mlp"], contrasts=["half=0.5*on - 0.5*off"],
+    (result,) = glm(prepared, tmp_path / "half", sites=["mlp"], contrasts=["half=0.5*on - 0.5*off"],
                  confounds=["tok_*"], high_pass=CUTOFF, progress=False)  # fmt: skip
-    np.testing.assert_array_equal(values(one.z_file), values(t.z_file))
+    np.testing.assert_array_equal(values(result.z_file), values(t.z_file))
 
 
 def test_input_leaves_runs_out(prepared: Path, tmp_path: Path) -> None:
     fields = read_json(prepared / "code" / "models" / "model-pathology_smdl.json")
     write_json(tmp_path / "one_smdl.json", fields | {"Input": {"run": [2]}})
-    (one,) = glm(prepared, tmp_path / "out", sites=["mlp"], model=tmp_path / "one_smdl.json", progress=False)
-    sources = read_json(one.mask_file.with_name(one.mask_file.name.replace(".nii.gz", ".json")))["Sources"]
+    (result,) = glm(prepared, tmp_path / "out", sites=["mlp"], model=tmp_path / "one_smdl.json", progress=False)
+    sources = read_json(result.mask_file.with_name(result.mask_file.name.replace(".nii.gz", ".json")))["Sources"]
     assert [source.split("_run-")[1][:2] for source in sources] == ["02"]
     write_json(tmp_path / "none_smdl.json", fields | {"Input": {"run": [3]}})
     refused(StatsModelError, r"Input of .*none_smdl\.json lets none", prepared, model=tmp_path / "none_smdl.json")
@@ -359,8 +373,8 @@ def test_what_is_there_stays_unless_replaced(copied: Path) -> None:
 
 def test_another_correction_replaces_the_earlier_network(copied: Path) -> None:
     first = analysed(copied, "out")
-    other = analysed(copied, "out", correction="maxt", n_permutations=99, overwrite=True)
-    assert other.mask_file.is_file()
+    replaced = analysed(copied, "out", correction="maxt", n_permutations=99, overwrite=True)
+    assert replaced.mask_file.is_file()
     assert not first.mask_file.exists()
     assert [path.name for path in first.mask_file.parent.iterdir() if "fdr05" in path.name] == []
 
@@ -371,7 +385,7 @@ def test_a_second_task_joins_the_first(copied: Path) -> None:
     prep(copied, resume=True, progress=False)
     glm(copied, copied / "derivatives" / "out", task_label=["archeology"], progress=False)
     again = glm(copied, copied / "derivatives" / "out", resume=True, progress=False)
-    assert [(one.task, one.skipped) for one in again] == [("archeology", True), ("pathology", True)]
+    assert [(result.task, result.skipped) for result in again] == [("archeology", True), ("pathology", True)]
     page = (copied / "derivatives" / "out" / "sub-phantom.html").read_text()
     assert "Task archeology" in page
     assert "Task pathology" in page
@@ -396,14 +410,14 @@ def test_results_of_another_dataset_are_refused(prepared: Path, copied: Path) ->
         glm(prepared, copied / "derivatives" / "out", progress=False)
 
 
-def test_two_at_once_on_one_output_do_not_mix(copied: Path, found: ContrastResult) -> None:
+def test_two_at_once_on_one_output_do_not_mix(copied: Path, network: ContrastResult) -> None:
     out = Dataset(copied / "derivatives" / "out", "derivative")
-    with out.stage(found.mask_file.name.split("_contrast")[0]) as other:
-        (other / "half").mkdir()
+    with out.stage(network.mask_file.name.split("_contrast")[0]) as other_stage:
+        (other_stage / "half").mkdir()
         with pytest.raises(DatasetError, match="is being written by another process"):
             analysed(copied, "out")
-        assert (other / "half").is_dir()
-    assert analysed(copied, "out").n_selected == found.n_selected
+        assert (other_stage / "half").is_dir()
+    assert analysed(copied, "out").n_selected == network.n_selected
 
 
 # ---- what was planted, and what was not
@@ -415,9 +429,9 @@ def test_planted_networks_are_found(tmp_path: Path) -> None:
     record(tmp_path / "ds", task=tasks, progress=False)
     prep(tmp_path / "ds", progress=False)
     rows = []
-    for one in glm(tmp_path / "ds", tmp_path / "ds" / "derivatives" / "glm", progress=False):
-        truth = next((tmp_path / "ds" / "derivatives" / "phantom").rglob(f"*task-{one.task}_*truth_mask.nii.gz"))
-        planted, network = values(truth) > 0, values(one.mask_file) > 0
+    for result in glm(tmp_path / "ds", tmp_path / "ds" / "derivatives" / "glm", progress=False):
+        truth = next((tmp_path / "ds" / "derivatives" / "phantom").rglob(f"*task-{result.task}_*truth_mask.nii.gz"))
+        planted, network = values(truth) > 0, values(result.mask_file) > 0
         hits = (planted & network).sum()
         rows.append((hits / planted.sum(), 2 * hits / (planted.sum() + network.sum()), 1 - hits / network.sum()))
     sensitivity, dice, false = np.mean(rows, axis=0)
@@ -441,31 +455,34 @@ def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
     node = {"Level": "Run", "Name": "run", "GroupBy": ["run", "subject"], "Transformations": factor,
             "Model": {"Type": "glm", "X": ["trial_type.*"]}, "Contrasts": [contrast]}  # fmt: skip
     write_json(root / "lot_smdl.json", {"Name": "lot", "BIDSModelVersion": "1.0.0", "Nodes": [node]})
-    one = analysed(root, "out", sites=[], model=root / "lot_smdl.json", correction="maxt", n_permutations=199)
-    assert (one.n_selected, one.threshold) == (0, None)
-    assert one.n_tested > 700
-    assert read_tsv(one.units_file).empty
+    result = analysed(root, "out", sites=[], model=root / "lot_smdl.json", correction="maxt", n_permutations=199)
+    assert (result.n_selected, result.threshold) == (0, None)
+    assert result.n_tested > 700
+    assert read_tsv(result.units_file).empty
     assert (
-        json.loads(one.mask_file.with_name(one.mask_file.name.replace(".nii.gz", ".json")).read_text())["Llm2bids"][
-            "ThresholdZ"
-        ]
+        json.loads(result.mask_file.with_name(result.mask_file.name.replace(".nii.gz", ".json")).read_text())[
+            "Llm2bids"
+        ]["ThresholdZ"]
         is None
     )
 
 
-def test_units_that_are_constant_in_a_run_are_not_tested(copied: Path, found: ContrastResult) -> None:
+def test_units_that_are_constant_in_a_run_are_not_tested(copied: Path, network: ContrastResult) -> None:
     record(copied, task="pathology", sites=["mlp"], overwrite=True, **SMALL)
     (path,) = (copied / "sub-phantom" / "func").glob("*acq-mlp_run-02_bold.nii.gz")
     image = nib.load(path)
-    planted = load_mask(found.mask_file).units[:3]
+    planted = load_mask(network.mask_file).units[:3]
     volumes = np.asarray(image.dataobj).copy()
     for unit in planted:
-        volumes[load_mask(found.mask_file).space.voxel_of(int(unit))] = 7.0
+        volumes[load_mask(network.mask_file).space.voxel_of(int(unit))] = 7.0
     write_image(path, nib.Nifti1Image(volumes, image.affine, image.header))
     prep(copied, overwrite=True, progress=False)
-    one = analysed(copied, "out")
-    assert one.n_tested == found.n_tested - 3
-    assert not set(planted) & set(load_mask(one.mask_file).units)
-    space = load_mask(found.mask_file).space
+    fewer = analysed(copied, "out")
+    assert fewer.n_tested == network.n_tested - 3
+    assert not set(planted) & set(load_mask(fewer.mask_file).units)
+    space = load_mask(network.mask_file).space
     for unit in planted:
-        assert [nib.load(beside(one, name)).get_fdata()[space.voxel_of(int(unit))] for name in ("z", "p")] == [0.0, 1.0]
+        assert [nib.load(beside(fewer, name)).get_fdata()[space.voxel_of(int(unit))] for name in ("z", "p")] == [
+            0.0,
+            1.0,
+        ]

@@ -29,7 +29,7 @@ def analysed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(analysed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(analysed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with `ds`, the dataset."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ds").symlink_to(analysed)
@@ -47,11 +47,11 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     """The one line that says why."""
     capsys.readouterr()
     assert run(*args) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert len(told.err.splitlines()) == 1
-    assert told.err.startswith("llm2bids")
-    return told.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 1
+    assert output.err.startswith("llm2bids")
+    return output.err
 
 
 def mask_of(root: Path) -> str:
@@ -76,8 +76,8 @@ sys.exit(" ".join(heavy) or 0)
 
 def test_the_help_of_glm_tells_every_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("glm", "--help") == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    for told in (
+    text = " ".join(capsys.readouterr().out.split())
+    for part in (
         "(prompt)",
         "(cosine)",
         "(fdr)",
@@ -88,52 +88,52 @@ def test_the_help_of_glm_tells_every_default(capsys: pytest.CaptureFixture[str])
         "refused",
         "model-<task>_smdl.json",
     ):
-        assert told in shown
+        assert part in text
 
 
-def test_prep_lists_what_it_wrote(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prep_lists_what_it_wrote(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("prep", "ds", "--resume", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["scans"], row["units"], row["state"]) for row in rows] == [(50, 768, "was there")] * 2
-    assert all((here / row["file"]).is_file() for row in rows)
+    assert all((workdir / row["file"]).is_file() for row in rows)
     assert run("prep", "ds", "--resume") == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["file", "scans", "units", "varying", "clipped", "state"]
     assert len(lines) == 2
 
 
-def test_glm_tells_what_it_found(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_glm_tells_what_it_found(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = ["glm", "ds", "out", "participant", "--task_label", "pathology", "--participant-label", "phantom"]
     assert run(*args, "--json") == 0
-    told = capsys.readouterr()
-    (one,) = json.loads(told.out)
-    assert (one["subject"], one["task"], one["site"], one["contrast"], one["skipped"]) == (
+    output = capsys.readouterr()
+    (result,) = json.loads(output.out)
+    assert (result["subject"], result["task"], result["site"], result["contrast"], result["skipped"]) == (
         "phantom", "pathology", "block", "onVsOff", False,
     )  # fmt: skip
-    assert 0 < one["n_selected"] < one["n_tested"] == 768
-    assert all((here / one[name]).is_file() for name in ("mask", "z_map", "units"))
+    assert 0 < result["n_selected"] < result["n_tested"] == 768
+    assert all((workdir / result[name]).is_file() for name in ("mask", "z_map", "units"))
     assert run(*args, "--resume") == 0
     _, line, *_ = capsys.readouterr().out.splitlines()
-    assert line.split()[:6] == ["phantom", "pathology", "block", "onVsOff", "768", str(one["n_selected"])]
+    assert line.split()[:6] == ["phantom", "pathology", "block", "onVsOff", "768", str(result["n_selected"])]
     assert line.endswith("was there")
 
 
-def test_glm_warns_of_tokens(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_glm_warns_of_tokens(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("glm", "ds", "out", "participant", "--inference", "token", "--tail", "positive") == 0
     assert "Tokens are not independent samples" in capsys.readouterr().out
-    (page,) = (here / "out").glob("sub-*.html")
+    (page,) = (workdir / "out").glob("sub-*.html")
     assert "not calibrated" in page.read_text()
 
 
-def test_a_network_that_is_empty_is_an_answer(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_network_that_is_empty_is_an_answer(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("glm", "ds", "out", "participant", "--correction", "bonferroni", "--alpha", "1e-60", "--json") == 0
-    (one,) = json.loads(capsys.readouterr().out)
-    assert (one["n_selected"], one["threshold"]) == (0, None)
-    assert (here / one["mask"]).is_file()
+    (result,) = json.loads(capsys.readouterr().out)
+    assert (result["n_selected"], result["threshold"]) == (0, None)
+    assert (workdir / result["mask"]).is_file()
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["glm", "ds", "out", "everybody"], "'everybody'"),
         (["glm", "nowhere", "out", "participant"], "nowhere has no dataset_description.json"),
@@ -161,22 +161,22 @@ def test_a_network_that_is_empty_is_an_answer(here: Path, capsys: pytest.Capture
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_what_a_user_can_mend_is_one_line(
-    here: Path, capsys: pytest.CaptureFixture[str], args: list[str], told: str
+    workdir: Path, capsys: pytest.CaptureFixture[str], args: list[str], message: str
 ) -> None:
-    assert any(part in refused(capsys, *args) for part in told.split("|"))
-    assert [path.name for path in here.iterdir()] == ["ds"]
+    assert any(part in refused(capsys, *args) for part in message.split("|"))
+    assert [path.name for path in workdir.iterdir()] == ["ds"]
 
 
-def test_masks_are_shown_converted_and_combined(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    network = mask_of(here / "ds")
+def test_masks_are_shown_converted_and_combined(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = mask_of(workdir / "ds")
     assert run("mask", "show", network, "--json") == 0
     layers = json.loads(capsys.readouterr().out)
     assert len(layers) == 6
     for args in (["convert", network, "net.safetensors"], ["combine", "complement", "rest.tsv", network]):
         assert run("mask", *args, "--json") == 0
-        told = json.loads(capsys.readouterr().out)
-        assert all((here / path).is_file() for path in told["files"])
-        assert told["of"] == 768
+        output = json.loads(capsys.readouterr().out)
+        assert all((workdir / path).is_file() for path in output["files"])
+        assert output["of"] == 768
     assert run("mask", "combine", "union", "all.tsv", "net.safetensors", "rest.tsv", "--json") == 0
     assert json.loads(capsys.readouterr().out)["units"] == 768
     assert "--overwrite" in refused(capsys, "mask", "convert", network, "net.safetensors")

@@ -89,9 +89,9 @@ def test_a_dataset_that_is_not_prepared_is_refused(copied: Path) -> None:
 
 def test_a_recording_that_is_not_prepared_is_refused(copied: Path) -> None:
     record(copied, task="archeology", sites=["mlp"], **SMALL)
-    told = "sub-phantom_task-archeology_acq-mlp_run-01 is recorded but not prepared; run: llm2bids prep"
-    refused(DatasetError, told, copied)
-    refused(DatasetError, told, copied, task_label=["archeology"])
+    message = "sub-phantom_task-archeology_acq-mlp_run-01 is recorded but not prepared; run: llm2bids prep"
+    refused(DatasetError, message, copied)
+    refused(DatasetError, message, copied, task_label=["archeology"])
     assert analysed(copied, "out", task_label=["pathology"]).task == "pathology"
 
 
@@ -101,7 +101,7 @@ def test_a_recording_made_anew_is_refused(copied: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "told"),
+    ("options", "error", "message"),
     [
         ({"contrasts": ["mine=on - nope"]}, DesignError, "contrast mine names condition nope, .* it has on, off"),
         ({"contrasts": ["on off"]}, StatsModelError, "contrast 'on off' found"),
@@ -126,25 +126,25 @@ def test_a_recording_made_anew_is_refused(copied: Path) -> None:
     ],
 )
 def test_what_cannot_be_answered_is_refused(
-    copied: Path, options: dict[str, Any], error: type[Exception], told: str
+    copied: Path, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    refused(error, told, copied, **options)
+    refused(error, message, copied, **options)
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"correction": "maxt"}, "permutation of F contrast any"),
         ({"inference": "run"}, 'F contrast any over several runs with inference="run"'),
         ({"inference": "token"}, 'F contrast any over several runs with inference="token"'),
     ],
 )
-def test_f_is_refused_where_it_is_no_f(copied: Path, options: dict[str, Any], told: str) -> None:
+def test_f_is_refused_where_it_is_no_f(copied: Path, options: dict[str, Any], message: str) -> None:
     path = copied / "code" / "models" / "model-pathology_smdl.json"
     fields = read_json(path)
     fields["Nodes"][0]["Contrasts"][0] |= {"Name": "any", "Weights": [[1, -1]], "Test": "F"}
     write_json(path, fields)
-    refused(InferenceError, told, copied, **options)
+    refused(InferenceError, message, copied, **options)
 
 
 def test_a_model_that_names_no_factor_or_the_intercept_is_refused(copied: Path) -> None:
@@ -153,8 +153,8 @@ def test_a_model_that_names_no_factor_or_the_intercept_is_refused(copied: Path) 
     node = fields["Nodes"][0]
     write_json(path, fields | {"Nodes": [node | {"Transformations": None}]})
     refused(StatsModelError, r"model pathology names trial_type\.on but no Factor", copied)
-    one = {"Name": "mean", "ConditionList": [1, "trial_type.on"], "Weights": [1, 1], "Test": "t"}
-    write_json(path, fields | {"Nodes": [node | {"Contrasts": [one]}]})
+    contrast = {"Name": "mean", "ConditionList": [1, "trial_type.on"], "Weights": [1, 1], "Test": "t"}
+    write_json(path, fields | {"Nodes": [node | {"Contrasts": [contrast]}]})
     refused(DesignError, "contrast mean weighs the intercept", copied)
     write_json(path, fields | {"Nodes": [node | {"Model": {"Type": "glm", "X": ["trial_type.old"]}}]})
     refused(
@@ -178,15 +178,15 @@ def relabel(root: Path, run: int, change: Callable[[pd.DataFrame], pd.DataFrame]
 @pytest.mark.parametrize("inference", ["prompt", "run", "token"])
 def test_a_run_without_a_condition_is_refused_or_left_out(copied: Path, inference: str) -> None:
     relabel(copied, 1, lambda table: table.replace({"trial_type": {"on": "off"}}))
-    told = "run-01 has no condition on, which contrast onVsOff needs; it has off: .* drop_missing=True"
-    refused(DesignError, told, copied, inference=inference)
-    one = analysed(copied, "out", inference=inference, drop_missing=True)
-    sidecar = read_json(one.mask_file.with_name(one.mask_file.name.replace(".nii.gz", ".json")))
+    message = "run-01 has no condition on, which contrast onVsOff needs; it has off: .* drop_missing=True"
+    refused(DesignError, message, copied, inference=inference)
+    result = analysed(copied, "out", inference=inference, drop_missing=True)
+    sidecar = read_json(result.mask_file.with_name(result.mask_file.name.replace(".nii.gz", ".json")))
     assert sidecar["Llm2bids"]["RunsDropped"] == ["run-01"]
     fields = read_json(copied / "code" / "models" / "model-pathology_smdl.json") | {"Input": {"run": [2]}}
     write_json(copied / "second_smdl.json", fields)
     alone = analysed(copied, "alone", inference=inference, model=copied / "second_smdl.json")
-    np.testing.assert_allclose(values(one.z_file), values(alone.z_file), atol=1e-5)
+    np.testing.assert_allclose(values(result.z_file), values(alone.z_file), atol=1e-5)
 
 
 def test_no_run_with_all_conditions_is_refused(copied: Path) -> None:
@@ -209,8 +209,8 @@ def test_a_confound_that_is_the_task_is_refused(copied: Path, inference: str) ->
     ):
         on = np.repeat(read_tsv(events)["trial_type"] == "on", N_TOKENS).astype(int)
         write_tsv(path, read_tsv(path).assign(arousal=on.to_numpy()))
-    told = "cannot be estimated: columns .*arousal.* are collinear; leave one out"
-    refused(DesignError, told, copied, confounds=["arousal"], inference=inference)
+    message = "cannot be estimated: columns .*arousal.* are collinear; leave one out"
+    refused(DesignError, message, copied, confounds=["arousal"], inference=inference)
 
 
 def test_confounds_that_are_no_numbers_are_refused(copied: Path) -> None:
@@ -222,11 +222,11 @@ def test_confounds_that_are_no_numbers_are_refused(copied: Path) -> None:
 def test_a_run_of_three_scans(tmp_path: Path) -> None:
     record(tmp_path / "ds", task="pathology", **SMALL | {"blocks": 1, "prompts_per_block": 1, "tokens": 1})
     prep(tmp_path / "ds", progress=False)
-    told = 'run-01 has 3 scans of 3 prompts and 3 columns: none left .* level="prompt-mean"'
-    refused(DesignError, told, tmp_path / "ds", sites=[])
-    one = analysed(tmp_path / "ds", "out", sites=[], level="prompt-mean")
-    own = read_json(one.mask_file.with_name(one.mask_file.name.replace(".nii.gz", ".json")))["Llm2bids"]
-    assert own["DegreesOfFreedom"] == 6 - 3
+    message = 'run-01 has 3 scans of 3 prompts and 3 columns: none left .* level="prompt-mean"'
+    refused(DesignError, message, tmp_path / "ds", sites=[])
+    result = analysed(tmp_path / "ds", "out", sites=[], level="prompt-mean")
+    metadata = read_json(result.mask_file.with_name(result.mask_file.name.replace(".nii.gz", ".json")))["Llm2bids"]
+    assert metadata["DegreesOfFreedom"] == 6 - 3
     refused(DesignError, "run-01 has 3 scans and 3 columns: none left", tmp_path / "ds", sites=[], inference="token")
 
 
@@ -300,7 +300,7 @@ def test_what_was_complete_stays_when_a_later_analysis_fails(copied: Path) -> No
     }
     assert "Task archeology" in (out / "sub-phantom.html").read_text()
     assert [path.name for path in (out / ".llm2bids").iterdir()] == ["lock"]
-    assert not [one.summary() for one in validate(out) if one.issues]
+    assert not [validation.summary() for validation in validate(out) if validation.issues]
 
 
 def test_a_failed_replacement_leaves_the_old_results(copied: Path) -> None:

@@ -36,10 +36,10 @@ def with_table(cohort: Cohort, **columns: list[str]) -> Cohort:
 
 def change(path: Path, **fields: Any) -> None:
     """Other fields in a sidecar; those of Llm2bids may be given by themselves."""
-    there = read_json(path)
-    own = {key: fields.pop(key) for key in ("Statistics", "Contrast", "UnitSpace", "Design") if key in fields}
-    there["Llm2bids"] |= {key: there["Llm2bids"][key] | value for key, value in own.items()}
-    write_json(path, there | fields)
+    content = read_json(path)
+    metadata = {key: fields.pop(key) for key in ("Statistics", "Contrast", "UnitSpace", "Design") if key in fields}
+    content["Llm2bids"] |= {key: content["Llm2bids"][key] | value for key, value in metadata.items()}
+    write_json(path, content | fields)
 
 
 def summary_of(cohort: Cohort, label: str) -> Path:
@@ -58,8 +58,8 @@ def ask_another_contrast(cohort: Cohort, label: str) -> None:
     for path in (cohort.maps(label), sidecar_of(cohort, label)):
         path.rename(path.with_name(path.name.replace("onVsOff", "mine")))
     change(sidecar_of(cohort, label, "mine"), Contrast={"Name": "mine"})
-    found = read_json(summary_of(cohort, label))["Found"][0]
-    renamed = {**found, "contrast": "mine", "z_map": found["z_map"].replace("onVsOff", "mine")}
+    entry = read_json(summary_of(cohort, label))["Found"][0]
+    renamed = {**entry, "contrast": "mine", "z_map": entry["z_map"].replace("onVsOff", "mine")}
     change(summary_of(cohort, label), Found=[renamed])
 
 
@@ -71,21 +71,21 @@ def test_a_subject_without_the_contrast_is_an_error(cohort: Cohort) -> None:
         cohort.ask()
     with pytest.raises(DesignError, match="1 subjects and 1 independent columns"):
         cohort.ask(drop_missing=True)
-    (found,) = cohort.ask(participant_label=list("abdefgh")).values()
-    assert found.n_tested == 766
+    (result,) = cohort.ask(participant_label=list("abdefgh")).values()
+    assert result.n_tested == 766
 
 
 def test_a_subject_without_the_contrast_is_left_out_if_asked_and_recorded(cohort: Cohort) -> None:
     for label in "ceg":
         ask_another_contrast(cohort, label)
-    found = cohort.ask(drop_missing=True)
+    results = cohort.ask(drop_missing=True)
     entered = {"onVsOff": "abdfh", "mine": "ceg"}
     for name, labels in entered.items():
-        summary = read_json(found[name].mask_file.with_name(f"{STEM}_contrast-{name}_glm.json"))
+        summary = read_json(results[name].mask_file.with_name(f"{STEM}_contrast-{name}_glm.json"))
         assert summary["Subjects"] == [f"sub-{label}" for label in labels]
         assert summary["Llm2bids"]["SubjectsDropped"] == [f"sub-{label}" for label in "abcdefgh" if label not in labels]
     expected = stats.ttest_1samp(cohort.effects[[2, 4, 6]].astype(float)[:, :40], 0).statistic
-    np.testing.assert_allclose(cohort.read(found["mine"], "t")[:40], expected, rtol=1e-5)
+    np.testing.assert_allclose(cohort.read(results["mine"], "t")[:40], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_f_contrasts_of_subjects_have_no_sign(cohort: Cohort, caplog: pytest.Log
         ask_another_contrast(cohort, label)
         change(sidecar_of(cohort, label, "mine"), Contrast={"Test": "t"})
     with caplog.at_level(logging.WARNING):
-        found = cohort.ask(drop_missing=True)
-    assert list(found) == ["mine"]
+        results = cohort.ask(drop_missing=True)
+    assert list(results) == ["mine"]
     assert "F contrast onVsOff" in caplog.text
 
 
@@ -130,14 +130,14 @@ def test_only_units_tested_in_every_subject_are_tested(cohort: Cohort) -> None:
     for label, units in (("b", range(10)), ("f", range(5, 20))):
         mask = cohort.maps(label).with_name(f"sub-{label}_{STEM}_desc-brain_mask.nii.gz")
         write_image(mask, cohort.space.to_image(~np.isin(np.arange(768), units)))
-    (found,) = cohort.ask().values()
-    assert found.n_tested == 746
+    (result,) = cohort.ask().values()
+    assert result.n_tested == 746
     tested = cohort.space.to_signals(
-        nib.load(found.mask_file.with_name(found.mask_file.name.replace("fdr05", "brain")))
+        nib.load(result.mask_file.with_name(result.mask_file.name.replace("fdr05", "brain")))
     )
     np.testing.assert_array_equal(np.flatnonzero(tested == 0), [*range(20), *DEAD])
-    assert (cohort.read(found)[:20] == 0).all()
-    assert (cohort.read(found, "p")[:20] == 1).all()
+    assert (cohort.read(result)[:20] == 0).all()
+    assert (cohort.read(result, "p")[:20] == 1).all()
     write_image(cohort.maps("b").with_name(f"sub-b_{STEM}_desc-brain_mask.nii.gz"), cohort.space.to_image(tested > 1))
     with pytest.raises(DesignError, match="no unit was tested in every subject and"):
         cohort.ask(overwrite=True)
@@ -153,8 +153,8 @@ def test_models_of_different_geometry_are_refused(phantoms: Path, tmp_path: Path
     with pytest.raises(DatasetError, match=r"sub-tiny lives in space L3C24block \(transformer\.h\.0:out.*L6C128block"):
         glm(root, out, "group", progress=False)
     assert not (out / "group").exists()
-    (found,) = glm(root, out, "group", participant_label=["p1", "p2", "p3"], progress=False)
-    assert found.n_selected > 20
+    (result,) = glm(root, out, "group", participant_label=["p1", "p2", "p3"], progress=False)
+    assert result.n_selected > 20
 
 
 # ---- what cannot be asked
@@ -236,8 +236,8 @@ def test_what_subjects_cannot_answer_is_refused_by_name(
 def test_stats_models_that_ask_what_is_not_there_are_refused(
     cohort: Cohort, tmp_path: Path, x: list[Any], contrast: list[str], fields: Any, error: type[Exception], message: str
 ) -> None:
-    asked = [{"Name": "c", "ConditionList": contrast, "Weights": [1], "Test": "t"}] if contrast else []
-    model = stats_model(tmp_path / "m_smdl.json", x, asked, **fields)
+    contrasts = [{"Name": "c", "ConditionList": contrast, "Weights": [1], "Test": "t"}] if contrast else []
+    model = stats_model(tmp_path / "m_smdl.json", x, contrasts, **fields)
     with pytest.raises(error, match=message):
         cohort.ask(model=model)
     with pytest.raises(InferenceError, match="a model and a comparison"):
@@ -245,12 +245,12 @@ def test_stats_models_that_ask_what_is_not_there_are_refused(
 
 
 def test_permutation_refuses_f_and_two_factors(cohort: Cohort, tmp_path: Path) -> None:
-    asked = [{"Name": "c", "ConditionList": ["three.x", "three.y"], "Weights": [[1, -1]], "Test": "F"}]
-    model = stats_model(tmp_path / "m_smdl.json", ["three.*"], asked, **factor("three"))
+    contrasts = [{"Name": "c", "ConditionList": ["three.x", "three.y"], "Weights": [[1, -1]], "Test": "F"}]
+    model = stats_model(tmp_path / "m_smdl.json", ["three.*"], contrasts, **factor("three"))
     with pytest.raises(InferenceError, match="permutation of F contrast onVsOffC asked for"):
         cohort.ask(model=model, correction="maxt")
-    asked = [{"Name": "c", "ConditionList": ["family.llama", "family.qwen"], "Weights": [1, -1], "Test": "t"}]
-    model = stats_model(tmp_path / "n_smdl.json", ["family.*", "pair.*"], asked, **factor("family", "pair"))
+    contrasts = [{"Name": "c", "ConditionList": ["family.llama", "family.qwen"], "Weights": [1, -1], "Test": "t"}]
+    model = stats_model(tmp_path / "n_smdl.json", ["family.*", "pair.*"], contrasts, **factor("family", "pair"))
     with pytest.raises(InferenceError, match=r"factors family, pair asked for: .*`pairs`"):
         cohort.ask(model=model, correction="maxt")
 
@@ -258,8 +258,8 @@ def test_permutation_refuses_f_and_two_factors(cohort: Cohort, tmp_path: Path) -
 def test_the_input_of_a_model_chooses_subjects(cohort: Cohort, tmp_path: Path) -> None:
     path = stats_model(tmp_path / "m_smdl.json", [1], [], DummyContrasts={"Test": "t"})
     write_json(path, read_json(path) | {"Input": {"subject": ["a", "c", "h"], "run": ["1"]}})
-    (found,) = cohort.ask(model=path).values()
-    assert read_json(found.mask_file.with_name(f"{STEM}_contrast-onVsOff_glm.json"))["Subjects"] == [
+    (result,) = cohort.ask(model=path).values()
+    assert read_json(result.mask_file.with_name(f"{STEM}_contrast-onVsOff_glm.json"))["Subjects"] == [
         "sub-a",
         "sub-c",
         "sub-h",
@@ -347,9 +347,9 @@ def test_results_of_other_subjects_or_tables_are_not_resumed(cohort: Cohort, wha
 
 def test_a_mean_and_a_comparison_live_side_by_side(cohort: Cohort, tmp_path: Path) -> None:
     mean, compared = cohort.ask(), cohort.ask(compare="family", covariates=["depth"])
-    assert all(one.mask_file.exists() for one in [*mean.values(), *compared.values()])
-    asked = [{"Name": "llama_minus_qwen", "ConditionList": [1], "Weights": [1], "Test": "t"}]
-    asked = [{**asked[0], "Name": "m"}, asked[0]]
+    assert all(result.mask_file.exists() for result in [*mean.values(), *compared.values()])
+    contrasts = [{"Name": "llama_minus_qwen", "ConditionList": [1], "Weights": [1], "Test": "t"}]
+    contrasts = [{**contrasts[0], "Name": "m"}, contrasts[0]]
     with pytest.raises(DatasetError, match=r"LlamaMinusQwen_glm.json has results named onVsOffLlamaMinusQwen"):
-        cohort.ask(model=stats_model(tmp_path / "m_smdl.json", [1], asked))
+        cohort.ask(model=stats_model(tmp_path / "m_smdl.json", [1], contrasts))
     assert len(list((cohort.out / "group").glob("*_glm.json"))) == 2

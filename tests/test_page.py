@@ -48,11 +48,11 @@ def out(results: Path, tmp_path: Path) -> Dataset:
     return Dataset(tmp_path / "glm", "derivative")
 
 
-def change(out: Dataset, **own: Any) -> None:
+def change(out: Dataset, **fields: Any) -> None:
     """Other fields in the first summary."""
     path = min(out.root.rglob("*_glm.json"))
     summary = read_json(path)
-    write_json(path, summary | {"Llm2bids": summary["Llm2bids"] | own})
+    write_json(path, summary | {"Llm2bids": summary["Llm2bids"] | fields})
 
 
 def test_the_page_is_whole_and_asks_nothing_of_the_network(results: Path) -> None:
@@ -72,7 +72,7 @@ def test_links_lead_to_the_contrasts(results: Path) -> None:
 
 
 def test_pictures_are_pictures(results: Path) -> None:
-    shapes = [one.shape for one in pictures_in(Page(results / "sub-phantom.html"))]
+    shapes = [picture.shape for picture in pictures_in(Page(results / "sub-phantom.html"))]
     assert min(shape[1] for shape in shapes) > 300
     assert {shape[2] for shape in shapes} == {4}
 
@@ -80,14 +80,14 @@ def test_pictures_are_pictures(results: Path) -> None:
 def test_every_contrast_has_its_numbers(results: Path) -> None:
     page = Page(results / "sub-phantom.html")
     summaries = [read_json(path) for path in sorted(results.rglob("*_glm.json"))]
-    assert [one["Task"] for one in summaries] == ["medicalimaging", "pathology"]
+    assert [summary_fields["Task"] for summary_fields in summaries] == ["medicalimaging", "pathology"]
     for summary in summaries:
         assert f"Task {summary['Task']}, site block" in page.text
-        for found in summary["Found"]:
-            share = found["n_selected"] / found["n_tested"]
-            assert f"{found['n_selected']} of {found['n_tested']} units tested ({share:.1%})" in page.text
-            assert f"|z| from {found['threshold']:.2f}" in page.text
-            units = read_tsv(next(results.rglob(found["units"])))
+        for entry in summary["Found"]:
+            share = entry["n_selected"] / entry["n_tested"]
+            assert f"{entry['n_selected']} of {entry['n_tested']} units tested ({share:.1%})" in page.text
+            assert f"|z| from {entry['threshold']:.2f}" in page.text
+            units = read_tsv(next(results.rglob(entry["units"])))
             assert f"The {min(len(units), 15)} strongest units" in page.text
             strongest = units.iloc[0]
             assert f"{strongest['unit']}{strongest['hookpoint']}{strongest['block']}{strongest['channel']}" in page.text
@@ -181,10 +181,10 @@ def test_panels_hold_the_map_and_mark_the_network(name: str) -> None:
     figure = draw_layers(z, network, space)
     panels = [axes for axes in figure.axes if axes.images and axes.get_title()]
     assert len(panels) == space.n_hookpoints
-    shown = np.concatenate(
+    values = np.concatenate(
         [axes.images[0].get_array().ravel()[:width] for axes, width in zip(panels, space.n_channels, strict=True)]
     )
-    np.testing.assert_array_equal(shown, z)
+    np.testing.assert_array_equal(values, z)
     dots = [len(line.get_xdata()) for axes in panels for line in axes.lines]
     assert sum(dots) == network.sum()
     hidden = sum(int(np.ma.getmaskarray(axes.images[0].get_array()).sum()) for axes in panels)
@@ -227,7 +227,7 @@ def test_labels_do_not_lie_over_each_other(name: str) -> None:
         figure.draw_without_rendering()
         texts = [axes.title for axes in figure.axes] + [t for axes in figure.axes for t in axes.get_xticklabels()]
         boxes = [text.get_window_extent() for text in texts if text.get_text() and text.get_visible()]
-        overlap = [(one, other) for n, one in enumerate(boxes) for other in boxes[:n] if one.overlaps(other)]
+        overlap = [(first, second) for n, first in enumerate(boxes) for second in boxes[:n] if first.overlaps(second)]
         assert overlap == []
 
 

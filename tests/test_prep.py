@@ -78,8 +78,8 @@ def raw(small_dataset: tuple[Path, list[Recording]], tmp_path: Path) -> Path:
 
 def files_of(root: Path) -> dict[str, bytes]:
     """All files by name, but those that are being written, and histories, which say in which folder they were made."""
-    named = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    return {name: content for name, content in named.items() if STAGING not in name and HISTORY not in name}
+    contents = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {name: content for name, content in contents.items() if STAGING not in name and HISTORY not in name}
 
 
 def test_an_effect_of_prepared_volumes_goes_back_to_raw_activation_exactly(
@@ -131,11 +131,13 @@ def test_everything_promised_is_written_and_the_recording_stays(
 
 @pytest.mark.parametrize("which", ["prepared", "varied"])
 def test_the_official_validator_finds_nothing(which: str, request: pytest.FixtureRequest) -> None:
-    made = request.getfixturevalue(which)
-    root = made if isinstance(made, Path) else made[0]
+    dataset = request.getfixturevalue(which)
+    root = dataset if isinstance(dataset, Path) else dataset[0]
     validations = validate(root)
-    assert [one.root.name for one in validations] == ["ds", "llm2bids", "phantom"]
-    assert [(one.n_errors, one.n_warnings) for one in validations] == [(0, 0)] * 3, [v.summary() for v in validations]
+    assert [validation.root.name for validation in validations] == ["ds", "llm2bids", "phantom"]
+    assert [(validation.n_errors, validation.n_warnings) for validation in validations] == [(0, 0)] * 3, [
+        v.summary() for v in validations
+    ]
 
 
 def test_all_subjects_sessions_and_sites_are_prepared_alike(varied: Path) -> None:
@@ -153,20 +155,20 @@ def test_all_subjects_sessions_and_sites_are_prepared_alike(varied: Path) -> Non
 
 def test_confounds_tell_what_was_recorded_of_each_token(varied: Path) -> None:
     runs = find_runs(varied, subjects=["tiny"])
-    told = {run.name: read_stim(run.beside("stim.tsv.gz"), STIM) for run in runs}
-    ids = np.concatenate([told[run.name]["token_id"] for run in runs if run.entities["acq"] == "mlp"])
+    stims = {run.name: read_stim(run.beside("stim.tsv.gz"), STIM) for run in runs}
+    ids = np.concatenate([stims[run.name]["token_id"] for run in runs if run.entities["acq"] == "mlp"])
     for run in runs:
         derived = BoldRun(varied / PREPARED, varied / PREPARED / run.folder / run.beside("bold.nii.gz").name)
         path = derived.beside("timeseries.tsv", desc="confounds")
-        table, tokens = pd.read_csv(path, sep="\t"), told[run.name]
+        table, tokens = pd.read_csv(path, sep="\t"), stims[run.name]
         assert list(read_json(path.with_suffix(".json"))) == list(table)
         assert np.isfinite(table).all(axis=None)
         share = [(ids == token).mean() for token in tokens["token_id"]]
         np.testing.assert_allclose(10 ** table["tok_log_frequency"], share, rtol=1e-4)
         assert (table["tok_position"] == tokens["position"]).all()
-        shown = tokens["surprisal"].notna()
-        np.testing.assert_allclose(table["tok_surprisal"][shown], tokens["surprisal"][shown], rtol=1e-5)
-        np.testing.assert_allclose(table["tok_entropy"][~shown], tokens["entropy"].mean(), rtol=1e-5)
+        predicted = tokens["surprisal"].notna()
+        np.testing.assert_allclose(table["tok_surprisal"][predicted], tokens["surprisal"][predicted], rtol=1e-5)
+        np.testing.assert_allclose(table["tok_entropy"][~predicted], tokens["entropy"].mean(), rtol=1e-5)
         preproc = derived.beside("bold.nii.gz", space=run.space.label, desc=PREPROC)
         signals = run.space.to_signals(nib.load(preproc))
         np.testing.assert_allclose(table["global_signal"], signals.mean(1, dtype=np.float64), rtol=1e-5)
@@ -176,9 +178,9 @@ def test_nilearn_leaves_out_scans_at_position_0(varied: Path) -> None:
     run = find_runs(varied / PREPARED, subjects=["tiny"], desc=PREPROC)[0]
     table = read_tsv(run.beside("timeseries.tsv", space=None, desc="confounds"))
     position = table["tok_position"].astype(int).to_numpy()
-    loaded, kept = load_confounds(str(run.bold), strategy=("high_pass", "global_signal"), global_signal="basic")
+    loaded, scans = load_confounds(str(run.bold), strategy=("high_pass", "global_signal"), global_signal="basic")
     assert (position == 0).sum() == len(read_tsv(next(varied.glob(f"sub-tiny/ses-01/func/{run.name}_events.tsv"))))
-    assert kept.tolist() == np.flatnonzero(position).tolist()
+    assert scans.tolist() == np.flatnonzero(position).tolist()
     assert {*loaded} == {"global_signal", *(name for name in table if name.startswith("cosine"))}
 
 
@@ -203,8 +205,8 @@ def test_nilearn_loads_and_analyses_the_derivative(prepared: tuple[Path, list[Pr
     on = events[0].loc[events[0]["trial_type"] == "on", ["onset", "duration", "trial_type"]]
     model = models[0].fit(images[0], on, tables[0])
     effect = model.compute_contrast("on", output_type="effect_size")
-    shown = read_events(root / first.folder / f"{first.name}_events.tsv", 50)
-    matrix = token_design(shown, frame_times(50, 1.0), ["on"], tables[0])
+    raw_events = read_events(root / first.folder / f"{first.name}_events.tsv", 50)
+    matrix = token_design(raw_events, frame_times(50, 1.0), ["on"], tables[0])
     signals = first.space.to_signals(nib.load(first.bold)).astype(np.float64)
     length = np.linalg.norm(matrix, axis=0)
     betas = np.linalg.lstsq(matrix.to_numpy() / length, signals, rcond=None)[0] / length[:, np.newaxis]
@@ -234,13 +236,13 @@ def test_layers_of_one_block_are_told_apart_and_places_outside_have_no_number() 
 
 
 def test_several_processes_write_the_same_bytes(prepared: tuple[Path, list[PrepResult]], raw: Path) -> None:
-    found = prep(raw, task_label=["pathology"], n_jobs=2, progress=False)
+    results = prep(raw, task_label=["pathology"], n_jobs=2, progress=False)
     names = [run.name for run in find_runs(raw, tasks=["pathology"])]
-    assert [one.bold.name.partition("_space-")[0] for one in found] == names
+    assert [result.bold.name.partition("_space-")[0] for result in results] == names
     alone = files_of(prepared[0])
-    both = {name: content for name, content in files_of(raw / PREPARED).items() if "medicalimaging" not in name}
-    assert both == {name: alone[f"{PREPARED}/{name}"] for name in both}
-    assert len(both) == 2 * 10 + 7
+    contents = {name: content for name, content in files_of(raw / PREPARED).items() if "medicalimaging" not in name}
+    assert contents == {name: alone[f"{PREPARED}/{name}"] for name in contents}
+    assert len(contents) == 2 * 10 + 7
 
 
 def test_repetition_time_is_that_of_the_recording(raw: Path) -> None:
@@ -277,9 +279,9 @@ def test_what_is_there_stays_unless_asked_otherwise(raw: Path) -> None:
         with pytest.raises(DatasetError, match="both resume=True and overwrite=True"):
             prep(raw, resume=True, overwrite=True)
         again = prep(raw, resume=True, progress=False)
-    assert all(one.skipped for one in again)
-    assert [(one.bold, one.n_scans, one.n_units, one.n_varying, one.n_clipped) for one in again] == [
-        (one.bold, one.n_scans, one.n_units, one.n_varying, one.n_clipped) for one in first
+    assert all(result.skipped for result in again)
+    assert [(result.bold, result.n_scans, result.n_units, result.n_varying, result.n_clipped) for result in again] == [
+        (result.bold, result.n_scans, result.n_units, result.n_varying, result.n_clipped) for result in first
     ]
     before, inode = files_of(raw), first[0].bold.stat().st_ino
     assert prep(raw, overwrite=True, progress=False) == first
@@ -292,7 +294,7 @@ def test_resume_prepares_what_is_missing(raw: Path) -> None:
     complete = mask.read_bytes()
     mask.unlink()
     everything = prep(raw, resume=True, progress=False)
-    assert [one.skipped for one in everything] == [False, False, False, True]
+    assert [result.skipped for result in everything] == [False, False, False, True]
     assert mask.read_bytes() == complete
 
 
@@ -307,7 +309,7 @@ def test_resume_refuses_what_was_recorded_anew(raw: Path, suffix: str) -> None:
     with unchanged(raw), pytest.raises(DatasetError, match=f"{run.name} was prepared from another recording or events"):
         prep(raw, resume=True, progress=False)
     prep(raw, overwrite=True, progress=False)
-    assert all(one.skipped for one in prep(raw, resume=True, progress=False))
+    assert all(result.skipped for result in prep(raw, resume=True, progress=False))
 
 
 def test_a_recording_of_another_geometry_replaces_the_old_one_whole(tmp_path: Path) -> None:
@@ -343,7 +345,7 @@ def test_what_a_killed_process_left_is_removed_or_finished(raw: Path, prepared: 
     for path in complete.glob(f"{ready}_*"):
         write_bytes(out / STAGING / ready / "sub-phantom" / "func" / path.name, path.read_bytes())
     (out / STAGING / ready / "READY").touch()
-    assert [one.skipped for one in prep(raw, resume=True, progress=False)] == [False, True, False, False]
+    assert [result.skipped for result in prep(raw, resume=True, progress=False)] == [False, True, False, False]
     assert files_of(out) == files_of(prepared[0] / PREPARED)
     assert [path.name for path in (out / STAGING).iterdir()] == ["lock"]
 
@@ -352,7 +354,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_no_half_run(raw: Path) -> No
     with full_disk(1 << 14), pytest.raises(DatasetError, match=r"preproc_bold.nii.gz could not be written \(File too"):
         prep(raw, progress=False)
     assert not list(raw.glob(f"{PREPARED}/sub-*/**/*.*"))
-    assert not any(one.skipped for one in prep(raw, resume=True, progress=False))
+    assert not any(result.skipped for result in prep(raw, resume=True, progress=False))
 
 
 # ---- what is wrong with a recording
@@ -373,8 +375,8 @@ def flip(path: Path) -> None:
 def change_sidecar(root: Path, **fields: Any) -> None:
     """Change what the first sidecar says, our own part of it included."""
     run = first_run(root)
-    own = run.metadata | fields.pop("own", {})
-    write_json(run.beside("bold.json"), run.sidecar | {"Llm2bids": own} | fields)
+    metadata = run.metadata | fields.pop("own", {})
+    write_json(run.beside("bold.json"), run.sidecar | {"Llm2bids": metadata} | fields)
 
 
 def break_scan(root: Path) -> None:
@@ -440,7 +442,7 @@ def test_runs_that_were_complete_stay_where_a_later_one_is_wrong(raw: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("asked", "telling"),
+    ("options", "telling"),
     [
         ({"participant_label": ["gpt2"]}, "sub-gpt2 not found in .*; there are phantom"),
         ({"task_label": ["rest"]}, "task-rest not found in .*; there are medicalimaging, pathology"),
@@ -449,11 +451,11 @@ def test_runs_that_were_complete_stay_where_a_later_one_is_wrong(raw: Path) -> N
     ],
 )
 def test_what_is_not_there_is_refused_by_name(
-    small_dataset: tuple[Path, list[Recording]], asked: dict[str, Any], telling: str
+    small_dataset: tuple[Path, list[Recording]], options: dict[str, Any], telling: str
 ) -> None:
     before = files_of(small_dataset[0])
     with pytest.raises(DatasetError, match=telling):
-        prep(small_dataset[0], progress=False, **asked)
+        prep(small_dataset[0], progress=False, **options)
     assert files_of(small_dataset[0]) == before
 
 

@@ -128,9 +128,9 @@ def test_constant_units_become_background(tmp_path: Path) -> None:
     assert np.flatnonzero(~moments.varies).tolist() == [3, 9, 12]
     scaled, global_signal, _ = rescaled(run)
     assert np.flatnonzero((scaled == 0).all(0)).tolist() == [3, 9, 12]
-    kept = scaled[:, moments.varies]
-    assert kept.min() > 8000
-    np.testing.assert_allclose(global_signal, kept.mean(1, dtype=np.float64), atol=1e-3)
+    varying = scaled[:, moments.varies]
+    assert varying.min() > 8000
+    np.testing.assert_allclose(global_signal, varying.mean(1, dtype=np.float64), atol=1e-3)
 
 
 def test_no_voxel_without_a_unit_is_touched(tmp_path: Path) -> None:

@@ -44,16 +44,16 @@ def repeated(folder: Path, runs: int) -> Path:
 
 
 def analyse(root: Path, out: Path, **options: Any) -> ContrastResult:
-    (found,) = glm(root, out, progress=False, **options)
-    return found
+    (result,) = glm(root, out, progress=False, **options)
+    return result
 
 
 def test_texts_that_are_shown_again_are_no_new_samples(tmp_path: Path) -> None:
     """Eight times the same recording says no more than one: nothing is found, and p is about as large."""
     once, often = (analyse(repeated(tmp_path, runs), tmp_path / f"out{runs}", drift="none") for runs in (1, 8))
     assert (once.n_selected, often.n_selected) == (0, 0)
-    own = read_json(often.mask_file.with_name(often.mask_file.name.replace(".nii.gz", ".json")))["Llm2bids"]
-    assert (own["NumberOfPrompts"], own["NumberOfSamples"]) == (8 * 24, 24)
+    metadata = read_json(often.mask_file.with_name(often.mask_file.name.replace(".nii.gz", ".json")))["Llm2bids"]
+    assert (metadata["NumberOfPrompts"], metadata["NumberOfSamples"]) == (8 * 24, 24)
     table = read_tsv(next(often.mask_file.parent.glob("*_prompts.tsv")))
     assert table["stimulus"].nunique() == 24
 
@@ -78,16 +78,16 @@ def test_a_confound_that_prompts_do_not_differ_in_changes_nothing(prepared: Path
     (bare,) = glm(prepared, tmp_path / "bare", progress=False)
     (with_position,) = glm(prepared, tmp_path / "position", confounds=["tok_position"], progress=False)
     assert abs(with_position.n_selected - bare.n_selected) <= 0.2 * bare.n_selected
-    own = read_json(next((tmp_path / "position").rglob("*_glm.json")))["Llm2bids"]
-    assert own["Confounds"] == ["tok_position"]
+    metadata = read_json(next((tmp_path / "position").rglob("*_glm.json")))["Llm2bids"]
+    assert metadata["Confounds"] == ["tok_position"]
 
 
 @pytest.mark.parametrize("name", ["tok_entropy", "tok_surprisal"])
 def test_a_confound_does_not_make_units_significant(prepared: Path, tmp_path: Path, name: str) -> None:
     """It may cost power. Were its slope taken from the tokens within prompts, hundreds of units would be found."""
     (bare,) = glm(prepared, tmp_path / "bare", progress=False)
-    (found,) = glm(prepared, tmp_path / "with", confounds=[name], progress=False)
-    assert found.n_selected <= 1.3 * bare.n_selected
+    (result,) = glm(prepared, tmp_path / "with", confounds=[name], progress=False)
+    assert result.n_selected <= 1.3 * bare.n_selected
 
 
 def test_a_wildcard_of_no_confound_is_refused(prepared: Path, tmp_path: Path) -> None:
@@ -101,12 +101,12 @@ def test_a_negative_seed_is_refused(prepared: Path, tmp_path: Path) -> None:
 
 
 def test_resume_makes_missing_maps_anew(prepared: Path, tmp_path: Path) -> None:
-    (found,) = glm(prepared, tmp_path / "out", progress=False)
-    content = found.mask_file.read_bytes()
-    found.mask_file.unlink()
+    (result,) = glm(prepared, tmp_path / "out", progress=False)
+    content = result.mask_file.read_bytes()
+    result.mask_file.unlink()
     (again,) = glm(prepared, tmp_path / "out", resume=True, progress=False)
     assert not again.skipped
-    assert found.mask_file.read_bytes() == content
+    assert result.mask_file.read_bytes() == content
 
 
 def test_volumes_without_a_recording_are_refused(prepared: Path, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_rest_beside_a_task_is_left_out_with_a_warning(
     shutil.copytree(small_dataset[0], root)
     record(root, task="rest", runs=1, blocks=1, tokens=5, progress=False)
     prep(root, progress=False)
-    assert {found.task for found in glm(root, tmp_path / "out", progress=False)} == {"medicalimaging", "pathology"}
+    assert {result.task for result in glm(root, tmp_path / "out", progress=False)} == {"medicalimaging", "pathology"}
     assert "task rest" in caplog.text
 
 

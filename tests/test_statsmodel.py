@@ -71,7 +71,7 @@ def test_what_record_writes_is_valid_and_read_back(small_dataset: tuple[Path, li
     for path in sorted(small_dataset[0].glob("code/models/*_smdl.json")):
         BIDSStatsModel(**json.loads(path.read_text()))
         read = StatsModel.from_file(path)
-        assert [(one.name, one.conditions, one.weights) for one in read.run.contrasts] == [
+        assert [(contrast.name, contrast.conditions, contrast.weights) for contrast in read.run.contrasts] == [
             ("onVsOff", ("on", "off"), ((1.0, -1.0),))
         ]
         assert read.includes({"task": path.name.split("_")[0].removeprefix("model-")})
@@ -87,8 +87,8 @@ def test_what_record_writes_of_three_conditions_in_two_sessions(tmp_path: Path) 
     BIDSStatsModel(**fields)
     assert fields["Nodes"][0]["GroupBy"] == ["run", "session", "subject"]
     read = StatsModel.from_file(path).run.contrasts
-    assert [one.name for one in read] == ["aVsOthers", "bVsOthers", "cVsOthers"]
-    assert {one.weights for one in read} == {((1.0, -0.5, -0.5),)}
+    assert [contrast.name for contrast in read] == ["aVsOthers", "bVsOthers", "cVsOthers"]
+    assert {contrast.weights for contrast in read} == {((1.0, -0.5, -0.5),)}
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,9 @@ def test_dummies_are_named_columns_or_all(test: str) -> None:
     columns = ["trial_type.a", "trial_type.b"]
     for listed, names in ({}, ["a", "b"]), ({"Contrasts": ["trial_type.b"]}, ["b"]):
         node = StatsModel.from_json(model({"Contrasts": [], "DummyContrasts": {"Test": test, **listed}})).run
-        assert [(one.name, one.weights) for one in node.all_contrasts(columns)] == [(name, ((1.0,),)) for name in names]
+        assert [(contrast.name, contrast.weights) for contrast in node.all_contrasts(columns)] == [
+            (name, ((1.0,),)) for name in names
+        ]
 
 
 def test_a_contrast_that_is_only_passed_on_is_tested_where_it_arrives() -> None:
@@ -136,10 +138,10 @@ def test_no_question_and_one_asked_twice_are_refused() -> None:
 
 def test_columns_are_chosen_by_name_and_wildcard_in_order_of_x() -> None:
     node = Node("Run", ("tok_*", "1", "cosine0[1-2]", "trial_type.a", "tok_entropy", "nothing*"))
-    there = ["cosine00", "cosine01", "cosine02", "tok_entropy", "tok_position", "trial_type.a"]
-    assert node.select(there) == ["tok_entropy", "tok_position", "cosine01", "cosine02", "trial_type.a"]
+    available = ["cosine00", "cosine01", "cosine02", "tok_entropy", "tok_position", "trial_type.a"]
+    assert node.select(available) == ["tok_entropy", "tok_position", "cosine01", "cosine02", "trial_type.a"]
     with pytest.raises(DesignError, match=r"tok_x is asked for at level Run and not there; there are cosine00, "):
-        Node("Run", ("tok_x",)).select(there)
+        Node("Run", ("tok_x",)).select(available)
 
 
 def test_the_cutoff_of_the_drift_is_read() -> None:
@@ -168,14 +170,14 @@ def regressors(*steps: dict[str, Any]) -> Regressors:
 @pytest.mark.parametrize("inputs", [["trial_type.a", "tok_surprisal"], ["tok_surprisal", "trial_type.a"]])
 @pytest.mark.parametrize("output", ["a_x_s", ["a_x_s"]])
 def test_products_are_conditions_times_confounds(inputs: list[str], output: Any) -> None:
-    found = regressors({"Name": "Product", "Input": inputs, "Output": output})
-    assert found.columns(["a", "b"]) == {
+    products = regressors({"Name": "Product", "Input": inputs, "Output": output})
+    assert products.columns(["a", "b"]) == {
         "trial_type.a": Column("a"),
         "trial_type.b": Column("b"),
         "a_x_s": Column("a", "tok_surprisal"),
     }
-    assert found.columns(["b"]) == {"trial_type.b": Column("b")}
-    assert found.to_json() == [PRODUCT]
+    assert products.columns(["b"]) == {"trial_type.b": Column("b")}
+    assert products.to_json() == [PRODUCT]
     assert regressors().to_json() == []
 
 
@@ -185,16 +187,20 @@ def test_bins_have_the_spelling_of_pybids_and_the_names_of_nilearn(key: str, nam
     step = {"Name": "Convolve", "Model": name, "Input": ["trial_type.a"], key: [0, 4.0, 8]}
     assert convert_JSON(step)["fir_delays"] == [0, 4.0, 8]
     columns = regressors(step).columns(["a", "b"])
-    theirs = compute_regressor(np.ones((3, 1)), "fir", np.arange(20.0), "trial_type.a", fir_delays=[0, 4, 8])[1]
-    assert list(columns) == [*theirs, "trial_type.b"]
-    assert [(one.kind, one.delay) for one in columns.values()][1:] == [("delay 4", 4), ("delay 8", 8), (MEAN, None)]
+    expected = compute_regressor(np.ones((3, 1)), "fir", np.arange(20.0), "trial_type.a", fir_delays=[0, 4, 8])[1]
+    assert list(columns) == [*expected, "trial_type.b"]
+    assert [(column.kind, column.delay) for column in columns.values()][1:] == [
+        ("delay 4", 4),
+        ("delay 8", 8),
+        (MEAN, None),
+    ]
     two = regressors(FIR, {**FIR, "Input": ["trial_type.b*"]})
     assert two.columns(["a", "b", "c"]).keys() >= {"trial_type.a_delay_0", "trial_type.b_delay_8", "trial_type.c"}
     assert regressors(FIR).to_json() == [FIR]
 
 
 @pytest.mark.parametrize(
-    ("inputs", "entities", "kept"),
+    ("inputs", "entities", "included"),
     [
         ({"run": [1, 2]}, {"run": "02"}, True),
         ({"run": ["3"]}, {"run": "02"}, False),
@@ -204,8 +210,8 @@ def test_bins_have_the_spelling_of_pybids_and_the_names_of_nilearn(key: str, nam
         ({}, {"sub": "x"}, True),
     ],
 )
-def test_input_lets_files_in(inputs: dict[str, Any], entities: dict[str, str], *, kept: bool) -> None:
-    assert StatsModel.from_json(model(Input=inputs)).includes(entities) is kept
+def test_input_lets_files_in(inputs: dict[str, Any], entities: dict[str, str], *, included: bool) -> None:
+    assert StatsModel.from_json(model(Input=inputs)).includes(entities) is included
 
 
 def test_edges_order_the_nodes() -> None:
@@ -217,9 +223,9 @@ def test_edges_order_the_nodes() -> None:
 
 def test_another_question_keeps_the_design() -> None:
     read = StatsModel.from_json(model({"DummyContrasts": T}))
-    other = Contrast.from_expression("b - a")
-    assert read.with_contrasts([other]).run.all_contrasts(["trial_type.a"]) == (other,)
-    assert read.with_contrasts([other]).run.x == read.run.x
+    reverse = Contrast.from_expression("b - a")
+    assert read.with_contrasts([reverse]).run.all_contrasts(["trial_type.a"]) == (reverse,)
+    assert read.with_contrasts([reverse]).run.x == read.run.x
 
 
 # ---- contrasts as one writes them
@@ -236,9 +242,9 @@ def test_another_question_keeps_the_design() -> None:
     ],
 )
 def test_expressions(text: str, label: str, weights: dict[str, float]) -> None:
-    found = Contrast.from_expression(text)
-    assert dict(zip(found.conditions, found.weights[0], strict=True)) == weights
-    assert found.label.lower() == label.lower()
+    contrast = Contrast.from_expression(text)
+    assert dict(zip(contrast.conditions, contrast.weights[0], strict=True)) == weights
+    assert contrast.label.lower() == label.lower()
 
 
 @pytest.mark.parametrize(
@@ -391,9 +397,9 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", UNSUPPORTED)
 def test_what_is_not_supported_is_refused_by_name(case: str, tmp_path: Path) -> None:
-    fields, told = UNSUPPORTED[case]
+    fields, message = UNSUPPORTED[case]
     (tmp_path / "m_smdl.json").write_text(json.dumps(fields))
-    with pytest.raises(StatsModelError, match=f"m_smdl.json: .*{told}") as stop:
+    with pytest.raises(StatsModelError, match=f"m_smdl.json: .*{message}") as stop:
         StatsModel.from_file(tmp_path / "m_smdl.json")
     assert "\n" not in str(stop.value)
 

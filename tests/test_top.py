@@ -71,7 +71,7 @@ def test_labels_are_percents(share: float, label: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shares", "told"),
+    ("shares", "message"),
     [
         ([0.0], "top share 0.0 found; .* e.g. 0.01 or 1%"),
         ([1.5], "top share 1.5"),
@@ -80,8 +80,8 @@ def test_labels_are_percents(share: float, label: str) -> None:
         ([0.01, 0.010], "top1 given twice"),
     ],
 )
-def test_shares_that_choose_nothing_or_twice_are_refused(shares: list[float], told: str) -> None:
-    with pytest.raises(InferenceError, match=told):
+def test_shares_that_choose_nothing_or_twice_are_refused(shares: list[float], message: str) -> None:
+    with pytest.raises(InferenceError, match=message):
         GLMSettings(top=tuple(shares))
 
 
@@ -94,33 +94,33 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_masks_of_top_shares_lie_beside_the_network(prepared: Path, tmp_path: Path) -> None:
-    (found,) = glm(prepared, tmp_path / "glm", top=SHARES, progress=False)
-    network = load_mask(found.mask_file)
-    z = read_map(found.z_file, network.space)
-    (told,) = read_json(next((tmp_path / "glm").rglob("*_glm.json")))["Found"]
-    for path, share, one in zip(found.top_files, SHARES, told["top"], strict=True):
+    (result,) = glm(prepared, tmp_path / "glm", top=SHARES, progress=False)
+    network = load_mask(result.mask_file)
+    z = read_map(result.z_file, network.space)
+    (entry,) = read_json(next((tmp_path / "glm").rglob("*_glm.json")))["Found"]
+    for path, share, top in zip(result.top_files, SHARES, entry["top"], strict=True):
         mask = load_mask(path)
-        own = read_json(path.with_name(path.name.replace(".nii.gz", ".json")))
+        sidecar = read_json(path.with_name(path.name.replace(".nii.gz", ".json")))
         label = share_label(share)
-        assert path.name == found.mask_file.name.replace("desc-fdr05", f"desc-{label}")
-        assert mask.n_selected == round(share * found.n_tested)
+        assert path.name == result.mask_file.name.replace("desc-fdr05", f"desc-{label}")
+        assert mask.n_selected == round(share * result.n_tested)
         assert np.abs(z[mask.selected]).min() >= np.abs(z[~mask.selected]).max()
         outside = int((mask.selected & ~network.selected).sum())
-        assert one | {"threshold": 0} == {
+        assert top | {"threshold": 0} == {
             "share": share, "label": label, "n_selected": mask.n_selected, "n_outside": outside, "mask": path.name, "threshold": 0,
         }  # fmt: skip
-        assert one["threshold"] == pytest.approx(np.abs(z[mask.selected]).min(), rel=1e-5)
-        fields = own["Llm2bids"]
-        assert (own["Type"], fields["Top"], fields["NumberSelected"]) == ("ROI", share, mask.n_selected)
-        assert (fields["NumberNotInNetwork"], fields["ThresholdZ"]) == (outside, one["threshold"])
+        assert top["threshold"] == pytest.approx(np.abs(z[mask.selected]).min(), rel=1e-5)
+        fields = sidecar["Llm2bids"]
+        assert (sidecar["Type"], fields["Top"], fields["NumberSelected"]) == ("ROI", share, mask.n_selected)
+        assert (fields["NumberNotInNetwork"], fields["ThresholdZ"]) == (outside, top["threshold"])
         assert (fields["Statistics"]["Correction"], "Alpha" in fields["Statistics"]) == ("none", False)
-        line = f"top {share * 100:g} % of tested units by |z|, uncorrected, in {found.z_file.name}, contrast onVsOff"
+        line = f"top {share * 100:g} % of tested units by |z|, uncorrected, in {result.z_file.name}, contrast onVsOff"
         assert choice_text(mask.provenance) == line
         assert line in show_mask(path, width=500)[1].replace("\n", " ")
         page = (tmp_path / "glm" / "sub-phantom.html").read_text()
         assert f"Top {share * 100:g} % of the units tested, uncorrected: {mask.n_selected} units" in page
-    assert told["top"][1]["n_outside"] > 0
-    assert [one.summary() for one in validate(tmp_path / "glm") if one.issues] == []
+    assert entry["top"][1]["n_outside"] > 0
+    assert [validation.summary() for validation in validate(tmp_path / "glm") if validation.issues] == []
 
 
 @pytest.mark.usefixtures("blank_figures")
@@ -142,10 +142,11 @@ def test_summaries_without_top_are_read(prepared: Path, tmp_path: Path) -> None:
     summary = read_json(path)
     write_json(
         path,
-        summary | {"Found": [{key: value for key, value in one.items() if key != "top"} for one in summary["Found"]]},
+        summary
+        | {"Found": [{key: value for key, value in entry.items() if key != "top"} for entry in summary["Found"]]},
     )
-    (found,) = glm(prepared, tmp_path / "glm", resume=True, progress=False)
-    assert (found.skipped, found.top_files) == (True, ())
+    (result,) = glm(prepared, tmp_path / "glm", resume=True, progress=False)
+    assert (result.skipped, result.top_files) == (True, ())
 
 
 @pytest.mark.usefixtures("blank_figures")
@@ -155,8 +156,8 @@ def test_groups_have_top_shares_too(tmp_path: Path) -> None:
         record(root, task="pathology", subject=subject, seed=ord(subject), runs=1, blocks=2, tokens=9, progress=False)
     prep(root, progress=False)
     glm(root, root / "derivatives" / "glm", progress=False)
-    (found,) = glm(root, root / "derivatives" / "glm", "group", top=[0.01], progress=False)
-    assert load_mask(found.top_files[0]).n_selected == round(0.01 * found.n_tested)
+    (result,) = glm(root, root / "derivatives" / "glm", "group", top=[0.01], progress=False)
+    assert load_mask(result.top_files[0]).n_selected == round(0.01 * result.n_tested)
 
 
 @pytest.mark.parametrize("typed", [["1%", "0.25"], ["0.01", "25 %"]])
@@ -165,8 +166,8 @@ def test_shares_as_one_types_them(
 ) -> None:
     call = ["glm", str(prepared), str(tmp_path / "out"), "participant", "--json", "--top", *typed]
     assert main(call) == 0
-    (found,) = json.loads(capsys.readouterr().out)
-    assert [name.rsplit("_desc-")[1] for name in found["top"]] == ["top1_mask.nii.gz", "top25_mask.nii.gz"]
+    (result,) = json.loads(capsys.readouterr().out)
+    assert [name.rsplit("_desc-")[1] for name in result["top"]] == ["top1_mask.nii.gz", "top25_mask.nii.gz"]
 
 
 @pytest.mark.parametrize("typed", ["much", "0", "101%"])

@@ -17,7 +17,7 @@ from llm2bids.errors import DatasetError, LLM2BIDSError
 from llm2bids.progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Protocol
 
     from llm2bids.results.work import Work
@@ -147,17 +147,6 @@ def publish(job: Job, stage: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
             (job.out.root / job.place / name).unlink(missing_ok=True)
         job.out.publish(stage)
     return summary
-
-
-def written(out: Path, summary: str, results: Collection[Path]) -> list[Path]:
-    """List all files of the jobs to which these results belong, by their summaries (files ``*_summary``)."""
-    files = []
-    for path in sorted(out.rglob(f"*_{summary}")) if results else ():
-        names = read_json(path).get("Files", [])
-        homes = (folder for folder in path.parents if names and (folder / names[0]).exists())  # by `Job.place`
-        job_files = {home / name for home in list(homes)[:1] for name in names}
-        files += [path, *sorted(job_files)] if job_files & set(results) else []
-    return files
 
 
 def run_all(

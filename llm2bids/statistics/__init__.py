@@ -1,4 +1,4 @@
-"""``glm``: which units respond to a task, per subject and over subjects, by nilearn's estimators.
+"""``glm``: which units answer to a task, per subject and over subjects, by nilearn's estimators.
 
 On the way from prepared runs to networks, the modules come in this order:
 

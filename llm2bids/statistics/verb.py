@@ -25,7 +25,7 @@ __all__ = ["ContrastResult", "GLMOptions", "glm"]
 @noted("glm")
 @takes(GLMOptions)
 def glm(options: GLMOptions) -> list[ContrastResult]:
-    """Find the units that respond to a task.
+    """Find the units that answer to a task.
 
     Returns
     -------
