@@ -15,7 +15,7 @@ from llm2bids.errors import InferenceError
 from llm2bids.space import UnitPattern, UnitSpace
 from llm2bids.statistics.pattern_measures import (
     ALL,
-    Comparisons,
+    ClusterPairs,
     cross_validate,
     deal_clusters,
     exchange_p,
@@ -169,6 +169,12 @@ def test_a_text_shown_again_is_one_sample_and_never_its_own_reference() -> None:
     assert (whole.texts.tolist(), whole.clusters.tolist()) == (["a", "b", "d"], ["x", "y", "w"])
     assert whole.on.tolist() == [True, False, False]
     assert whole.activations[:, -1].tolist() == [2.5, 2.5, 5.0]
+    part = whole.select(whole.clusters != "y")
+    assert (part.texts.tolist(), part.on.tolist(), part.activations[:, 0].tolist()) == (
+        ["a", "d"],
+        [True, False],
+        [2.5, 5.0],
+    )
 
 
 def test_texts_of_one_condition_only_are_refused() -> None:
@@ -247,7 +253,7 @@ def test_area_under_the_curve_compares_texts_of_one_fold() -> None:
     samples = samples_of(rng.standard_normal((40, SPACE.n_units)), 16, n_clusters=5)
     (folds,) = deal_clusters(samples.clusters, samples.on, 2, rng)
     values = rng.standard_normal(40) + samples.on + 100 * folds
-    pairs = Comparisons.of(samples, folds, rng, 2000)
+    pairs = ClusterPairs.of(samples, folds, rng, 2000)
     area, low, high = pairs.auc(values)
     each = [roc_auc_score(samples.on[folds == fold], values[folds == fold]) for fold in (0, 1)]
     n_pairs = [(samples.on[folds == f]).sum() * (~samples.on[folds == f]).sum() for f in (0, 1)]
@@ -261,7 +267,7 @@ def test_interval_of_the_area_equals_a_bootstrap_of_clusters_by_hand() -> None:
     rng = np.random.default_rng(0)
     samples = samples_of(rng.standard_normal((30, SPACE.n_units)), 12, n_clusters=4)
     values, folds = rng.standard_normal(30) + samples.on, np.zeros(30, int)
-    pairs = Comparisons.of(samples, folds, rng, 200)
+    pairs = ClusterPairs.of(samples, folds, rng, 200)
     names = np.unique(samples.clusters)
     areas = []
     for drawn in pairs.drawn:

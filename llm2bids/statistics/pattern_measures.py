@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
-from llm2bids.statistics.patterns import Labelled, PrincipalAxes, comparison, fit_labels
+from llm2bids.statistics.patterns import Labelled, PrincipalAxes, difference_weights, fit_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,8 +123,8 @@ def cross_validate(values: NDArray[np.float64], labels: NDArray[np.bool_], folds
     `values` (n_samples, n_channels): of one hookpoint. `labels` (n_labellings, n_samples): the true ones first.
     """
     numbers = np.unique(folds)
-    read, distances = np.zeros(len(values)), np.zeros((len(numbers), len(labels)))
-    squares, free = 0.0, 0
+    expression, distances = np.zeros(len(values)), np.zeros((len(numbers), len(labels)))
+    squares, n_free = 0.0, 0
     for row, fold in enumerate(numbers):
         test = folds == fold
         axes = PrincipalAxes.of(values[~test])
@@ -132,16 +132,16 @@ def cross_validate(values: NDArray[np.float64], labels: NDArray[np.bool_], folds
         for start in range(0, len(labels), _AT_A_TIME):
             part = slice(start, start + _AT_A_TIME)
             fit = fit_labels(axes, labels[part][:, ~test], values.shape[1])
-            distances[row, part] = crossnobis(fit, comparison(labels[part][:, test]) @ scores)
+            distances[row, part] = crossnobis(fit, difference_weights(labels[part][:, test]) @ scores)
         true = fit_labels(axes, labels[:1, ~test], values.shape[1]).filters[0]
         component = scores @ true / (np.linalg.norm(true) or 1.0)
         # Texts of a fold come from other clusters than those fitted on: the filter, which is steep where few samples
         # happened to vary little, has a larger spread on them than on its own.
         residual = component - np.where(on, component[on].mean(), component[~on].mean())
-        squares, free = squares + float((residual**2).sum()), free + max(len(residual) - 2, 0)
+        squares, n_free = squares + float((residual**2).sum()), n_free + max(len(residual) - 2, 0)
         # Over hookpoints expressions are averaged; scaled without looking at labels, none outweighs the others.
-        read[test] = component / (component.std() or 1.0)
-    return CrossValidated(read, distances.mean(0), float(np.sqrt(squares / free)) if free else 0.0)
+        expression[test] = component / (component.std() or 1.0)
+    return CrossValidated(expression, distances.mean(0), float(np.sqrt(squares / n_free)) if n_free else 0.0)
 
 
 def crossnobis(fit: Labelled, patterns: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -151,7 +151,7 @@ def crossnobis(fit: Labelled, patterns: NDArray[np.float64]) -> NDArray[np.float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Comparisons:
+class ClusterPairs:
     """Which clusters are compared in the area under the curve, and how often each is drawn in a bootstrap.
 
     - `place` (n_samples,): number of the cluster of each sample.
@@ -166,7 +166,7 @@ class Comparisons:
     @classmethod
     def of(
         cls, samples: PatternSamples, folds: NDArray[np.int64], rng: np.random.Generator, n_bootstraps: int
-    ) -> Comparisons:
+    ) -> ClusterPairs:
         """Draw clusters with replacement."""
         _, place = np.unique(samples.clusters, return_inverse=True)
         kinds = cluster_kinds(place, samples.on)
@@ -203,7 +203,7 @@ def half_cosines(values: NDArray[np.float64], halves: NDArray[np.bool_], on: NDA
 
     `values` (n_samples, n_channels). `halves` (n_splits, n_samples): True for the first half.
     """
-    first, second = (_comparison_within(on, part) @ (values - values.mean(0)) for part in (halves, ~halves))
+    first, second = (_difference_weights_within(on, part) @ (values - values.mean(0)) for part in (halves, ~halves))
     lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     return float(np.mean((first * second).sum(1) / np.where(lengths > 0, lengths, 1.0)))
 
@@ -221,7 +221,7 @@ def noise_ceiling(cosine: float) -> float:
     return float(np.sqrt(2 * cosine / (1 + cosine))) if cosine > 0 else 0.0
 
 
-def _comparison_within(on: NDArray[np.bool_], parts: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _difference_weights_within(on: NDArray[np.bool_], parts: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Weights (n_parts, n_samples) that compare condition and reference within parts of the samples."""
     first, second = parts & on, parts & ~on
     return np.asarray(first / first.sum(1, keepdims=True) - second / second.sum(1, keepdims=True))
@@ -261,7 +261,7 @@ def measure(
     if n_folds < 2 or not all(0 < samples.on[part].sum() < part.sum() for part in parts):  # noqa: PLR2004 - none is left
         return table.assign(**dict.fromkeys(COLUMNS[2:], np.nan)).drop(columns="shrinkage")
     labels = np.vstack([samples.on, exchanged(samples.clusters, samples.on, n_exchanges, rng, folds)])
-    pairs = Comparisons.of(samples, folds, rng, n_bootstraps)
+    pairs = ClusterPairs.of(samples, folds, rng, n_bootstraps)
     judged = [cross_validate(values, labels, folds) for values in samples.hookpoints()]
     cosines = np.array([half_cosines(values, halves, samples.on) for values in samples.hookpoints()])
     distances = np.stack([hookpoint.distances for hookpoint in judged])

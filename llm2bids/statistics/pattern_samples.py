@@ -100,6 +100,10 @@ class PatternSamples:
             first["stimulus"].to_numpy(str),
         )
 
+    def select(self, rows: NDArray[np.bool_]) -> PatternSamples:
+        """Choose some samples, e.g. those of the clusters to fit on."""
+        return PatternSamples(self.space, self.activations[rows], self.on[rows], self.clusters[rows], self.texts[rows])
+
     def hookpoints(self) -> Iterator[NDArray[np.float64]]:
         """Give the activations at one hookpoint after another, (n_samples, n_channels), so that memory is bounded."""
         for part in self.space.split(self.activations):

@@ -142,10 +142,10 @@ class Labelled:
         return self.filters / np.where(self.noise > 0, self.noise, 1.0)[:, None]
 
 
-def comparison(labels: NDArray[np.bool_]) -> NDArray[np.float64]:
+def difference_weights(labels: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Weights (n_labellings, n_samples) that give mean of the condition minus mean of the reference; 0 without either.
 
-    >>> comparison(np.array([[True, False, False]])).tolist()
+    >>> difference_weights(np.array([[True, False, False]])).tolist()
     [[1.0, -0.5, -0.5]]
     """
     n_on = labels.sum(1, keepdims=True)
@@ -159,7 +159,7 @@ def fit_labels(samples: PrincipalAxes, labels: NDArray[np.bool_], n_channels: in
     n_samples = len(samples.scores)
     n_on = labels.sum(1)
     free = max(n_samples - 2, 1)  # degrees of freedom within two conditions
-    patterns = comparison(labels) @ samples.scores
+    patterns = difference_weights(labels) @ samples.scores
     between = n_on * (n_samples - n_on) / n_samples  # k of the module's docstring
     shrinkage, trace = _ledoit_wolf(samples, labels, patterns, between, n_channels)
     # (S* + (1-s)/(n-2) k a a')^-1 a first: S* plus what R'R lacks of T is diagonal in these axes.
