@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import lazy_loader
 
+from llm2bids.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from llm2bids import networks
     from llm2bids.decomposition import ica
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
     from llm2bids.statistics import ContrastResult, glm
     from llm2bids.task import Task, Trial
     from llm2bids.validation import validate
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Activations",

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final, Literal
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from llm2bids import __version__
 from llm2bids.errors import DatasetError
 from llm2bids.model.smollm2 import SMOLLM2, fetched_folder, read_provenance
 from llm2bids.validation import COMMAND, executable
+from llm2bids.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import types
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 import llm2bids as lb
@@ -74,3 +76,9 @@ def test_from_a_model_in_memory_to_its_lesion(
     phantom = lb.load("phantom")
     exec(compile(script, "README", "exec"), {"model": phantom.model, "tokenizer": phantom.tokenizer})  # noqa: S102
     assert "units" in capsys.readouterr().out
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Not even for type checkers, or inside a function."""
+    graph = grimp.build_graph("llm2bids")
+    TopologicalSorter({name: graph.find_modules_directly_imported_by(name) for name in graph.modules}).prepare()

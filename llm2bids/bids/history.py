@@ -16,11 +16,11 @@ from numbers import Number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from llm2bids import __version__
 from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.tables import read_json, write_bytes
 from llm2bids.errors import DatasetError
 from llm2bids.options import bind, declared_options, flag_of
+from llm2bids.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -6,7 +6,7 @@ import hashlib
 import json
 from importlib.metadata import version
 
-from llm2bids import __version__
+from llm2bids.version import __version__
 
 
 def generated_by() -> list[dict[str, str]]:

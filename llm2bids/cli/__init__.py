@@ -8,7 +8,6 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from llm2bids import __version__
 from llm2bids.cli import (
     completion,
     demo,
@@ -29,6 +28,7 @@ from llm2bids.cli import (
 )
 from llm2bids.cli.arguments import as_typed
 from llm2bids.errors import LLM2BIDSError, did_you_mean
+from llm2bids.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -189,4 +189,5 @@ def build_parser() -> argparse.ArgumentParser:
     )
     for verb in order:
         verb.add(verbs)
+    verbs.choices["completion"].set_defaults(parser=parser)  # it completes all of this
     return parser

@@ -42,10 +42,9 @@ def _run(args: argparse.Namespace) -> int:
     """Print the script."""
     import shtab  # noqa: PLC0415 - keeps --help fast
 
-    from llm2bids.cli import build_parser  # noqa: PLC0415 - which imports this module
     from llm2bids.task import builtin_tasks  # noqa: PLC0415 - keeps --help fast
 
-    parser = build_parser()
+    parser = args.parser
     tasks = tuple(builtin_tasks())
     for action in _actions(parser):
         _complete(action, tasks)

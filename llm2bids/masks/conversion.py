@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from llm2bids import __version__
 from llm2bids.bids.names import parse_name
 from llm2bids.errors import MaskError
 from llm2bids.masks.display import profile, show_text
@@ -39,6 +38,7 @@ from llm2bids.results.work import read_share
 from llm2bids.space import Selection, UnitMask
 from llm2bids.space.identity import check_same_model
 from llm2bids.space.selection import SELECTION_KEYS
+from llm2bids.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -22,15 +22,15 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import cached_file
-from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from llm2bids.errors import ModelError
 from llm2bids.model.memory import explain_memory_errors
+from llm2bids.model.quiet import quietly
 from llm2bids.model.smollm2 import read_provenance
 from llm2bids.space.identity import check_same_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -372,17 +372,6 @@ def _check_complete(model: PreTrainedModel, loading_info: dict[str, Any], name: 
             f"{name} lacks {len(missing)} of the weights its config.json asks for, e.g. {min(missing)}; "
             "make sure that its files are whole and belong together"
         )
-
-
-def quietly(work: Callable[[], Result]) -> Result:
-    """Read or write files without the progress bars of transformers, which are shown again afterwards."""
-    enabled = is_progress_bar_enabled()
-    disable_progress_bar()
-    try:
-        return work()
-    finally:
-        if enabled:
-            enable_progress_bar()
 
 
 def pick_device(name: str) -> torch.device:

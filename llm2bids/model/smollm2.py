@@ -167,7 +167,7 @@ def _check_hash(path: Path, expected: str) -> None:
 
 def _converted(gguf: Path, folder: Path) -> Path:
     """Convert a model from GGUF into a folder that transformers loads."""
-    from llm2bids.model.loading import quietly  # noqa: PLC0415 - takes seconds to import
+    from llm2bids.model.quiet import quietly  # noqa: PLC0415 - takes seconds to import
 
     with redirect_stderr(StringIO()):  # a progress bar that `quietly` does not stop
         model, tokenizer = quietly(lambda: _dequantized(gguf))

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from llm2bids import __version__
 from llm2bids.bids.names import format_name, parse_name
 from llm2bids.bids.provenance import generated_by, versions
 from llm2bids.bids.tables import write_bytes, write_json, write_tsv
@@ -14,6 +13,7 @@ from llm2bids.bids.templates import template_json
 from llm2bids.errors import DatasetError
 from llm2bids.plots.pictures import as_png
 from llm2bids.results.summaries import LIBRARIES
+from llm2bids.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

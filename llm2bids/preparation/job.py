@@ -7,7 +7,6 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from llm2bids import __version__
 from llm2bids.bids.names import parse_name, sidecar_of
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.runs import PREPROC, REPEATED, SLICE_TIME_REF, BoldRun
@@ -18,6 +17,7 @@ from llm2bids.preparation.atlas import add_atlas, atlas_files
 from llm2bids.preparation.confounds import confounds, describe
 from llm2bids.preparation.export import export_fsl, fsl_folder
 from llm2bids.preparation.scale import BASELINE, CLIP, ONE_SD, measure, rescale
+from llm2bids.version import __version__
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 
 from llm2bids.bids.tables import write_bytes, write_json
 from llm2bids.errors import PruneError
-from llm2bids.model.loading import quietly
+from llm2bids.model.quiet import quietly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

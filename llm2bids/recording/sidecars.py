@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from llm2bids import __version__
 from llm2bids.bids.names import format_name
 from llm2bids.bids.nifti import write_image
 from llm2bids.bids.provenance import versions
@@ -17,6 +16,7 @@ from llm2bids.bids.templates import template_json
 from llm2bids.model.phantom import phantom_truth
 from llm2bids.model.site_names import SITES
 from llm2bids.recording.plan import condition_levels, run_settings, sampling_of, shared_sidecars
+from llm2bids.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from joblib import Parallel, delayed
 
-from llm2bids import __version__
 from llm2bids.bids.dataset import Dataset
 from llm2bids.bids.runs import PREPARED
 from llm2bids.bids.tables import read_json, write_json
 from llm2bids.bids.templates import template_json, template_text
 from llm2bids.errors import DatasetError, LLM2BIDSError
 from llm2bids.progress import progress_bar
+from llm2bids.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
