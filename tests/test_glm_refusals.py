@@ -89,7 +89,7 @@ def test_a_dataset_that_is_not_prepared_is_refused(copied: Path) -> None:
 
 def test_a_recording_that_is_not_prepared_is_refused(copied: Path) -> None:
     record(copied, task="archeology", sites=["mlp"], **SMALL)
-    message = "sub-phantom_task-archeology_acq-mlp_run-01 is recorded but not prepared; run: llm2bids prep"
+    message = "sub-phantom_task-archeology_acq-mlp_run-01 is recorded but not prepared; run llm2bids prep"
     refused(DatasetError, message, copied)
     refused(DatasetError, message, copied, task_label=["archeology"])
     assert analysed(copied, "out", task_label=["pathology"]).task == "pathology"
