@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_ind
 
@@ -365,6 +365,7 @@ printable = st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"))
 @example('"')
 @example('He said: "no')
 @example("'tis #1 \\t \\")
+@settings(deadline=None)
 @given(st.text(printable, min_size=1).filter(lambda text: text == text.strip()))
 def test_any_text_in_a_tsv_file_means_itself(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = tmp_path_factory.getbasetemp()
