@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from llm2bids.errors import MaskError
 from llm2bids.options import option, options
+
+_TARGET: Final = "name ending in .nii.gz or .tsv, which get a .json beside them, in .json or in .safetensors"
 
 
 @options
@@ -42,7 +44,7 @@ class ConvertOptions(NewMaskOptions):
         place=True,
     )
     target: str | Path = option(
-        "name ending in .nii.gz or .tsv, which get a .json beside them, in .json or in .safetensors",
+        _TARGET,
         metavar="OUT",
         kw_only=False,
         place=True,
@@ -81,7 +83,7 @@ class CombineOptions(NewMaskOptions):
         place=True,
     )
     target: str | Path = option(
-        "name ending in .nii.gz or .tsv, which get a .json beside them, in .json or in .safetensors",
+        _TARGET,
         metavar="OUT",
         kw_only=False,
         place=True,
