@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from llm2bids.space import UnitMask
 
 Result = TypeVar("Result")
 
@@ -280,15 +279,15 @@ def make_subject(
     return Subject(model.eval(), tokenizer, identity, causal, sampling)
 
 
-def unwrap_model(model: LoadedModel, mask: UnitMask) -> PreTrainedModel:
-    """Return the transformers model itself; raise if the mask is of another model, as far as that is known.
+def unwrap_model(model: LoadedModel, network: Network) -> PreTrainedModel:
+    """Return the transformers model itself; raise if the mask or pattern is of another model, as far as that is known.
 
     A subject knows which weights it has. A model alone does not: the hash of its tensors differs from that of the
     files it came from, and its name may be any folder's. So only its hookpoints and widths can be compared, where they
     are used, and a caller may put a mask onto other weights, such as those of a model trained further.
     """
     if isinstance(model, Subject):
-        check_same_model(mask.provenance, model.identity.to_json() | {"Site": mask.space.site})
+        check_same_model(network.provenance, model.identity.to_json() | {"Site": network.space.site})
         return model.model
     return model[0] if isinstance(model, tuple | list) else model
 

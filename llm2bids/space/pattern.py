@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from llm2bids.errors import SpaceError
+from llm2bids.space.mask import UnitMask
 from llm2bids.space.units import UnitSpace, html_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import nibabel as nib
     import pandas as pd
@@ -274,6 +275,32 @@ class UnitPattern:
         first, second = (unit_length(each.directions(kind)[:1], self.space) for each in (self, other))
         return np.add.reduceat((first * second)[0], self.space.starts())
 
+    def at_blocks(self, blocks: Collection[int]) -> UnitPattern:
+        """Leave only some blocks of the model; elsewhere there is no direction.
+
+        Parameters
+        ----------
+        blocks : collection of int
+            Numbers of blocks, the first is 0.
+
+        Returns
+        -------
+        UnitPattern
+            Pattern and filter, 0 at all hookpoints of other blocks.
+
+        Raises
+        ------
+        SpaceError
+            If the space lacks one of them.
+        """
+        if missing := sorted(set(blocks) - set(self.space.blocks)):
+            have = f"{min(self.space.blocks)} to {max(self.space.blocks)}"
+            raise SpaceError(f"blocks {', '.join(map(str, missing))} found; {self.space.label} has {have}")
+        here = np.repeat(np.isin(self.space.blocks, list(blocks)), self.space.n_channels)
+        rows = {name: getattr(self, name) for name in ("pattern", "filter")}
+        changed = {name: values * here for name, values in rows.items() if values is not None}
+        return replace(self, **changed, provenance={**self.provenance, "Blocks": sorted(set(blocks))})
+
     def orthogonal_to(self, others: Sequence[UnitPattern]) -> UnitPattern:
         """Take the directions of other patterns out of this one, hookpoint by hookpoint.
 
@@ -369,6 +396,10 @@ class UnitPattern:
         """First unit of each hookpoint, and that of the next."""
         edges = [*self.space.starts().tolist(), self.space.n_units]
         return list(pairwise(edges))
+
+
+Network: TypeAlias = UnitMask | UnitPattern
+"""A choice of units, or a direction in their activations."""
 
 
 def unit_length(rows: NDArray[np.float64], space: UnitSpace) -> NDArray[np.float64]:
