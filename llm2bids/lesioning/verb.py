@@ -83,7 +83,10 @@ def lesion_study(options: LesionOptions) -> LesionResults:
     LLM2BIDSError
         If anything the user can mend is wrong.
     """
-    surgery = Surgery(str(Method.parse(options.method)), options.keep, options.positions)
+    method = Method.parse(options.method)
+    if method.name in {"resample", "steer"}:
+        raise LesionError(f"method {method} found; a study of masks takes zero, mean, scale:X, add:X or push:X")
+    surgery = Surgery(str(method), options.keep, options.positions)
     materials = _read_materials(options)
     check_out_dir(options.home, resume=options.resume, overwrite=options.overwrite)
     masks = dict(options.masks) if isinstance(options.masks, Mapping) else _load_masks(options.masks, options.like)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from llm2bids.space.pattern import Network
+
 
 Result = TypeVar("Result")
 
