@@ -422,6 +422,8 @@ def refusals(networks: dict[str, UnitMask]) -> dict[str, tuple[type[Exception], 
     return {
         "no text": (LesionError, "nothing to score", {"text": []}),
         "method": (LesionError, "method 'burn'", {"method": "burn"}),
+        "method of patterns": (LesionError, "method steer:1.0 found", {"method": "steer:1"}),
+        "method with samples": (LesionError, "method resample found", {"method": "resample"}),
         "controls": (OptionError, "control 'odd'", {"control": "odd"}),
         "positions": (LesionError, "all prompt", {"positions": "generated"}),
         "nowhere": (OptionError, "positions 'here'", {"positions": "here"}),

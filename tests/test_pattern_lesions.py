@@ -260,6 +260,7 @@ REFUSALS: dict[str, Any] = {
     "a mask along": lambda pattern, mask: (mask, "zero", {"along": "filter"}),
     "a mask at a dose": lambda pattern, mask: (mask, "zero", {"dose": 0.5}),
     "a mask steered": lambda pattern, mask: (mask, "steer:1", {}),
+    "an unknown direction": lambda pattern, mask: (pattern, "mean", {"along": "sideways"}),
     "an endless dose": lambda pattern, mask: (pattern, "mean", {"dose": float("inf")}),
     "samples of another space": lambda pattern, mask: (pattern, "resample", {"samples": np.zeros((3, 2))}),
 }

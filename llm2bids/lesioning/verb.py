@@ -84,7 +84,7 @@ def lesion_study(options: LesionOptions) -> LesionResults:
         If anything the user can mend is wrong.
     """
     method = Method.parse(options.method)
-    if method.name in {"resample", "steer"}:
+    if method.needs_samples or method.name == "steer":
         raise LesionError(f"method {method} found; a study of masks takes zero, mean, scale:X, add:X or push:X")
     surgery = Surgery(str(method), options.keep, options.positions)
     materials = _read_materials(options)

@@ -12,7 +12,7 @@ import math
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -26,6 +26,7 @@ from llm2bids.model.recording import read
 from llm2bids.model.scoring import split_texts
 from llm2bids.model.sites import HookPoint, check_hookpoints, check_width, lock_of, measure_widths
 from llm2bids.space import UnitPattern
+from llm2bids.space.pattern import Along
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from llm2bids.model.loading import LoadedModel, Subject
     from llm2bids.space import UnitMask, UnitSpace
-    from llm2bids.space.pattern import Along, Network
+    from llm2bids.space.pattern import Network
 
 Movable = TypeVar("Movable", Tensor, Projection)
 Positions: TypeAlias = Literal["all", "prompt", "generated"]
@@ -46,6 +47,8 @@ METHODS: Final = ("zero", "mean", "resample", "scale", "add", "push", "steer")
 constant, add a multiple of its mean; move activations along a pattern."""
 POSITIONS: Final = ("all", "prompt", "generated")
 """Tokens at which units are changed."""
+DIRECTIONS: Final = get_args(Along)
+"""Directions along which a pattern is changed."""
 _NUMBERED: Final = ("scale", "add", "push", "steer")
 _OF_UNITS: Final = ("scale", "add", "push")
 _NEED_MEANS: Final = ("mean", "push")
@@ -129,7 +132,7 @@ class Method:
         that is made.
         """
         if self.name == "steer":
-            return values if projection.step is None else values + dose * self.x * projection.step
+            return values + dose * self.x * projection.step
         differences = values - levels
         component = projection.component(differences)
         return values - dose * (differences - component if keep else component)
@@ -208,7 +211,7 @@ def lesion(  # noqa: PLR0913 - what is changed, how, where and by how much
     float32 at least, since large activations would cancel in bfloat16.
     """
     default = "mean" if isinstance(network, UnitPattern) else "zero"
-    change = Method.parse(method or default) if not isinstance(method, Method) else method
+    change = method if isinstance(method, Method) else Method.parse(default if method is None else method)
     if positions not in POSITIONS:
         raise LesionError(f"positions {positions!r} found; use {', '.join(POSITIONS)}")
     _check_method(change, network, along, dose, keep=keep)
@@ -254,14 +257,10 @@ def mean_activations(
 
     The texts may be of any length. Special tokens do not count.
     """
-    widths = _width_cache(subject.model)
-    with lock_of(subject.model):
-        widths.check_space(subject.model, space)
-    pieces = [list(piece.tokens) for piece in split_texts(subject, texts)]
     total, n_tokens = np.zeros(space.n_units), 0
-    for scans in read(subject, [HookPoint.parse(name) for name in space.hookpoints], pieces, batch_size):
-        total += (np.abs(scans.signals) if absolute else scans.signals).sum(0, dtype=np.float64)
-        n_tokens += scans.n_scans
+    for signals in _read_pieces(subject, _tokens_of(subject, texts), space, batch_size):
+        total += (np.abs(signals) if absolute else signals).sum(0, dtype=np.float64)
+        n_tokens += len(signals)
     if not n_tokens:
         raise LesionError("no token found to average over; give texts with words")
     return total / n_tokens
@@ -280,25 +279,40 @@ def token_activations(
 
     The texts may be of any length. Special tokens and the first token that the model reads do not count.
     """
+    pieces, special = _tokens_of(subject, texts), subject.special_ids
+    # The number of each token among all that are read, by piece; the first of a piece is left out, special or not.
+    n_scans = [sum(token not in special for token in tokens) for tokens in pieces]
+    ends = np.cumsum(n_scans, dtype=np.int64)
+    scans = [
+        np.arange(end - n + (tokens[0] not in special), end)
+        for tokens, n, end in zip(pieces, n_scans, ends.tolist(), strict=True)
+    ]
+    candidates = np.concatenate(scans)
+    if not len(candidates):
+        raise LesionError("no token found to draw from; give texts of two words and more")
+    drawn = np.random.default_rng(seed).choice(candidates, min(n_tokens, len(candidates)), replace=False)
+    chosen = np.zeros(ends[-1], bool)
+    chosen[drawn] = True
+    parts = np.split(chosen, ends[:-1])
+    signals = _read_pieces(subject, pieces, space, batch_size)
+    return np.concatenate([values[part] for values, part in zip(signals, parts, strict=True)])
+
+
+def _tokens_of(subject: Subject, texts: Sequence[str]) -> list[list[int]]:
+    """Tokens of the windows in which texts are read."""
+    return [list(piece.tokens) for piece in split_texts(subject, texts)]
+
+
+def _read_pieces(
+    subject: Subject, pieces: Sequence[Sequence[int]], space: UnitSpace, batch_size: int
+) -> Iterator[NDArray[np.float32]]:
+    """Activations of the tokens of each piece that are not special, (n_scans, n_units); checks the space first."""
     widths = _width_cache(subject.model)
     with lock_of(subject.model):
         widths.check_space(subject.model, space)
-    pieces = [(list(piece.tokens), piece.tokens[0] in subject.special_ids) for piece in split_texts(subject, texts)]
-    rng, drawn = np.random.default_rng(seed), np.zeros((0, space.n_units), np.float32)
-    keys = np.zeros(0)
-    scans_of_pieces = read(
-        subject, [HookPoint.parse(name) for name in space.hookpoints], [ids for ids, _ in pieces], batch_size
-    )
-    for scans, (_, begins_special) in zip(scans_of_pieces, pieces, strict=True):
-        signals = scans.signals[0 if begins_special else 1 :]
-        # Each token gets a random key; those with the smallest are a random choice, whatever the number of tokens.
-        keys = np.concatenate([keys, rng.random(len(signals))])
-        drawn = np.concatenate([drawn, signals])
-        smallest = np.argsort(keys, kind="stable")[:n_tokens]
-        keys, drawn = keys[smallest], drawn[smallest]
-    if not len(drawn):
-        raise LesionError("no token found to draw from; give texts of two words and more")
-    return drawn
+    points = [HookPoint.parse(name) for name in space.hookpoints]
+    for scans in read(subject, points, pieces, batch_size):
+        yield scans.signals
 
 
 @dataclass(slots=True)
@@ -440,6 +454,8 @@ def _check_method(method: Method, network: Network, along: Along | None, dose: f
     if not is_pattern and (method.name == "steer" or along is not None or dose != 1):
         what = str(method) if method.name == "steer" else f"along={along!r}" if along else f"dose={dose}"
         raise LesionError(f"{what} of a mask found; masks have no direction: give a pattern")
+    if along not in {None, *DIRECTIONS}:
+        raise LesionError(f"along={along!r} found; use {', '.join(DIRECTIONS)}")
     if not math.isfinite(dose):
         raise LesionError(f"a dose of {dose} found; give a finite number, 1 for the whole component")
     if method.name != "steer" or not isinstance(network, UnitPattern):
@@ -565,8 +581,11 @@ def _pattern_edits(
     dose: float,
 ) -> Iterator[tuple[HookPoint, Callable[[Tensor], Tensor]]]:
     """Each hookpoint at which the pattern has a direction, and the function that changes the component along it."""
-    for units, projection in projections(pattern, along):
-        copies, replacement = _Copies(projection), _Replacement.of(levels[..., units])
+    parts = zip(pattern.space.hookpoints, projections(pattern, along), pattern.space.split(levels), strict=True)
+    for name, projection, part in parts:
+        if projection is None:
+            continue
+        copies, replacement = _Copies(projection), _Replacement.of(part)
 
         def edit(
             values: Tensor, copies: _Copies[Projection] = copies, replacement: _Replacement = replacement
@@ -581,7 +600,7 @@ def _pattern_edits(
             )
             return torch.where(passes.where(values), changed.to(values.dtype), values)
 
-        yield HookPoint.parse(projection.hookpoint), edit
+        yield HookPoint.parse(name), edit
 
 
 def _register(model: nn.Module, point: HookPoint, edit: Callable[[Tensor], Tensor]) -> Callable[[], None]:

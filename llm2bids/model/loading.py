@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from llm2bids.space.pattern import Network
 
-
 Result = TypeVar("Result")
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 import torch
 
 from llm2bids.errors import LesionError
+from llm2bids.space.pattern import orthonormal_basis, unit_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     from llm2bids.space import UnitPattern
     from llm2bids.space.pattern import Along
 
+Arrays: TypeAlias = "tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]"
 _RANK: Final = 1e-9
-"""Smallest singular value, of the largest, of directions that differ."""
+"""Smallest singular value, of the largest, of filters that read their patterns."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,26 +31,25 @@ class Projection:
 
     - `read` (n_channels, n_directions), `write` (n_directions, n_channels): of a row vector of activations h, measured
       from some origin, ``h @ read @ write`` is the component.
-    - `step` (n_channels,): change of activations by one standard deviation along all directions; None if not known.
+    - `step` (n_channels,): change of activations by one standard deviation along all directions; 0 where the spread
+      of the pattern is not known, which nobody may steer along.
     """
 
-    hookpoint: str
     read: Tensor
     write: Tensor
-    step: Tensor | None
+    step: Tensor
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Projection:
         """Copy to a device and type."""
-        step = None if self.step is None else self.step.to(device, dtype)
-        return Projection(self.hookpoint, self.read.to(device, dtype), self.write.to(device, dtype), step)
+        return Projection(*(part.to(device, dtype) for part in (self.read, self.write, self.step)))
 
     def component(self, differences: Tensor) -> Tensor:
         """Component of differences from an origin, (..., n_channels)."""
         return (differences @ self.read) @ self.write
 
 
-def projections(pattern: UnitPattern, along: Along | None) -> Iterator[tuple[slice, Projection]]:
-    """Make the projection of each hookpoint at which a pattern has a direction, with the units it holds.
+def projections(pattern: UnitPattern, along: Along | None) -> Iterator[Projection | None]:
+    """Make the projection of each hookpoint; None where a pattern has no direction.
 
     Along a filter or a pattern the projection is orthogonal: with Q an orthonormal basis of the directions, the
     component is ``Q Q' h``. The oblique one reads by the filter F and writes along the pattern A: ``A'(F A')^-1 F h``,
@@ -56,54 +57,34 @@ def projections(pattern: UnitPattern, along: Along | None) -> Iterator[tuple[sli
     the total covariance).
     """
     space = pattern.space
-    directions = pattern.directions(along)
-    written = pattern.directions("pattern") if along == "oblique" else directions
-    spread = _spread(pattern, along)
-    edges = [*space.starts().tolist(), space.n_units]
-    for number, name in enumerate(space.hookpoints):
-        units = slice(edges[number], edges[number + 1])
-        rows, targets = directions[:, units], written[:, units]
+    directions = unit_length(pattern.directions(along), space)
+    written = unit_length(pattern.directions("pattern"), space) if along == "oblique" else directions
+    spread = np.zeros((pattern.n_directions, space.n_hookpoints)) if pattern.spread is None else pattern.spread
+    parts = zip(space.hookpoints, space.split(directions), space.split(written), spread.T, strict=True)
+    for name, rows, targets, steps in parts:
         if not rows.any():
+            yield None
             continue
-        here = None if spread is None else spread[:, number]
-        read, write, step = _oblique(name, rows, targets, here) if along == "oblique" else _orthogonal(rows, here)
-        steps = None if step is None else torch.from_numpy(step)
-        yield units, Projection(name, torch.from_numpy(read.copy()), torch.from_numpy(write.copy()), steps)
+        arrays = _oblique(name, rows, targets, steps) if along == "oblique" else _orthogonal(rows, steps)
+        yield Projection(*(torch.from_numpy(array.copy()) for array in arrays))
 
 
-def _spread(pattern: UnitPattern, along: Along | None) -> NDArray[np.float64] | None:
-    """Standard deviation of the component along what is read; None where it is of another direction."""
-    is_of_filter = pattern.filter is not None
-    return None if is_of_filter and along == "pattern" else pattern.spread
-
-
-def _orthogonal(
-    rows: NDArray[np.float64], spread: NDArray[np.float64] | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]:
-    """Reading, writing and step of an orthogonal projection onto rows (n_directions, n_channels)."""
-    _, singular, right = np.linalg.svd(rows, full_matrices=False)
-    basis = right[singular > _RANK * singular[0]]
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    step = None if spread is None else (spread @ (rows / np.where(lengths > 0, lengths, 1.0)))
-    return basis.T, basis, step
+def _orthogonal(rows: NDArray[np.float64], spread: NDArray[np.float64]) -> Arrays:
+    """Reading, writing and step of the orthogonal projection onto rows of length 1, (n_directions, n_channels)."""
+    basis = orthonormal_basis(rows)
+    return basis, basis.T, spread @ rows
 
 
 def _oblique(
-    hookpoint: str, filters: NDArray[np.float64], patterns: NDArray[np.float64], spread: NDArray[np.float64] | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]:
-    """Reading, writing and step of the projection that reads filters and writes along patterns."""
-    lengths = [np.linalg.norm(rows, axis=1, keepdims=True) for rows in (filters, patterns)]
-    units, targets = (
-        rows / np.where(length > 0, length, 1.0) for rows, length in zip((filters, patterns), lengths, strict=True)
-    )
-    gains = targets @ units.T  # what each filter reads of each pattern
+    hookpoint: str, filters: NDArray[np.float64], patterns: NDArray[np.float64], spread: NDArray[np.float64]
+) -> Arrays:
+    """Reading, writing and step of the projection that reads filters and writes along patterns, rows of length 1."""
+    gains = patterns @ filters.T  # what each filter reads of each pattern
     singular = np.linalg.svd(gains, compute_uv=False)
     if singular[-1] <= _RANK * max(singular[0], _RANK):
         raise LesionError(
             f"a filter that reads nothing along its pattern at {hookpoint} found; use along='filter' there, or leave "
             "the layer out"
         )
-    read = units.T @ np.linalg.inv(gains)
-    # A change d = x P of activations is read as x P U' = x G; one step is to be read as the spread: x = spread G^-1.
-    step = None if spread is None else np.linalg.solve(gains.T, spread) @ targets
-    return read, targets, step
+    # A change x A of activations is read as x A F' = x G; one step is to be read as the spread: x = spread G^-1.
+    return filters.T @ np.linalg.inv(gains), patterns, np.linalg.solve(gains.T, spread) @ patterns

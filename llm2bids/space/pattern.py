@@ -326,7 +326,7 @@ class UnitPattern:
             rows = np.array(getattr(self, name))
             for start, stop in self._ranges():
                 span = np.concatenate([each._of(self, name)[:, start:stop] for each in others])  # noqa: SLF001
-                basis = _basis(span)
+                basis = orthonormal_basis(span)
                 rows[:, start:stop] -= rows[:, start:stop] @ basis @ basis.T
             changed[name] = rows
         names = [each.name for each in others]
@@ -413,7 +413,7 @@ def unit_length(rows: NDArray[np.float64], space: UnitSpace) -> NDArray[np.float
     return scaled
 
 
-def _basis(span: NDArray[np.float64]) -> NDArray[np.float64]:
+def orthonormal_basis(span: NDArray[np.float64]) -> NDArray[np.float64]:
     """An orthonormal basis (n_channels, rank) of rows (n_rows, n_channels)."""
     _, singular, right = np.linalg.svd(span, full_matrices=False)
     basis: NDArray[np.float64] = right[singular > _TINY * max(singular.max(initial=0.0), _TINY)].T
