@@ -209,6 +209,10 @@ def lesion(  # noqa: PLR0913 - what is changed, how, where and by how much
     lesion remains on the model. One thread at a time may lesion, record or score a model with this package; others
     wait. Forward passes of other programs' threads do not wait, and are lesioned too. Components are computed in
     float32 at least, since large activations would cancel in bfloat16.
+
+    In the residual stream (site ``block``) changes add up over blocks: half a dose in every block takes out almost the
+    whole component, and one step of steering in every block is as many steps as there are blocks. Choose blocks with
+    `UnitPattern.at_blocks`.
     """
     default = "mean" if isinstance(network, UnitPattern) else "zero"
     change = method if isinstance(method, Method) else Method.parse(default if method is None else method)
